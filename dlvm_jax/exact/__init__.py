@@ -1,0 +1,5 @@
+"""Models whose every quantity is known in closed form: the yardstick for losses, bounds and samplers."""
+
+from dlvm_jax.exact import discrete, linear_gaussian
+
+__all__ = ["discrete", "linear_gaussian"]

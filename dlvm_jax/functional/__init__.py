@@ -1,0 +1,9 @@
+"""The mathematics: pure functions of arrays, one noun of the theory a file.
+
+Every function works for any leading batch shape, returns nats per example (means are taken by the caller), and can be
+jitted, vmapped, pmapped and differentiated.  Nothing here knows a network, an optimiser or a file.
+"""
+
+from dlvm_jax.functional import bounds, densities, divergences, numerics
+
+__all__ = ["bounds", "densities", "divergences", "numerics"]
