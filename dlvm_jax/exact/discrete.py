@@ -18,9 +18,9 @@ class DiscreteMixture(NamedTuple):
 
 
 def all_binary(dim):
-    """Every binary vector of a length.
+    r"""Every binary vector of a length.
 
-    $\\{0,1\\}^D$ in counting order.
+    $\{0,1\}^D$ in counting order.
 
     Shapes: -> [2^D, D] float.  Raises ValueError above 20 dimensions.  Source: enumeration.
 
@@ -33,9 +33,9 @@ def all_binary(dim):
 
 
 def log_joint(model, x):
-    """Joint log-probability of x and every latent value.
+    r"""Joint log-probability of x and every latent value.
 
-    $\\log p(x, z=k) = \\log\\pi_k + \\sum_i\\log p(x_i\\mid l_{ki})$
+    $\log p(x, z=k) = \log\pi_k + \sum_i\log p(x_i\mid l_{ki})$
 
     Shapes: `x` [*batch, D] -> [*batch, K], nats.  Source: Bishop 2006, eq. 9.48.
 
@@ -47,9 +47,9 @@ def log_joint(model, x):
 
 
 def log_evidence(model, x):
-    """Exact log-evidence by summing over the latent.
+    r"""Exact log-evidence by summing over the latent.
 
-    $\\log p(x) = \\log\\sum_k p(x, z=k)$
+    $\log p(x) = \log\sum_k p(x, z=k)$
 
     Shapes: `x` [*batch, D] -> [*batch], nats.  Source: Bishop 2006, eq. 9.47.
 
@@ -61,9 +61,9 @@ def log_evidence(model, x):
 
 
 def posterior(model, x):
-    """Exact posterior over the latent, as normalised logits.
+    r"""Exact posterior over the latent, as normalised logits.
 
-    $\\log p(z=k\\mid x) = \\log p(x, z=k) - \\log p(x)$
+    $\log p(z=k\mid x) = \log p(x, z=k) - \log p(x)$
 
     Shapes: `x` [*batch, D] -> [*batch, K].  Source: Bishop 2006, eq. 9.13.
 
@@ -75,9 +75,9 @@ def posterior(model, x):
 
 
 def sample(model, key, shape=()):
-    """Ancestral sample (x, z).
+    r"""Ancestral sample (x, z).
 
-    $z\\sim\\mathrm{Cat}(\\pi),\\ x_i\\sim\\mathrm{Bernoulli}(\\mathrm{sigmoid}(l_{zi}))$
+    $z\sim\mathrm{Cat}(\pi),\ x_i\sim\mathrm{Bernoulli}(\mathrm{sigmoid}(l_{zi}))$
 
     Shapes: -> x [*shape, D], z [*shape] integers.  Source: Bishop 2006, section 9.3.3.
 

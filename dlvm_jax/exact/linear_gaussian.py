@@ -1,7 +1,7 @@
-"""The linear-Gaussian model: z ~ N(0, I_M), x = W z + mu + noise, noise ~ N(0, sigma^2 I_D).
+r"""The linear-Gaussian model: z ~ N(0, I_M), x = W z + mu + noise, noise ~ N(0, sigma^2 I_D).
 
 Probabilistic PCA with its parameters given.  Evidence and posterior come from the M x M matrix
-$M = W^\\top W + \\sigma^2 I$, in O(DM + M^2) an example.
+$M = W^\top W + \sigma^2 I$, in O(DM + M^2) an example.
 """
 
 from typing import NamedTuple
@@ -23,26 +23,26 @@ class LinearGaussian(NamedTuple):
 
 
 def _cholesky(model):
-    """Cholesky factor of $M = W^\\top W + \\sigma^2 I$."""
+    r"""Cholesky factor of $M = W^\top W + \sigma^2 I$."""
     gram = jnp.einsum("di,dj->ij", model.w, model.w, precision="highest")
     return jnp.linalg.cholesky(gram + jnp.exp(2 * model.log_std) * jnp.eye(gram.shape[0], dtype=gram.dtype))
 
 
 def _project(model, x):
-    """$L^{-1} W^\\top (x-\\mu)$ with $LL^\\top = M$."""
+    r"""$L^{-1} W^\top (x-\mu)$ with $LL^\top = M$."""
     projected = jnp.einsum("dm,...d->...m", model.w, x - model.mean, precision="highest")
     factor = _cholesky(model)
     return factor, jax.scipy.linalg.solve_triangular(factor, projected[..., None], lower=True)[..., 0]
 
 
 def log_evidence(model, x):
-    """Exact log-evidence.
+    r"""Exact log-evidence.
 
-    $\\log\\mathcal N(x\\mid\\mu, C),\\quad C = WW^\\top+\\sigma^2I,\\quad C^{-1} = \\sigma^{-2}I - \\sigma^{-2}WM^{-1}W^\\top,
-        \\quad \\log|C| = (D-M)\\log\\sigma^2 + \\log|M|$
+    $\log\mathcal N(x\mid\mu, C),\quad C = WW^\top+\sigma^2I,\quad C^{-1} = \sigma^{-2}I - \sigma^{-2}WM^{-1}W^\top,
+        \quad \log|C| = (D-M)\log\sigma^2 + \log|M|$
 
     Shapes: `x` [*batch, D] -> [*batch], nats.  Source: Tipping & Bishop 1999, eq. 4 and section 3.1 (lectures that print
-    $\\sigma^{-1}I$ as the first term of $C^{-1}$ err; it is $\\sigma^{-2}I$).
+    $\sigma^{-1}I$ as the first term of $C^{-1}$ err; it is $\sigma^{-2}I$).
 
     >>> model = LinearGaussian(jnp.zeros((1, 1)), jnp.zeros(1), jnp.float32(0))
     >>> round(float(log_evidence(model, jnp.zeros(1))), 6)
@@ -56,12 +56,12 @@ def log_evidence(model, x):
 
 
 def posterior(model, x):
-    """Exact posterior p(z | x), as mean and Cholesky factor of the covariance.
+    r"""Exact posterior p(z | x), as mean and Cholesky factor of the covariance.
 
-    $\\mathcal N(M^{-1}W^\\top(x-\\mu),\\ \\sigma^2M^{-1})$
+    $\mathcal N(M^{-1}W^\top(x-\mu),\ \sigma^2M^{-1})$
 
     Shapes: `x` [*batch, D] -> mean [*batch, M], scale_tril [M, M].  Source: Tipping & Bishop 1999, eq. 6 (the covariance is
-    $\\sigma^2M^{-1}$; the $\\sigma^{-2}M$ printed in some lectures is the precision).
+    $\sigma^2M^{-1}$; the $\sigma^{-2}M$ printed in some lectures is the precision).
 
     >>> model = LinearGaussian(jnp.ones((1, 1)), jnp.zeros(1), jnp.float32(0))
     >>> round(float(posterior(model, jnp.ones(1))[0][0]), 6)
@@ -77,9 +77,9 @@ def posterior(model, x):
 
 
 def sample(model, key, shape=()):
-    """Ancestral sample (x, z).
+    r"""Ancestral sample (x, z).
 
-    $z\\sim\\mathcal N(0,I),\\ x\\sim\\mathcal N(Wz+\\mu,\\sigma^2I)$
+    $z\sim\mathcal N(0,I),\ x\sim\mathcal N(Wz+\mu,\sigma^2I)$
 
     Shapes: -> x [*shape, D], z [*shape, M].  Source: Tipping & Bishop 1999, eq. 1.
 
@@ -88,7 +88,7 @@ def sample(model, key, shape=()):
     [(5, 3), (5, 2)]
     """
     key_z, key_x = jax.random.split(key)
-    dim, latent = model.w.shape
+    latent = model.w.shape[1]
     identity = jnp.eye(latent, dtype=model.w.dtype)
     z = multivariate_normal_sample(key_z, jnp.zeros(latent, model.w.dtype), identity, shape)
     mean = jnp.einsum("dm,...m->...d", model.w, z, precision="highest") + model.mean

@@ -29,9 +29,9 @@ __all__ = [
 
 
 def log_weight(log_lik, log_prior, log_posterior):
-    """Logarithm of the importance weight of a latent sample.
+    r"""Logarithm of the importance weight of a latent sample.
 
-    $\\log w = \\log p(x\\mid z) + \\log p(z) - \\log q(z\\mid x)$
+    $\log w = \log p(x\mid z) + \log p(z) - \log q(z\mid x)$
 
     Shapes: all broadcast -> same, nats.  Source: Burda, Grosse, Salakhutdinov 2016, eq. 8.
 
@@ -42,9 +42,9 @@ def log_weight(log_lik, log_prior, log_posterior):
 
 
 def elbo(log_lik, kl, beta=1.0):
-    """Evidence lower bound with the KL given (analytic or estimated); beta-ELBO for beta other than 1.
+    r"""Evidence lower bound with the KL given (analytic or estimated); beta-ELBO for beta other than 1.
 
-    $\\mathcal L_\\beta = \\mathbb E_{q(z\\mid x)}[\\log p(x\\mid z)] - \\beta\\,\\mathrm{KL}(q(z\\mid x)\\,\\|\\,p(z))$
+    $\mathcal L_\beta = \mathbb E_{q(z\mid x)}[\log p(x\mid z)] - \beta\,\mathrm{KL}(q(z\mid x)\,\|\,p(z))$
 
     Shapes: `log_lik` [S, *batch] at S samples of q, `kl` [*batch] -> [*batch], nats.  A lower bound on log p(x) only for
     beta >= 1.  Source: Kingma & Welling 2014, eq. 7; Higgins et al. 2017, eq. 4.
@@ -56,10 +56,10 @@ def elbo(log_lik, kl, beta=1.0):
 
 
 def elbo_sampled(log_lik, log_prior, log_posterior, beta=1.0):
-    """Evidence lower bound with the KL estimated from the same samples.
+    r"""Evidence lower bound with the KL estimated from the same samples.
 
-    $\\mathcal L_\\beta = \\frac1S\\sum_s \\log p(x\\mid z_s) - \\beta\\,[\\log q(z_s\\mid x) - \\log p(z_s)],
-        \\ z_s\\sim q(z\\mid x)$
+    $\mathcal L_\beta = \frac1S\sum_s \log p(x\mid z_s) - \beta\,[\log q(z_s\mid x) - \log p(z_s)],
+        \ z_s\sim q(z\mid x)$
 
     Shapes: each [S, *batch] -> [*batch], nats.  With the exact posterior and beta = 1 every single sample gives log p(x).
     Source: Kingma & Welling 2014, eq. 6.
@@ -71,9 +71,9 @@ def elbo_sampled(log_lik, log_prior, log_posterior, beta=1.0):
 
 
 def naive_evidence(log_lik):
-    """Log-evidence by averaging the likelihood over samples of the prior.
+    r"""Log-evidence by averaging the likelihood over samples of the prior.
 
-    $\\log\\hat p(x) = \\log\\frac1S\\sum_s p(x\\mid z_s),\\ z_s\\sim p(z)$
+    $\log\hat p(x) = \log\frac1S\sum_s p(x\mid z_s),\ z_s\sim p(z)$
 
     The likelihood estimate is unbiased, its logarithm is biased low (so this is a stochastic lower bound), badly so in
     many dimensions.  Shapes: `log_lik` [S, *batch] -> [*batch], nats.
@@ -86,11 +86,11 @@ def naive_evidence(log_lik):
 
 
 def importance_weighted(log_w):
-    """Importance-weighted bound (IWAE); equals the ELBO for K = 1 and rises to log p(x) with K.
+    r"""Importance-weighted bound (IWAE); equals the ELBO for K = 1 and rises to log p(x) with K.
 
-    $\\mathcal L_K = \\log\\frac1K\\sum_{k=1}^K w_k,\\ z_k\\sim q(z\\mid x)$
+    $\mathcal L_K = \log\frac1K\sum_{k=1}^K w_k,\ z_k\sim q(z\mid x)$
 
-    Its plain gradient is the weight-averaged one, $\\sum_k \\tilde w_k\\nabla\\log w_k$.  Only legal when $E[w] = p(x)$: with an
+    Its plain gradient is the weight-averaged one, $\sum_k \tilde w_k\nabla\log w_k$.  Only legal when $E[w] = p(x)$: with an
     analytic KL or a diffusion bound inside the weight the result may lie far above log p(x).
     Shapes: `log_w` [K, *batch] -> [*batch], nats.  Source: Burda, Grosse, Salakhutdinov 2016, eq. 8 and 13.
 
@@ -101,9 +101,9 @@ def importance_weighted(log_w):
 
 
 def renyi(log_w, alpha):
-    """Renyi variational bound of order alpha.
+    r"""Renyi variational bound of order alpha.
 
-    $\\mathcal L_\\alpha = \\frac1{1-\\alpha}\\log\\frac1K\\sum_k w_k^{1-\\alpha}$
+    $\mathcal L_\alpha = \frac1{1-\alpha}\log\frac1K\sum_k w_k^{1-\alpha}$
 
     alpha -> 1 is the ELBO, alpha = 0 the importance-weighted bound; for alpha < 0 it can exceed log p(x).
     Shapes: `log_w` [K, *batch], `alpha` a Python float -> [*batch], nats.  Source: Li & Turner 2016, eq. 7 and 11.
@@ -133,11 +133,11 @@ _scale_gradient.defvjp(_scale_forward, _scale_backward)
 
 
 def dreg(log_weight_fn, z):
-    """Importance-weighted bound whose gradient is doubly reparameterised.
+    r"""Importance-weighted bound whose gradient is doubly reparameterised.
 
-    $\\nabla_\\theta = \\sum_k\\tilde w_k\\,\\partial_\\theta\\log w_k,\\quad
-      \\nabla_\\phi = \\sum_k\\tilde w_k^2\\,\\frac{\\partial\\log w_k}{\\partial z_k}\\frac{\\partial z_k}{\\partial\\phi},
-      \\quad \\tilde w_k = w_k/\\textstyle\\sum_j w_j$
+    $\nabla_\theta = \sum_k\tilde w_k\,\partial_\theta\log w_k,\quad
+      \nabla_\phi = \sum_k\tilde w_k^2\,\frac{\partial\log w_k}{\partial z_k}\frac{\partial z_k}{\partial\phi},
+      \quad \tilde w_k = w_k/\textstyle\sum_j w_j$
 
     Same expected gradient as `importance_weighted`, with a signal-to-noise ratio that does not fall with K.
     `log_weight_fn(z)` returns log w [K, *batch] and must hold the posterior's parameters constant (stop-gradient) where
@@ -172,9 +172,9 @@ class Weights(NamedTuple):
 
 
 def empty_weights(shape=(), dtype=jnp.float32):
-    """Running sums of no weight at all.
+    r"""Running sums of no weight at all.
 
-    $n = 0,\\ \\sum_k w_k = \\sum_k w_k^2 = 0$
+    $n = 0,\ \sum_k w_k = \sum_k w_k^2 = 0$
 
     Shapes: `shape` is the batch -> `Weights` of [*shape].  Source: Milakov & Gimelshein 2018 (streaming softmax), algorithm 3.
 
@@ -186,9 +186,9 @@ def empty_weights(shape=(), dtype=jnp.float32):
 
 
 def accumulate(weights, log_w):
-    """Add a chunk of log-weights to running sums, so that thousands of samples need no memory.
+    r"""Add a chunk of log-weights to running sums, so that thousands of samples need no memory.
 
-    $m' = \\max(m, \\max_k\\log w_k),\\quad S' = S e^{m-m'} + \\sum_k e^{\\log w_k - m'}$
+    $m' = \max(m, \max_k\log w_k),\quad S' = S e^{m-m'} + \sum_k e^{\log w_k - m'}$
 
     Shapes: `weights` of [*batch], `log_w` [K, *batch] -> `Weights` of [*batch].
     Source: Milakov & Gimelshein 2018, algorithm 3.
@@ -208,11 +208,11 @@ def accumulate(weights, log_w):
 
 
 def summarise(weights):
-    """Evidence estimate from running sums of weights.
+    r"""Evidence estimate from running sums of weights.
 
-    $\\log\\hat p = \\log\\frac1K\\sum_k w_k,\\quad
-      \\mathrm{se} \\approx \\frac{\\mathrm{sd}(w)}{\\sqrt K\\,\\bar w},\\quad
-      \\mathrm{ESS} = \\frac{(\\sum_k w_k)^2}{\\sum_k w_k^2}$
+    $\log\hat p = \log\frac1K\sum_k w_k,\quad
+      \mathrm{se} \approx \frac{\mathrm{sd}(w)}{\sqrt K\,\bar w},\quad
+      \mathrm{ESS} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}$
 
     The standard error is the delta method's; trust it only when the ESS is well above 1.
     Shapes: `Weights` of [*batch] -> `Evidence` of [*batch], nats.  Source: Owen 2013, "Monte Carlo theory", eq. 9.6 and 9.13.
@@ -227,9 +227,9 @@ def summarise(weights):
 
 
 def evidence(log_w):
-    """Evidence estimate with standard error and effective sample size from all log-weights at once.
+    r"""Evidence estimate with standard error and effective sample size from all log-weights at once.
 
-    $\\log\\hat p(x) = \\log\\frac1K\\sum_k w_k$ with the errors of `summarise`.
+    $\log\hat p(x) = \log\frac1K\sum_k w_k$ with the errors of `summarise`.
 
     Shapes: `log_w` [K, *batch] -> `Evidence` of [*batch], nats.  Source: Owen 2013, "Monte Carlo theory", chapter 9.
 

@@ -34,9 +34,9 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 def reparameterise(eps, mean, log_std):
-    """The reparameterisation of a diagonal Gaussian.
+    r"""The reparameterisation of a diagonal Gaussian.
 
-    $z = \\mu + e^{\\log\\sigma} \\odot \\epsilon$
+    $z = \mu + e^{\log\sigma} \odot \epsilon$
 
     Shapes: `eps`, `mean`, `log_std` broadcast -> their common shape.
     Source: Kingma & Welling 2014, section 2.4.
@@ -48,10 +48,10 @@ def reparameterise(eps, mean, log_std):
 
 
 def normal_log_prob(x, mean, log_std, event_ndim=1):
-    """Log-density of a diagonal Gaussian.
+    r"""Log-density of a diagonal Gaussian.
 
-    $\\log\\mathcal N(x\\mid\\mu,\\sigma^2)
-        = -\\sum_i \\big[\\tfrac12 (x_i-\\mu_i)^2/\\sigma_i^2 + \\log\\sigma_i + \\tfrac12\\log 2\\pi\\big]$
+    $\log\mathcal N(x\mid\mu,\sigma^2)
+        = -\sum_i \big[\tfrac12 (x_i-\mu_i)^2/\sigma_i^2 + \log\sigma_i + \tfrac12\log 2\pi\big]$
 
     Shapes: `x`, `mean`, `log_std` broadcast to [*batch, *event] -> [*batch], nats.
     Source: Kingma & Welling 2014, appendix C.2; the third argument is a *log* standard deviation (the VAE code printed
@@ -65,9 +65,9 @@ def normal_log_prob(x, mean, log_std, event_ndim=1):
 
 
 def normal_sample(key, mean, log_std, shape=()):
-    """Reparameterised draw from a diagonal Gaussian.
+    r"""Reparameterised draw from a diagonal Gaussian.
 
-    $z = \\mu + \\sigma\\odot\\epsilon,\\ \\epsilon\\sim\\mathcal N(0, I)$
+    $z = \mu + \sigma\odot\epsilon,\ \epsilon\sim\mathcal N(0, I)$
 
     Shapes: `mean`, `log_std` broadcast to [*batch, *event] -> [*shape, *batch, *event].
     Source: Kingma & Welling 2014, section 2.4.
@@ -81,10 +81,10 @@ def normal_sample(key, mean, log_std, shape=()):
 
 
 def multivariate_normal_log_prob(x, mean, scale_tril):
-    """Log-density of a Gaussian with full covariance $\\Sigma = LL^\\top$.
+    r"""Log-density of a Gaussian with full covariance $\Sigma = LL^\top$.
 
-    $\\log\\mathcal N(x\\mid\\mu,LL^\\top)
-        = -\\tfrac12\\|L^{-1}(x-\\mu)\\|^2 - \\sum_i\\log L_{ii} - \\tfrac D2\\log 2\\pi$
+    $\log\mathcal N(x\mid\mu,LL^\top)
+        = -\tfrac12\|L^{-1}(x-\mu)\|^2 - \sum_i\log L_{ii} - \tfrac D2\log 2\pi$
 
     Shapes: `x`, `mean` [*batch, D], `scale_tril` [*batch, D, D] lower triangular with positive diagonal -> [*batch], nats.
     Source: Bishop 2006, eq. 2.43.
@@ -100,9 +100,9 @@ def multivariate_normal_log_prob(x, mean, scale_tril):
 
 
 def multivariate_normal_sample(key, mean, scale_tril, shape=()):
-    """Reparameterised draw from a Gaussian with full covariance.
+    r"""Reparameterised draw from a Gaussian with full covariance.
 
-    $z = \\mu + L\\epsilon,\\ \\epsilon\\sim\\mathcal N(0, I)$
+    $z = \mu + L\epsilon,\ \epsilon\sim\mathcal N(0, I)$
 
     Shapes: `mean` [*batch, D], `scale_tril` [*batch, D, D] -> [*shape, *batch, D].  Source: Bishop 2006, section 11.1.1.
 
@@ -116,9 +116,9 @@ def multivariate_normal_sample(key, mean, scale_tril, shape=()):
 
 
 def bernoulli_log_prob(x, logits, event_ndim=1):
-    """Log-probability of binary values under Bernoulli logits.
+    r"""Log-probability of binary values under Bernoulli logits.
 
-    $\\log p(x\\mid l) = \\sum_i x_i l_i - \\log(1+e^{l_i})$
+    $\log p(x\mid l) = \sum_i x_i l_i - \log(1+e^{l_i})$
 
     Shapes: `x` in {0, 1} and `logits` broadcast to [*batch, *event] -> [*batch], nats; finite for any finite logit.
     Grey values in (0, 1) give a cross-entropy, not a likelihood: binarise them first.
@@ -131,9 +131,9 @@ def bernoulli_log_prob(x, logits, event_ndim=1):
 
 
 def bernoulli_sample(key, logits, shape=()):
-    """Draw binary values, as the dtype of the logits.
+    r"""Draw binary values, as the dtype of the logits.
 
-    $x_i = 1\\{u_i < \\mathrm{sigmoid}(l_i)\\},\\ u_i\\sim U(0,1)$
+    $x_i = 1\{u_i < \mathrm{sigmoid}(l_i)\},\ u_i\sim U(0,1)$
 
     Shapes: `logits` [*batch, *event] -> [*shape, *batch, *event].  Source: Kingma & Welling 2014, appendix C.1.
 
@@ -146,9 +146,9 @@ def bernoulli_sample(key, logits, shape=()):
 
 
 def categorical_log_prob(x, logits, event_ndim=1):
-    """Log-probability of integer levels under categorical logits.
+    r"""Log-probability of integer levels under categorical logits.
 
-    $\\log p(x\\mid l) = \\sum_i l_{i,x_i} - \\log\\sum_k e^{l_{ik}}$
+    $\log p(x\mid l) = \sum_i l_{i,x_i} - \log\sum_k e^{l_{ik}}$
 
     Shapes: `x` integer-valued [*batch, *event], `logits` [*batch, *event, K] -> [*batch], nats.
     Source: van den Oord et al. 2016 (PixelRNN), section 3.
@@ -165,9 +165,9 @@ def categorical_log_prob(x, logits, event_ndim=1):
 
 
 def categorical_sample(key, logits, shape=()):
-    """Draw integer levels, as the dtype of the logits.
+    r"""Draw integer levels, as the dtype of the logits.
 
-    $x_i \\sim \\mathrm{softmax}(l_i)$
+    $x_i \sim \mathrm{softmax}(l_i)$
 
     Shapes: `logits` [*batch, *event, K] -> [*shape, *batch, *event].  Source: Maddison et al. 2014 (Gumbel-max), eq. 2.
 
@@ -193,10 +193,10 @@ def _with_tails(x, levels, first, middle, last):
 
 
 def discretised_logistic_log_prob(x, mean, log_scale, levels=256, event_ndim=1):
-    """Log-probability of levels 0..L-1 under a logistic density on [0, 1], cut into L bins; the end bins take the tails.
+    r"""Log-probability of levels 0..L-1 under a logistic density on [0, 1], cut into L bins; the end bins take the tails.
 
-    $\\log P(x=k) = \\log\\big[F(\\tfrac{k+1}L) - F(\\tfrac kL)\\big],\\quad
-      F(b)-F(a) = \\mathrm{sigmoid}(b)\\,\\mathrm{sigmoid}(-a)\\,(1-e^{a-b})$
+    $\log P(x=k) = \log\big[F(\tfrac{k+1}L) - F(\tfrac kL)\big],\quad
+      F(b)-F(a) = \mathrm{sigmoid}(b)\,\mathrm{sigmoid}(-a)\,(1-e^{a-b})$
 
     The second form is exact and has no cancellation, for every scale and number of levels.
     Shapes: `x` in 0..L-1, `mean` and `log_scale` (of the data on [0, 1]) broadcast to [*batch, *event] -> [*batch], nats.
@@ -212,9 +212,9 @@ def discretised_logistic_log_prob(x, mean, log_scale, levels=256, event_ndim=1):
 
 
 def discretised_logistic_sample(key, mean, log_scale, levels=256, shape=()):
-    """Draw levels from a discretised logistic.
+    r"""Draw levels from a discretised logistic.
 
-    $x = \\mathrm{clip}(\\lfloor L(\\mu + s\\,\\mathrm{logit}\\,u)\\rfloor, 0, L-1),\\ u\\sim U(0,1)$
+    $x = \mathrm{clip}(\lfloor L(\mu + s\,\mathrm{logit}\,u)\rfloor, 0, L-1),\ u\sim U(0,1)$
 
     Shapes: `mean`, `log_scale` broadcast to [*batch, *event] -> [*shape, *batch, *event], as floats.
     Source: Salimans et al. 2017, section 2.1.
@@ -250,9 +250,9 @@ def _log_normal_interval(a, b, width):
 
 
 def discretised_normal_log_prob(x, mean, log_std, levels=256, event_ndim=1):
-    """Log-probability of levels 0..L-1 under a Gaussian on [0, 1], cut into L bins; the end bins take the tails.
+    r"""Log-probability of levels 0..L-1 under a Gaussian on [0, 1], cut into L bins; the end bins take the tails.
 
-    $\\log P(x=k) = \\log\\big[\\Phi\\big(\\tfrac{(k+1)/L-\\mu}\\sigma\\big) - \\Phi\\big(\\tfrac{k/L-\\mu}\\sigma\\big)\\big]$
+    $\log P(x=k) = \log\big[\Phi\big(\tfrac{(k+1)/L-\mu}\sigma\big) - \Phi\big(\tfrac{k/L-\mu}\sigma\big)\big]$
 
     Shapes: `x` in 0..L-1, `mean` and `log_std` (of the data on [0, 1]) broadcast to [*batch, *event] -> [*batch], nats.
     Raises ValueError for fewer than two levels.  Source: Ho, Jain, Abbeel 2020, eq. 13.
@@ -268,9 +268,9 @@ def discretised_normal_log_prob(x, mean, log_std, levels=256, event_ndim=1):
 
 
 def discretised_normal_sample(key, mean, log_std, levels=256, shape=()):
-    """Draw levels from a discretised Gaussian.
+    r"""Draw levels from a discretised Gaussian.
 
-    $x = \\mathrm{clip}(\\lfloor L(\\mu+\\sigma\\epsilon)\\rfloor, 0, L-1),\\ \\epsilon\\sim\\mathcal N(0,1)$
+    $x = \mathrm{clip}(\lfloor L(\mu+\sigma\epsilon)\rfloor, 0, L-1),\ \epsilon\sim\mathcal N(0,1)$
 
     Shapes: `mean`, `log_std` broadcast to [*batch, *event] -> [*shape, *batch, *event], as floats.
     Source: Ho, Jain, Abbeel 2020, section 3.3.
@@ -283,9 +283,9 @@ def discretised_normal_sample(key, mean, log_std, levels=256, shape=()):
 
 
 def bits_per_dim(log_prob, event_shape, bin_width=1.0):
-    """Bits per dimension of the *discrete* data behind a log-density.
+    r"""Bits per dimension of the *discrete* data behind a log-density.
 
-    $\\mathrm{bpd} = -\\frac{\\log p(x)}{D\\log 2} - \\log_2 h$
+    $\mathrm{bpd} = -\frac{\log p(x)}{D\log 2} - \log_2 h$
 
     Shapes: `log_prob` in nats, any -> same; `event_shape` gives $D$; `bin_width` $h$ is the distance between neighbouring
     data values as the density sees them (1 for probabilities of integer levels, 1/256 for 8-bit data scaled to [0, 1]).

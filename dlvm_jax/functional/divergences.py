@@ -29,10 +29,10 @@ class MonteCarlo(NamedTuple):
 
 
 def kl_normal(mean_q, log_std_q, mean_p, log_std_p, event_ndim=1):
-    """KL between two diagonal Gaussians.
+    r"""KL between two diagonal Gaussians.
 
-    $\\mathrm{KL} = \\sum_i \\log\\frac{\\sigma_{p,i}}{\\sigma_{q,i}}
-        + \\frac{\\sigma_{q,i}^2+(\\mu_{q,i}-\\mu_{p,i})^2}{2\\sigma_{p,i}^2} - \\frac12$
+    $\mathrm{KL} = \sum_i \log\frac{\sigma_{p,i}}{\sigma_{q,i}}
+        + \frac{\sigma_{q,i}^2+(\mu_{q,i}-\mu_{p,i})^2}{2\sigma_{p,i}^2} - \frac12$
 
     Shapes: all broadcast to [*batch, *event] -> [*batch], nats.  `expm1` keeps it accurate near q = p.
     Source: Kingma & Welling 2014, appendix B (for a standard p).
@@ -46,9 +46,9 @@ def kl_normal(mean_q, log_std_q, mean_p, log_std_p, event_ndim=1):
 
 
 def kl_standard_normal(mean, log_std, event_ndim=1):
-    """KL of a diagonal Gaussian from the standard normal.
+    r"""KL of a diagonal Gaussian from the standard normal.
 
-    $\\mathrm{KL} = \\tfrac12\\sum_i \\mu_i^2 + \\sigma_i^2 - 1 - \\log\\sigma_i^2$
+    $\mathrm{KL} = \tfrac12\sum_i \mu_i^2 + \sigma_i^2 - 1 - \log\sigma_i^2$
 
     Shapes: `mean`, `log_std` broadcast to [*batch, *event] -> [*batch], nats.
     Source: Kingma & Welling 2014, appendix B.
@@ -60,10 +60,10 @@ def kl_standard_normal(mean, log_std, event_ndim=1):
 
 
 def kl_multivariate_normal(mean_q, tril_q, mean_p, tril_p):
-    """KL between two Gaussians with full covariances $L_qL_q^\\top$ and $L_pL_p^\\top$.
+    r"""KL between two Gaussians with full covariances $L_qL_q^\top$ and $L_pL_p^\top$.
 
-    $\\mathrm{KL} = \\tfrac12\\big[\\|L_p^{-1}L_q\\|_F^2 + \\|L_p^{-1}(\\mu_q-\\mu_p)\\|^2 - D\\big]
-        + \\sum_i\\log L_{p,ii} - \\log L_{q,ii}$
+    $\mathrm{KL} = \tfrac12\big[\|L_p^{-1}L_q\|_F^2 + \|L_p^{-1}(\mu_q-\mu_p)\|^2 - D\big]
+        + \sum_i\log L_{p,ii} - \log L_{q,ii}$
 
     Shapes: means [*batch, D], Cholesky factors [*batch, D, D] -> [*batch], nats.
     Source: Rasmussen & Williams 2006, eq. A.23.
@@ -83,9 +83,9 @@ def kl_multivariate_normal(mean_q, tril_q, mean_p, tril_p):
 
 
 def kl_bernoulli(logits_q, logits_p, event_ndim=1):
-    """KL between Bernoulli distributions given by logits.
+    r"""KL between Bernoulli distributions given by logits.
 
-    $\\mathrm{KL} = \\sum_i q_i\\,(l^q_i-l^p_i) + \\log(1+e^{l^p_i}) - \\log(1+e^{l^q_i}),\\ q_i=\\mathrm{sigmoid}(l^q_i)$
+    $\mathrm{KL} = \sum_i q_i\,(l^q_i-l^p_i) + \log(1+e^{l^p_i}) - \log(1+e^{l^q_i}),\ q_i=\mathrm{sigmoid}(l^q_i)$
 
     Shapes: broadcast to [*batch, *event] -> [*batch], nats.  Source: Bishop 2006, eq. 1.113 for two outcomes.
 
@@ -98,9 +98,9 @@ def kl_bernoulli(logits_q, logits_p, event_ndim=1):
 
 
 def kl_categorical(logits_q, logits_p, event_ndim=1):
-    """KL between categorical distributions given by logits.
+    r"""KL between categorical distributions given by logits.
 
-    $\\mathrm{KL} = \\sum_i\\sum_k q_{ik}(\\log q_{ik}-\\log p_{ik})$
+    $\mathrm{KL} = \sum_i\sum_k q_{ik}(\log q_{ik}-\log p_{ik})$
 
     Shapes: broadcast to [*batch, *event, K] -> [*batch], nats; a category with $q = 0$ counts nothing.
     Source: Bishop 2006, eq. 1.113.
@@ -115,9 +115,9 @@ def kl_categorical(logits_q, logits_p, event_ndim=1):
 
 
 def kl_monte_carlo(log_q, log_p):
-    """Monte-Carlo KL from samples of q, with its standard error.
+    r"""Monte-Carlo KL from samples of q, with its standard error.
 
-    $\\widehat{\\mathrm{KL}} = \\frac1S\\sum_s \\log q(z_s) - \\log p(z_s),\\ z_s\\sim q$
+    $\widehat{\mathrm{KL}} = \frac1S\sum_s \log q(z_s) - \log p(z_s),\ z_s\sim q$
 
     Shapes: `log_q`, `log_p` [S, *batch], the log-densities at the S samples -> `MonteCarlo` of [*batch], nats; the
     standard error needs S >= 2.  Source: Kingma & Welling 2014, eq. 6.

@@ -7,9 +7,9 @@ __all__ = ["log1mexp", "log_mean_exp", "sum_event"]
 
 
 def sum_event(values, event_ndim):
-    """Sum over the event axes, accumulated in float32 or wider.
+    r"""Sum over the event axes, accumulated in float32 or wider.
 
-    $s_b = \\sum_{i_1,\\ldots,i_n} v_{b,i_1,\\ldots,i_n}$ over the last `event_ndim` axes.
+    $s_b = \sum_{i_1,\ldots,i_n} v_{b,i_1,\ldots,i_n}$ over the last `event_ndim` axes.
 
     Shapes: `values` [*batch, *event] -> [*batch].  Raises ValueError when there are fewer axes than `event_ndim`.
     Source: Higham 1993, "The accuracy of floating point summation", on why the accumulator must be wide.
@@ -27,9 +27,9 @@ def sum_event(values, event_ndim):
 
 
 def log1mexp(x):
-    """Logarithm of one minus an exponential, accurate for every x > 0.
+    r"""Logarithm of one minus an exponential, accurate for every x > 0.
 
-    $\\log(1 - e^{-x})$
+    $\log(1 - e^{-x})$
 
     Shapes: any -> same.  Gives -inf at x = 0.  Source: Maechler 2012, "Accurately computing log(1 - exp(-|a|))", eq. 7.
 
@@ -43,9 +43,9 @@ def log1mexp(x):
 
 
 def log_mean_exp(values, axis=0):
-    """Logarithm of a mean of exponentials.
+    r"""Logarithm of a mean of exponentials.
 
-    $\\log \\frac1K \\sum_{k=1}^{K} e^{v_k}$
+    $\log \frac1K \sum_{k=1}^{K} e^{v_k}$
 
     Shapes: `values` [K, *batch] (K on `axis`) -> [*batch].  All -inf gives -inf, with a zero gradient.
     Source: Burda, Grosse, Salakhutdinov 2016, eq. 8.
