@@ -1,0 +1,167 @@
+"""Likelihood of data under any density, as a record that says how it was obtained."""
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlvm_jax.functional import bounds, densities
+from dlvm_jax.models.density import require_kind
+
+__all__ = ["Record", "active_units", "evaluate", "log_likelihoods"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A likelihood with all that is needed to compare it.  Values are means over `examples`, in nats unless said.
+
+    estimator "iwae" is the importance-weighted bound of `samples` draws (a stochastic lower bound on log p), "bound" the mean of
+    `samples` draws of the density's own log_prob.  `standard_error` is the standard deviation over examples / sqrt(examples); it
+    contains the Monte-Carlo error.  `reconstruction` - `kl` is the ELBO, for densities that have these parts.
+    `effective_samples` is the median over examples of the importance weights' effective sample size.
+    """
+
+    estimator: str
+    samples: int
+    examples: int
+    protocol: str
+    protocol_hash: str
+    kind: str
+    log_likelihood: float
+    standard_error: float
+    bits_per_dim: float
+    elbo: float | None = None
+    reconstruction: float | None = None
+    kl: float | None = None
+    effective_samples: float | None = None
+    active_units: int | None = None
+
+    def as_dict(self):
+        """The record as a plain dictionary, for JSON."""
+        return asdict(self)
+
+    def __str__(self):
+        head = (
+            f"log p(x) {'>=' if self.estimator == 'bound' else '~'} {self.log_likelihood:.2f} +- {self.standard_error:.2f} nats, "
+            f"{self.bits_per_dim:.4f} bits/dim ({self.estimator}, K={self.samples}, {self.examples} examples, "
+            f"{self.protocol} {self.protocol_hash})"
+        )
+        parts = [
+            f"{name} {value:.2f}"
+            for name, value in (("ELBO", self.elbo), ("reconstruction", self.reconstruction), ("KL", self.kl))
+            if value is not None
+        ]
+        if self.active_units is not None:
+            parts.append(f"{self.active_units} active units")
+        return "; ".join([head, ", ".join(parts)] if parts else [head])
+
+
+@lru_cache(maxsize=8)
+def _batch_evaluator(density, chunk, chunks):
+    """Jitted (params, key, x [B, ...]) -> (weights' running sums, mean terms), one chunk of draws after another."""
+
+    def draw(params, key, x):
+        if density.terms is None:
+            value = density.log_prob(params, key, x)
+            return value, {}
+        terms = density.terms(params, key, x)
+        return terms["reconstruction"] - terms["kl"], terms
+
+    @jax.jit
+    def run(params, key, x):
+        def one_chunk(carry, key):
+            log_w, terms = jax.vmap(lambda k: draw(params, k, x))(jax.random.split(key, chunk))
+            weights, total, means = carry
+            means = jax.tree.map(lambda m, t: m + t.sum(0) / (chunk * chunks), means, terms)
+            return (bounds.accumulate(weights, log_w), total + log_w.sum(0) / (chunk * chunks), means), None
+
+        batch = (x.shape[0],)
+        zeros = jnp.zeros(batch)
+        terms = {} if density.terms is None else {"reconstruction": zeros, "kl": zeros}
+        start = (bounds.empty_weights(batch), zeros, terms)
+        (weights, mean, terms), _ = jax.lax.scan(one_chunk, start, jax.random.split(key, chunks))
+        return bounds.summarise(weights), mean, terms
+
+    return run
+
+
+def log_likelihoods(density, params, x, *, key, samples, batch_size=200, chunk=25, progress=lambda done: None):
+    """Estimates for each example: {"iwae", "bound", "ess", and the density's terms}, each a numpy array [N], in nats.
+
+    x: [N, *event]; the draws are made on the device, `chunk` at a time (`samples` is a multiple of it, or smaller), with
+    exact float32 products; `progress(done)` is called after each batch with the number of examples done.
+    """
+    if samples < 1:
+        raise ValueError(f"evaluation needs at least one sample, got {samples}")
+    if len(x) == 0:
+        raise ValueError("there are no examples to evaluate; choose a split that has some")
+    chunk = math.gcd(chunk, samples)
+    run = _batch_evaluator(density, chunk, samples // chunk)
+    size = min(batch_size, len(x))
+    results = []
+    with jax.default_matmul_precision("highest"):
+        for number, start in enumerate(range(0, len(x), size)):
+            block = np.asarray(x[start : start + size], np.float32)
+            padded = np.concatenate([block, np.repeat(block[:1], size - len(block), axis=0)])
+            evidence, mean, terms = run(params, jax.random.fold_in(key, number), padded)
+            values = {"iwae": evidence.log_evidence, "ess": evidence.effective_sample_size, "bound": mean, **terms}
+            results.append({name: np.asarray(value)[: len(block)] for name, value in values.items()})
+            progress(start + len(block))
+    return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
+
+
+def evaluate(
+    density, params, x, *, key, samples, protocol, protocol_hash, bin_width=1.0, estimator=None, posterior=None, **options
+):
+    """Likelihood of x under a density, as a `Record`.
+
+    density, params: the model;  x: [N, *event] data as the density sees them;  samples: K draws an example
+    protocol, protocol_hash: what the data are (see `dlvm_jax.data`);  bin_width: distance between data values
+    estimator: "iwae" or "bound"; by default "iwae" unless the density is a bound
+    posterior: (density, params) of a VAE's posterior, to count active units (Burda et al. 2016, section 5.3)
+    options: `batch_size`, `chunk`, `progress` of `log_likelihoods`
+
+    Raises ValueError for "iwae" on a density of kind "bound", whose importance weights would be meaningless.
+    """
+    estimator = estimator or ("bound" if density.kind == "bound" else "iwae")
+    if estimator not in ("iwae", "bound"):
+        raise ValueError(f"the estimator is 'iwae' or 'bound', got {estimator!r}")
+    if estimator == "iwae":
+        require_kind(density, ("exact", "weight"), "an importance-weighted evaluation")
+    values = log_likelihoods(density, params, x, key=key, samples=samples, **options)
+    nats = values[estimator].astype(np.float64)
+    has_terms = "reconstruction" in values
+    return Record(
+        estimator=estimator,
+        samples=samples,
+        examples=len(nats),
+        protocol=protocol,
+        protocol_hash=protocol_hash,
+        kind=density.kind,
+        log_likelihood=float(nats.mean()),
+        standard_error=float(nats.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else math.nan,
+        bits_per_dim=float(densities.bits_per_dim(nats.mean(), x.shape[1:], bin_width)),
+        elbo=float(values["bound"].mean(dtype=np.float64)) if has_terms else None,
+        reconstruction=float(values["reconstruction"].mean(dtype=np.float64)) if has_terms else None,
+        kl=float(values["kl"].mean(dtype=np.float64)) if has_terms else None,
+        effective_samples=float(np.median(values["ess"])) if estimator == "iwae" else None,
+        active_units=active_units(*posterior, x) if posterior else None,
+    )
+
+
+def posterior_means(posterior, params, x, batch_size=1000):
+    """Means E_q[z | x] of a posterior density, [N, M]."""
+    mean = jax.jit(posterior.mean)
+    blocks = [x[i : i + batch_size] for i in range(0, len(x), batch_size)]
+    return np.concatenate([np.asarray(mean(params, np.asarray(block, np.float32))) for block in blocks])
+
+
+def active_units(posterior, params, x, threshold=0.01):
+    """Number of latent units whose posterior mean varies over the data: Var_x(E_q[z_i | x]) > threshold.
+
+    Source: Burda, Grosse, Salakhutdinov 2016, section 5.3; here over all of x.
+    """
+    return int((posterior_means(posterior, params, x).var(axis=0) > threshold).sum())

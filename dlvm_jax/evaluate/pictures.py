@@ -1,0 +1,78 @@
+"""Pictures of models: image grids, latent spaces, learning curves.  Every function writes one PNG file."""
+
+from statistics import NormalDist
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+__all__ = ["curves", "grid", "image_grid", "latent_scatter", "unit_square"]
+
+
+def image_grid(images, columns):
+    """Tile images [N, h, w] or [N, h, w, c] row by row with a one-pixel gap -> one array [H, W, c]; missing tiles are blank."""
+    images = np.asarray(images, np.float32)
+    images = images[..., None] if images.ndim == 3 else images
+    count, height, width, channels = images.shape
+    rows = -(-count // columns)
+    tiles = np.full((rows * columns, height + 1, width + 1, channels), 1.0, np.float32)
+    tiles[:count, :height, :width] = images
+    tiles = tiles.reshape(rows, columns, height + 1, width + 1, channels).transpose(0, 2, 1, 3, 4)
+    return tiles.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
+
+
+def grid(path, images, columns, title=None, scale=None):
+    """Write images with values in [0, 1] as a grid; `scale` screen pixels an image pixel."""
+    tiled = np.clip(image_grid(images, columns), 0, 1)
+    scale = scale or max(1, round(720 / tiled.shape[1]))
+    figure = plt.figure(figsize=(tiled.shape[1] * scale / 100, tiled.shape[0] * scale / 100 + (0.4 if title else 0)), dpi=100)
+    axes = figure.add_axes((0, 0, 1, tiled.shape[0] * scale / 100 / figure.get_figheight()))
+    axes.imshow(tiled.squeeze(-1) if tiled.shape[-1] == 1 else tiled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_axis_off()
+    if title:
+        figure.suptitle(title, fontsize=10, y=0.99, va="top")
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def latent_scatter(path, means, labels, title=None):
+    """Scatter of posterior means [N, M], coloured by label: the two latent units of largest variance."""
+    means = np.asarray(means)
+    first, second = np.argsort(-means.var(0))[:2] if means.shape[1] > 1 else (0, 0)
+    figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
+    shown = axes.scatter(means[:, first], means[:, second], c=labels, cmap="tab10" if labels is not None else None, s=6)
+    axes.set(xlabel=f"$E[z_{{{first + 1}}}|x]$", ylabel=f"$E[z_{{{second + 1}}}|x]$", title=title)
+    if labels is not None:
+        figure.colorbar(shown, label="label", ticks=np.unique(labels))
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def unit_square(size):
+    """Points of a linear grid of the unit square through the inverse Gaussian CDF, [size * size, 2], top row first.
+
+    $z = \\Phi^{-1}(u)$ at cell centres (Kingma & Welling 2014, figure 4).
+    """
+    z = np.array([NormalDist().inv_cdf((i + 0.5) / size) for i in range(size)], np.float32)
+    return np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
+
+
+def curves(path, series, ylabel, xlabel="step"):
+    """Curves {name: (x, y)} in one plot; the y axis leaves out the first wild values."""
+    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    tails = []
+    for name, (x, y) in series.items():
+        axes.plot(x, y, label=name, lw=1.2)
+        tails.append(np.asarray(y)[len(y) // 10 :])
+    if tails and sum(map(len, tails)):
+        values = np.concatenate([t.ravel() for t in tails])
+        low, high = values.min(), values.max()
+        margin = 0.05 * (high - low) or 1.0
+        axes.set_ylim(low - margin, high + margin)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

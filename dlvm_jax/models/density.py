@@ -1,0 +1,225 @@
+"""The interface that joins the families: a density is a named tuple of pure functions.
+
+`kind` says what `log_prob` honestly is, and decides where a density may stand:
+
+- "exact":  the log-density itself; the key is ignored.
+- "weight": the logarithm of an unbiased estimate, E[exp log_prob] = p(x).  Importance-weighted bounds are legal.
+- "bound":  only E[log_prob] <= log p(x).  Importance weighting would not give a bound, and is refused.
+
+A prior or a decoder may be of any kind; a posterior must be exact, since its log-density enters with a minus sign.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlvm_jax.functional import densities
+
+__all__ = [
+    "Density",
+    "Family",
+    "Net",
+    "bernoulli",
+    "categorical",
+    "conditional",
+    "discretised_logistic",
+    "discretised_normal",
+    "fixed_normal",
+    "from_linen",
+    "normal",
+    "require_kind",
+    "standard_normal",
+]
+
+KINDS = ("exact", "weight", "bound")
+
+
+class Density(NamedTuple):
+    """A probability density as pure functions; log-densities are in nats and keep the batch.
+
+    init:     (key) -> params
+    sample:   (params, key, context=None, shape=()) -> (x [*shape, *batch, *event], its log-density or None)
+    log_prob: (params, key, x, context=None) -> [*batch]
+    kind:     "exact", "weight" or "bound" (see the module)
+
+    and, where it has them:
+    mean:     (params, context=None) -> E[x | context]
+    normal:   (params, context=None) -> (mean, log_std), for a diagonal Gaussian: allows an analytic KL
+    terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob
+    """
+
+    init: Callable
+    sample: Callable
+    log_prob: Callable
+    kind: str
+    mean: Callable | None = None
+    normal: Callable | None = None
+    terms: Callable | None = None
+
+
+def require_kind(density, kinds, use):
+    """Raise ValueError unless the density is of one of `kinds`; `use` names what it was to be used as."""
+    if density.kind not in KINDS:
+        raise ValueError(f"a density's kind is one of {', '.join(KINDS)}, got {density.kind!r}")
+    if density.kind not in kinds:
+        raise ValueError(
+            f"{use} needs a density of kind {' or '.join(kinds)}, got kind {density.kind!r}; "
+            + {
+                "weight": "its log_prob is a random estimate, not a log-density",
+                "bound": "its log_prob only bounds the log-density on average"
+                " (use a sampled KL, or evaluate it with K=1)",
+            }.get(density.kind, "")
+        )
+
+
+class Net(NamedTuple):
+    """A network as two functions, `init(key) -> params` and `apply(params, *inputs) -> outputs`, whatever made it."""
+
+    init: Callable
+    apply: Callable
+
+
+def from_linen(module, *input_shapes):
+    """A Flax Linen module as a `Net`; `input_shapes` are example shapes, a tuple of shapes for a tuple input."""
+
+    def example(shape):
+        if shape and isinstance(shape[0], tuple):
+            return tuple(jnp.zeros(s) for s in shape)
+        return jnp.zeros(shape)
+
+    return Net(lambda key: module.init(key, *map(example, input_shapes)), module.apply)
+
+
+class Family(NamedTuple):
+    """A distribution given the numbers a network puts out: `width` numbers for each element of the event.
+
+    log_prob(x, outputs, event_ndim) -> [*batch]; sample(key, outputs, shape); mean(outputs); outputs [*batch, *event, width].
+    `normal(outputs) -> (mean, log_std)` for a diagonal Gaussian.
+    """
+
+    width: int
+    log_prob: Callable
+    sample: Callable
+    mean: Callable
+    normal: Callable | None = None
+
+
+def _two(outputs):
+    return outputs[..., 0], outputs[..., 1]
+
+
+def normal():
+    """Diagonal Gaussian, mean and log-standard deviation from the network."""
+    return Family(
+        2,
+        lambda x, out, n: densities.normal_log_prob(x, *_two(out), event_ndim=n),
+        lambda key, out, shape: densities.normal_sample(key, *_two(out), shape),
+        lambda out: out[..., 0],
+        _two,
+    )
+
+
+def fixed_normal(std=1.0):
+    """Gaussian with the mean from the network and one fixed standard deviation; raises ValueError unless it is positive."""
+    if not std > 0:
+        raise ValueError(f"a Gaussian needs a positive standard deviation, got {std}")
+
+    def two(out):
+        return out[..., 0], jnp.log(jnp.full_like(out[..., 0], std))
+
+    return Family(
+        1,
+        lambda x, out, n: densities.normal_log_prob(x, *two(out), event_ndim=n),
+        lambda key, out, shape: densities.normal_sample(key, *two(out), shape),
+        lambda out: out[..., 0],
+        two,
+    )
+
+
+def bernoulli():
+    """Independent bits, logits from the network."""
+    return Family(
+        1,
+        lambda x, out, n: densities.bernoulli_log_prob(x, out[..., 0], n),
+        lambda key, out, shape: densities.bernoulli_sample(key, out[..., 0], shape),
+        lambda out: jax.nn.sigmoid(out[..., 0]),
+    )
+
+
+def categorical(levels):
+    """Independent integer levels 0..L-1, logits from the network."""
+    return Family(
+        levels,
+        densities.categorical_log_prob,
+        densities.categorical_sample,
+        lambda out: jax.nn.softmax(out) @ jnp.arange(levels, dtype=out.dtype),
+    )
+
+
+def _discretised(levels, log_prob, sample):
+    """Mean sigmoid(o_1) on [0, 1], log-scale o_2 - 2: an untrained network is broad and centred."""
+
+    def two(out):
+        return jax.nn.sigmoid(out[..., 0]), out[..., 1] - 2.0
+
+    return Family(
+        2,
+        lambda x, out, n: log_prob(x, *two(out), levels, n),
+        lambda key, out, shape: sample(key, *two(out), levels, shape),
+        lambda out: jnp.clip(levels * two(out)[0] - 0.5, 0, levels - 1),
+    )
+
+
+def discretised_logistic(levels):
+    """Integer levels 0..L-1 under a discretised logistic (its `mean` is the bin of the location parameter)."""
+    return _discretised(levels, densities.discretised_logistic_log_prob, densities.discretised_logistic_sample)
+
+
+def discretised_normal(levels):
+    """Integer levels 0..L-1 under a discretised Gaussian (its `mean` is the bin of the location parameter)."""
+    return _discretised(levels, densities.discretised_normal_log_prob, densities.discretised_normal_sample)
+
+
+def conditional(net, family, event_ndim=1):
+    """The exact density p(x | context) whose numbers come from a network of the context: an encoder or a decoder.
+
+    The network maps the context to [*batch, *event, family.width]; x has `event_ndim` event axes.
+    """
+
+    def sample(params, key, context=None, shape=()):
+        outputs = net.apply(params, context)
+        x = family.sample(key, outputs, shape)
+        return x, family.log_prob(x, outputs, event_ndim)
+
+    def log_prob(params, key, x, context=None):
+        return family.log_prob(x, net.apply(params, context), event_ndim)
+
+    def mean(params, context=None):
+        return family.mean(net.apply(params, context))
+
+    def parameters(params, context=None):
+        return family.normal(net.apply(params, context))
+
+    normal_parameters = parameters if family.normal and event_ndim == 1 else None
+    return Density(net.init, sample, log_prob, "exact", mean, normal_parameters)
+
+
+def standard_normal(dim):
+    """The density N(0, I) on R^dim; raises ValueError unless dim is a positive integer."""
+    if not isinstance(dim, int) or dim < 1:
+        raise ValueError(f"a latent space needs a positive integer dimension, got {dim!r}")
+    zeros = jnp.zeros(dim)
+
+    def log_prob(params: Any, key, z, context=None):
+        return densities.normal_log_prob(z, zeros, zeros)
+
+    def sample(params, key, context=None, shape=()):
+        z = densities.normal_sample(key, zeros, zeros, shape)
+        return z, log_prob(params, key, z)
+
+    def parameters(params, context=None):
+        return zeros, zeros
+
+    return Density(lambda key: {}, sample, log_prob, "exact", lambda params, context=None: zeros, parameters)

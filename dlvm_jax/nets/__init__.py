@@ -1,0 +1,10 @@
+"""Flax Linen modules and nothing else: no loss, no optimiser, no random key.
+
+Every module maps [*batch, *event] (or a tuple of such arrays) to float32 [*batch, *out_shape], for any leading batch
+shape; `dtype` is the compute type (bfloat16 on accelerators), parameters stay float32.
+"""
+
+from dlvm_jax.nets.conv import ConvDecoder, ConvEncoder
+from dlvm_jax.nets.mlp import MLP, GatedDense
+
+__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "GatedDense"]

@@ -1,0 +1,77 @@
+"""Fully connected networks."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+__all__ = ["MLP", "GatedDense", "Head", "concatenate_events"]
+
+
+def concatenate_events(inputs, event_ndim):
+    """Flatten the last `event_ndim` axes of an array, or of each array of a tuple, and join them on the last axis.
+
+    Shapes: [*batch, *event] each (batches broadcast) -> [*batch, features].
+    """
+    arrays = inputs if isinstance(inputs, tuple) else (inputs,)
+    ndims = event_ndim if isinstance(event_ndim, tuple) else (event_ndim,) * len(arrays)
+    flat = [x.reshape(*x.shape[: x.ndim - n], -1) for x, n in zip(arrays, ndims, strict=True)]
+    if len(flat) == 1:
+        return flat[0]
+    batch = jnp.broadcast_shapes(*(x.shape[:-1] for x in flat))
+    return jnp.concatenate([jnp.broadcast_to(x, batch + x.shape[-1:]) for x in flat], axis=-1)
+
+
+class GatedDense(nn.Module):
+    """Dense layer with a multiplicative gate, h * sigmoid(g) (Tomczak & Welling 2018, section 4.2).
+
+    Shapes: [*batch, in] -> [*batch, features].
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        h, gate = jnp.split(nn.Dense(2 * self.features, dtype=self.dtype)(x), 2, axis=-1)
+        return h * jax.nn.sigmoid(gate)
+
+
+class Head(nn.Module):
+    """Linear output layer, reshaped to [*batch, *out_shape], in float32 whatever the compute type."""
+
+    out_shape: Sequence[int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        flat = nn.Dense(math.prod(self.out_shape), dtype=self.dtype)(x)
+        return flat.reshape(*flat.shape[:-1], *self.out_shape).astype(jnp.float32)
+
+
+class MLP(nn.Module):
+    """Multi-layer perceptron from flattened events to `out_shape`; `gated` replaces each layer by a `GatedDense`.
+
+    Shapes: [*batch, *event] with `event_ndim` event axes (a tuple of arrays is joined) -> [*batch, *out_shape].
+    `MLP((300,), (M, 2))` is the encoder of the lectures, `MLP((500,), (20, 2))` that of Kingma & Welling 2014.
+    """
+
+    hidden: Sequence[int]
+    out_shape: Sequence[int]
+    event_ndim: int | tuple[int, ...] = 1
+    activation: Callable = nn.relu
+    gated: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs):
+        x = concatenate_events(inputs, self.event_ndim)
+        for width in self.hidden:
+            if self.gated:
+                x = GatedDense(width, self.dtype)(x)
+            else:
+                x = self.activation(nn.Dense(width, dtype=self.dtype)(x))
+        return Head(self.out_shape, self.dtype)(x)

@@ -1,0 +1,142 @@
+"""Training from start or checkpoint to the end: chunks of steps, and between them validation, logging, checkpoint, guard."""
+
+import signal
+import time
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from dlvm_jax.train import order, parallel
+
+__all__ = ["Interrupted", "NonFiniteError", "Plan", "fit"]
+
+
+class NonFiniteError(FloatingPointError):
+    """A metric became NaN or infinite; the message names the step, the metric and the last good checkpoint."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; everything up to its last round is saved.  `signum` is the signal."""
+
+    def __init__(self, signum, step):
+        super().__init__(f"stopped by signal {signum} at step {step}; resume to go on from there")
+        self.signum = signum
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how often.
+
+    steps: training steps in all; batch_size; every: steps of a round (validation, log line, checkpoint after each);
+    patience: rounds without a better validation score after which training stops, None for never; seeds: one seed of the
+    minibatches for each run trained together.
+    """
+
+    steps: int
+    batch_size: int
+    every: int
+    patience: int | None = None
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def _guard(metrics, start, checkpoints):
+    """Raise at the first step whose metrics are not all finite."""
+    bad = {name: ~np.isfinite(values).reshape(len(values), -1).all(1) for name, values in metrics.items()}
+    if not any(flags.any() for flags in bad.values()):
+        return
+    first = min(int(flags.argmax()) for flags in bad.values() if flags.any())
+    names = [name for name, flags in bad.items() if flags[first]]
+    saved = checkpoints.steps() if checkpoints else []
+    last = f"the last good checkpoint is that of step {saved[-1]}" if saved else "no checkpoint was written yet"
+    values = ", ".join(f"{name} = {np.asarray(metrics[name][first])}" for name in names)
+    raise NonFiniteError(
+        f"training stopped at step {start + first}: {values}; {last}; check the data, lower the learning rate or clip gradients"
+    )
+
+
+def _stopped_early(history, patience):
+    scores = [line["valid_score"] for line in history if "valid_score" in line]
+    return patience is not None and len(scores) > patience and min(scores[-patience:]) > min(scores[:-patience])
+
+
+class _Signals:
+    """Turns SIGTERM and SIGINT into a request to stop after the round; agreed between processes."""
+
+    def __init__(self):
+        self.received = None
+        self._previous = {}
+
+    def __enter__(self):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread: leave signals alone
+                return self
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, _frame):
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def asked(self, step):
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.received = signal.SIGTERM
+        return self.received
+
+
+def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, progress=True):
+    """Train until `plan.steps`, from `state` (fresh, or restored); returns the last state.
+
+    engine:      from `engine.build`;  data: arrays with the examples on the leading axis, already put on the devices
+    folder:      `RunFolder` for the log;  checkpoints: `Checkpoints`, or None to keep none
+    validate:    (parameters) -> {"score": a float, lower is better, and more} after each round
+    Raises NonFiniteError (naming step and metric) and Interrupted (after saving) on SIGTERM or SIGINT.
+    """
+    examples = len(jax.tree.leaves(data)[0])
+    order.steps_per_epoch(examples, plan.batch_size)  # refuses an impossible batch size
+    step = int(np.max(state.step))
+    folder.rewind(step)
+    history, before, started = folder.metrics(), folder.seconds(), time.monotonic()
+    bar = tqdm(
+        total=plan.steps, initial=step, unit="step", disable=not (progress and parallel.is_primary()), dynamic_ncols=True
+    )
+    with bar, _Signals() as signals:
+        while step < plan.steps and not _stopped_early(history, plan.patience):
+            count = min(plan.every - step % plan.every, plan.steps - step)
+            rows = [order.minibatches(examples, plan.batch_size, seed, step, count) for seed in plan.seeds]
+            indices = rows[0] if len(rows) == 1 else np.stack(rows, axis=1)
+            state, metrics = engine.chunk(state, data, indices)
+            metrics = jax.device_get(metrics)
+            _guard(metrics, step, checkpoints)
+            step += count
+            line = {name: np.mean(values, axis=0).tolist() for name, values in metrics.items()}
+            if validate is not None:
+                valid = validate(engine.eval_params(state))
+                line |= {f"valid_{name}": value for name, value in valid.items()}
+            history.append({"step": step, **line})
+            folder.log(step, line, before + time.monotonic() - started)
+            if checkpoints is not None:
+                checkpoints.save(step, state, line.get("valid_score"))
+            shown = "valid_bound" if "valid_bound" in line else "bound" if "bound" in line else "loss"
+            bar.set_postfix_str(f"{shown} {np.mean(line[shown]):.2f}")
+            bar.update(count)
+            if signals.asked(step) and step < plan.steps:
+                if checkpoints is not None:
+                    checkpoints.wait()
+                raise Interrupted(int(signals.received), step)
+    if checkpoints is not None:
+        checkpoints.wait()
+    return state

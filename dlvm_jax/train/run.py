@@ -1,0 +1,118 @@
+"""A run's folder: configuration, metrics, and what produced them.
+
+    config.json     the settings
+    manifest.json   versions, devices, precision, commit
+    metrics.jsonl   one line a round, deterministic: an interrupted and resumed run writes the same bytes
+    timing.jsonl    seconds of training at each round
+    checkpoints/    see `checkpoint`
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+
+__all__ = ["RunFolder", "manifest"]
+
+
+def manifest():
+    """What produced a result: versions, devices, matrix-product precision, commit, command."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "dlvm_jax")
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "devices": [d.device_kind for d in jax.devices()],
+        "processes": jax.process_count(),
+        "cpu_count": os.cpu_count(),
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "commit": commit,
+        "command": " ".join(sys.argv),
+    }
+
+
+class RunFolder:
+    """The files of one run.  `root` None keeps nothing (for processes that are not primary)."""
+
+    def __init__(self, root, tensorboard=False):
+        self.root = None if root is None else Path(root)
+        self._writer = None
+        if self.root is None:
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError as error:
+                raise ValueError("TensorBoard output needs tensorboardX: pip install 'dlvm_jax[tensorboard]'") from error
+            self._writer = SummaryWriter(str(self.root / "tensorboard"))
+
+    def write(self, name, content):
+        """Write a JSON file whole or not at all."""
+        if self.root is None:
+            return
+        temporary = self.root / f"{name}.part"
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.replace(self.root / name)
+
+    def log(self, step, metrics, seconds):
+        """Append one round to metrics.jsonl and timing.jsonl (and TensorBoard)."""
+        if self.root is None:
+            return
+        self._append("metrics.jsonl", {"step": step, **metrics})
+        self._append("timing.jsonl", {"step": step, "seconds": round(seconds, 3)})
+        if self._writer is not None:
+            for name, value in metrics.items():
+                for seed, one in enumerate(value if isinstance(value, list) else [value]):
+                    self._writer.add_scalar(f"{name}/seed{seed}" if isinstance(value, list) else name, one, step)
+            self._writer.flush()
+
+    def metrics(self):
+        """The rounds logged so far."""
+        return self._read("metrics.jsonl")
+
+    def seconds(self):
+        """Seconds of training logged so far."""
+        timing = self._read("timing.jsonl")
+        return timing[-1]["seconds"] if timing else 0.0
+
+    def rewind(self, step):
+        """Forget what was logged after `step`, and a last line cut short."""
+        if self.root is None:
+            return
+        for name in ("metrics.jsonl", "timing.jsonl"):
+            lines = [json.dumps(line) for line in self._read(name) if line["step"] <= step]
+            temporary = self.root / f"{name}.part"
+            temporary.write_text("".join(line + "\n" for line in lines))
+            temporary.replace(self.root / name)
+
+    def _append(self, name, line):
+        with open(self.root / name, "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _read(self, name):
+        if self.root is None or not (self.root / name).exists():
+            return []
+        lines = []
+        for line in (self.root / name).read_text().splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break  # cut short by a kill; nothing can follow it
+        return lines

@@ -1,0 +1,39 @@
+"""Validation between rounds: the objective's own metrics on held-out data, with fixed randomness."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+__all__ = ["validator"]
+
+
+def validator(objective, data, *, seeds=1, batch_size=500, key=None):
+    """`validate(params) -> {"score", ...}` for `loop.fit`: means of the objective's metrics over all of `data`.
+
+    The score is minus the metric "bound" where there is one (the beta = 1 bound, whatever is trained), else the loss, averaged
+    over seeds; the same draws are used each time, so scores of different rounds are comparable.  data: arrays [N, ...]
+    already transformed.  With several seeds each metric is a list.
+    """
+    count = len(jax.tree.leaves(data)[0])
+    size = min(batch_size, count)
+    key = jax.random.key(0) if key is None else key
+
+    def metrics_of(params, number, batch):
+        loss, metrics = objective(params, jax.random.fold_in(key, number), batch)
+        return {"loss": loss, **metrics}
+
+    if seeds > 1:
+        metrics_of = jax.vmap(metrics_of, in_axes=(0, None, None))
+    metrics_of = jax.jit(metrics_of)
+
+    def validate(params):
+        totals = {}
+        for number, start in enumerate(range(0, count, size)):
+            batch = jax.tree.map(lambda x, s=start: jnp.asarray(x[s : s + size], jnp.float32), data)
+            share = min(size, count - start) / count
+            for name, value in metrics_of(params, number, batch).items():
+                totals[name] = totals.get(name, 0.0) + share * np.asarray(value, np.float64)
+        score = -totals["bound"] if "bound" in totals else totals["loss"]
+        return {"score": float(np.mean(score)), **{name: value.tolist() for name, value in totals.items()}}
+
+    return validate

@@ -1,0 +1,1 @@
+"""Scripts a person runs: `python -m experiments.NAME --help`."""
