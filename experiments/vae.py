@@ -165,8 +165,8 @@ def build_parts(config, dataset):
     if dataset.discrete and dataset.levels > 2:  # the encoder sees [0, 1]
         top = dataset.levels - 1
         encoder = density.Net(encoder.init, lambda params, x, apply=encoder.apply: apply(params, x / top))
-    posterior = density.conditional(encoder, density.normal())
-    likelihood = density.conditional(density.from_linen(decoder, (1, latent)), family, event_ndim=len(shape))
+    posterior = density.conditional(encoder, density.normal(), (latent,))
+    likelihood = density.conditional(density.from_linen(decoder, (1, latent)), family, shape)
     return prior, posterior, likelihood
 
 

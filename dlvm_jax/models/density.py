@@ -93,10 +93,10 @@ def from_linen(module, *input_shapes):
 
 
 class Family(NamedTuple):
-    """A distribution given the numbers a network puts out: `width` numbers for each element of the event.
+    """A distribution given the numbers a network puts out: `width` numbers for each of the D elements of a flattened event.
 
-    log_prob(x, outputs, event_ndim) -> [*batch]; sample(key, outputs, shape); mean(outputs); outputs [*batch, *event, width].
-    `normal(outputs) -> (mean, log_std)` for a diagonal Gaussian.
+    log_prob(x [*batch, D], outputs [*batch, D, width]) -> [*batch]; sample(key, outputs, shape) -> [*shape, *batch, D];
+    mean(outputs) -> [*batch, D]; normal(outputs) -> (mean, log_std), for a diagonal Gaussian.
     """
 
     width: int
@@ -114,7 +114,7 @@ def normal():
     """Diagonal Gaussian, mean and log-standard deviation from the network."""
     return Family(
         2,
-        lambda x, out, n: densities.normal_log_prob(x, *_two(out), event_ndim=n),
+        lambda x, out: densities.normal_log_prob(x, *_two(out)),
         lambda key, out, shape: densities.normal_sample(key, *_two(out), shape),
         lambda out: out[..., 0],
         _two,
@@ -131,7 +131,7 @@ def fixed_normal(std=1.0):
 
     return Family(
         1,
-        lambda x, out, n: densities.normal_log_prob(x, *two(out), event_ndim=n),
+        lambda x, out: densities.normal_log_prob(x, *two(out)),
         lambda key, out, shape: densities.normal_sample(key, *two(out), shape),
         lambda out: out[..., 0],
         two,
@@ -142,7 +142,7 @@ def bernoulli():
     """Independent bits, logits from the network."""
     return Family(
         1,
-        lambda x, out, n: densities.bernoulli_log_prob(x, out[..., 0], n),
+        lambda x, out: densities.bernoulli_log_prob(x, out[..., 0]),
         lambda key, out, shape: densities.bernoulli_sample(key, out[..., 0], shape),
         lambda out: jax.nn.sigmoid(out[..., 0]),
     )
@@ -166,7 +166,7 @@ def _discretised(levels, log_prob, sample):
 
     return Family(
         2,
-        lambda x, out, n: log_prob(x, *two(out), levels, n),
+        lambda x, out: log_prob(x, *two(out), levels),
         lambda key, out, shape: sample(key, *two(out), levels, shape),
         lambda out: jnp.clip(levels * two(out)[0] - 0.5, 0, levels - 1),
     )
@@ -182,27 +182,38 @@ def discretised_normal(levels):
     return _discretised(levels, densities.discretised_normal_log_prob, densities.discretised_normal_sample)
 
 
-def conditional(net, family, event_ndim=1):
+def conditional(net, family, event_shape):
     """The exact density p(x | context) whose numbers come from a network of the context: an encoder or a decoder.
 
-    The network maps the context to [*batch, *event, family.width]; x has `event_ndim` event axes.
+    The network maps the context to [*batch, *event_shape, family.width]; x is [*batch, *event_shape].
     """
+    event_shape = tuple(event_shape)
+    ndim = len(event_shape)
+
+    def flatten(x, trailing=()):
+        return x.reshape(*x.shape[: x.ndim - ndim - len(trailing)], -1, *trailing)
+
+    def unflatten(x):
+        return x.reshape(*x.shape[:-1], *event_shape)
+
+    def outputs_at(params, context):
+        return flatten(net.apply(params, context), (family.width,))
 
     def sample(params, key, context=None, shape=()):
-        outputs = net.apply(params, context)
+        outputs = outputs_at(params, context)
         x = family.sample(key, outputs, shape)
-        return x, family.log_prob(x, outputs, event_ndim)
+        return unflatten(x), family.log_prob(x, outputs)
 
     def log_prob(params, key, x, context=None):
-        return family.log_prob(x, net.apply(params, context), event_ndim)
+        return family.log_prob(flatten(x), outputs_at(params, context))
 
     def mean(params, context=None):
-        return family.mean(net.apply(params, context))
+        return unflatten(family.mean(outputs_at(params, context)))
 
     def parameters(params, context=None):
-        return family.normal(net.apply(params, context))
+        return family.normal(outputs_at(params, context))
 
-    normal_parameters = parameters if family.normal and event_ndim == 1 else None
+    normal_parameters = parameters if family.normal and ndim == 1 else None
     return Density(net.init, sample, log_prob, "exact", mean, normal_parameters)
 
 
