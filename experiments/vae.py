@@ -1,7 +1,7 @@
 """Train a variational autoencoder, evaluate it on held-out data, and write a report with pictures.
 
-    python -m experiments.vae                                   # embedded digits, under a minute
-    python -m experiments.vae --data mnist --latent-dim 20 --epochs 50
+python -m experiments.vae                                   # embedded digits, under a minute
+python -m experiments.vae --data mnist --latent-dim 20 --epochs 50
 """
 
 import dataclasses
@@ -109,14 +109,25 @@ class Config:
     """several hosts: number of this process"""
 
 
-_NOT_PART_OF_THE_RUN = ("out", "resume", "tensorboard", "coordinator", "processes", "process", "eval_samples", "eval_limit")
+_NOT_PART_OF_THE_RUN = (
+    "out",
+    "resume",
+    "tensorboard",
+    "coordinator",
+    "processes",
+    "process",
+    "eval_samples",
+    "eval_limit",
+)
 
 
 def _protocol(config):
     """The protocol for the likelihood, unless one is named."""
     if config.protocol is not None:
         return config.protocol
-    kind = {"bernoulli": None, "normal": "dequantised", "unit-normal": "dequantised"}.get(config.likelihood, "levels")
+    kind = {"bernoulli": None, "normal": "dequantised", "unit-normal": "dequantised"}.get(
+        config.likelihood, "levels"
+    )
     return kind
 
 
@@ -141,7 +152,9 @@ def check(config, dataset):
     if config.beta != 1 and config.objective != "elbo":
         raise ValueError("--beta belongs to --objective elbo")
     if config.patience is not None and not len(dataset.valid):
-        raise ValueError(f"--patience needs a validation set, and the protocol {dataset.protocol.name!r} has none")
+        raise ValueError(
+            f"--patience needs a validation set, and the protocol {dataset.protocol.name!r} has none"
+        )
     if not config.seeds:
         raise ValueError("give at least one seed, as in --seeds 0")
 
@@ -193,7 +206,12 @@ def run(config):
         steps, config.batch_size, config.every or max(1, steps // 40), config.patience, seeds=config.seeds
     )
     optimiser = optimisers.make(
-        config.optimiser, config.learning_rate, steps, schedule=config.schedule, warm_up=config.warm_up, clip=config.clip
+        config.optimiser,
+        config.learning_rate,
+        steps,
+        schedule=config.schedule,
+        warm_up=config.warm_up,
+        clip=config.clip,
     )
     trainer = engine.build(
         objectives.preprocessed(objective, dataset.preprocess),
@@ -204,7 +222,10 @@ def run(config):
         seeds=len(config.seeds),
     )
     root = config.out or common.new_folder(f"vae-{config.data}")
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {"steps": steps, "every": plan.every}
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {
+        "steps": steps,
+        "every": plan.every,
+    }
     identity = {k: v for k, v in settings.items() if k not in _NOT_PART_OF_THE_RUN}
     identity["protocol"] = f"{dataset.protocol.name} {dataset.protocol.hash}"
     kept = checkpoint.Checkpoints(root / "checkpoints", identity)
@@ -237,7 +258,10 @@ def run(config):
     params = trainer.eval_params(best)
     per_seed = [jax.tree.map(lambda x, i=i: x[i], params) for i in range(len(config.seeds))]
     per_seed = per_seed if len(config.seeds) > 1 else [params]
-    records = [_evaluate(config, dataset, model, parts[1], p, seed) for p, seed in zip(per_seed, config.seeds, strict=True)]
+    records = [
+        _evaluate(config, dataset, model, parts[1], p, seed)
+        for p, seed in zip(per_seed, config.seeds, strict=True)
+    ]
     result = {
         "records": {str(seed): record.as_dict() for seed, record in zip(config.seeds, records, strict=True)},
         "step": best_step,

@@ -35,12 +35,22 @@ def write(root, config, dataset, parts, params, records, folder, step):
     labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
 
     z, _ = parts[0].sample(params["prior"], key_prior, shape=(100,))
-    pictures.grid(root / "samples.png", _shown(dataset, decoder.mean(params["decoder"], z)), 10, "means of p(x|z), z ~ p(z)")
+    pictures.grid(
+        root / "samples.png",
+        _shown(dataset, decoder.mean(params["decoder"], z)),
+        10,
+        "means of p(x|z), z ~ p(z)",
+    )
     drawn, _ = model.sample(params, key_sample, shape=(100,))
     pictures.grid(root / "samples_drawn.png", _shown(dataset, drawn), 10, "draws from p(x)")
     z, _ = posterior.sample(params["posterior"], key_reconstruct, x[:20])
     pairs = np.concatenate([x[:20], decoder.mean(params["decoder"], z)])
-    pictures.grid(root / "reconstructions.png", _shown(dataset, pairs), 20, "test images, and below them p(x|z), z ~ q(z|x)")
+    pictures.grid(
+        root / "reconstructions.png",
+        _shown(dataset, pairs),
+        20,
+        "test images, and below them p(x|z), z ~ q(z|x)",
+    )
     means = likelihood.posterior_means(posterior, params["posterior"], x)
     pictures.latent_scatter(root / "latent.png", means, labels, "posterior means of test images")
     pictures.grid(
@@ -51,7 +61,9 @@ def write(root, config, dataset, parts, params, records, folder, step):
     )
     history = folder.metrics()
     steps = [line["step"] for line in history]
-    series = {"training": (steps, np.array([line["bound"] for line in history]).reshape(len(steps), -1).mean(1))}
+    series = {
+        "training": (steps, np.array([line["bound"] for line in history]).reshape(len(steps), -1).mean(1))
+    }
     if "valid_bound" in history[-1]:
         values = np.array([line["valid_bound"] for line in history]).reshape(len(steps), -1).mean(1)
         series["validation"] = (steps, values)

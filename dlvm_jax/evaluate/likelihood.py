@@ -88,7 +88,9 @@ def _batch_evaluator(density, chunk, chunks):
     return run
 
 
-def log_likelihoods(density, params, x, *, key, samples, batch_size=200, chunk=25, progress=lambda done: None):
+def log_likelihoods(
+    density, params, x, *, key, samples, batch_size=200, chunk=25, progress=lambda done: None
+):
     """Estimates for each example: {"iwae", "bound", "ess", and the density's terms}, each a numpy array [N], in nats.
 
     x: [N, *event]; the draws are made on the device, `chunk` at a time (`samples` is a multiple of it, or smaller), with
@@ -107,14 +109,30 @@ def log_likelihoods(density, params, x, *, key, samples, batch_size=200, chunk=2
             block = np.asarray(x[start : start + size], np.float32)
             padded = np.concatenate([block, np.repeat(block[:1], size - len(block), axis=0)])
             evidence, mean, terms = run(params, jax.random.fold_in(key, number), padded)
-            values = {"iwae": evidence.log_evidence, "ess": evidence.effective_sample_size, "bound": mean, **terms}
+            values = {
+                "iwae": evidence.log_evidence,
+                "ess": evidence.effective_sample_size,
+                "bound": mean,
+                **terms,
+            }
             results.append({name: np.asarray(value)[: len(block)] for name, value in values.items()})
             progress(start + len(block))
     return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
 
 
 def evaluate(
-    density, params, x, *, key, samples, protocol, protocol_hash, bin_width=1.0, estimator=None, posterior=None, **options
+    density,
+    params,
+    x,
+    *,
+    key,
+    samples,
+    protocol,
+    protocol_hash,
+    bin_width=1.0,
+    estimator=None,
+    posterior=None,
+    **options,
 ):
     """Likelihood of x under a density, as a `Record`.
 

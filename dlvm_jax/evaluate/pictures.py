@@ -27,9 +27,17 @@ def grid(path, images, columns, title=None, scale=None):
     """Write images with values in [0, 1] as a grid; `scale` screen pixels an image pixel."""
     tiled = np.clip(image_grid(images, columns), 0, 1)
     scale = scale or max(1, round(720 / tiled.shape[1]))
-    figure = plt.figure(figsize=(tiled.shape[1] * scale / 100, tiled.shape[0] * scale / 100 + (0.4 if title else 0)), dpi=100)
+    figure = plt.figure(
+        figsize=(tiled.shape[1] * scale / 100, tiled.shape[0] * scale / 100 + (0.4 if title else 0)), dpi=100
+    )
     axes = figure.add_axes((0, 0, 1, tiled.shape[0] * scale / 100 / figure.get_figheight()))
-    axes.imshow(tiled.squeeze(-1) if tiled.shape[-1] == 1 else tiled, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(
+        tiled.squeeze(-1) if tiled.shape[-1] == 1 else tiled,
+        cmap="gray",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
     axes.set_axis_off()
     if title:
         figure.suptitle(title, fontsize=10, y=0.99, va="top")
@@ -42,7 +50,9 @@ def latent_scatter(path, means, labels, title=None):
     means = np.asarray(means)
     first, second = np.argsort(-means.var(0))[:2] if means.shape[1] > 1 else (0, 0)
     figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
-    shown = axes.scatter(means[:, first], means[:, second], c=labels, cmap="tab10" if labels is not None else None, s=6)
+    shown = axes.scatter(
+        means[:, first], means[:, second], c=labels, cmap="tab10" if labels is not None else None, s=6
+    )
     axes.set(xlabel=f"$E[z_{{{first + 1}}}|x]$", ylabel=f"$E[z_{{{second + 1}}}|x]$", title=title)
     if labels is not None:
         figure.colorbar(shown, label="label", ticks=np.unique(labels))

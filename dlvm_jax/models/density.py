@@ -174,7 +174,9 @@ def _discretised(levels, log_prob, sample):
 
 def discretised_logistic(levels):
     """Integer levels 0..L-1 under a discretised logistic (its `mean` is the bin of the location parameter)."""
-    return _discretised(levels, densities.discretised_logistic_log_prob, densities.discretised_logistic_sample)
+    return _discretised(
+        levels, densities.discretised_logistic_log_prob, densities.discretised_logistic_sample
+    )
 
 
 def discretised_normal(levels):

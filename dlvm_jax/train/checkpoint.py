@@ -60,7 +60,9 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"cannot write to {self.folder}: {error.strerror}; choose another folder") from error
+            raise CheckpointError(
+                f"cannot write to {self.folder}: {error.strerror}; choose another folder"
+            ) from error
         self._checkpointer = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
 
     def _notes(self):
@@ -129,7 +131,9 @@ class Checkpoints:
                     f"({_differences(note['config'], self.config)}); use those settings or another folder"
                 )
             raw = _raw(template)
-            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), raw)
+            abstract = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), raw
+            )
             try:
                 restored = self._checkpointer.restore(
                     self.folder / str(candidate), args=ocp.args.StandardRestore(abstract)
@@ -142,7 +146,9 @@ class Checkpoints:
                 continue
             return candidate, self._unraw(restored, template)
         if notes:
-            raise CheckpointError(f"every checkpoint in {self.folder} is damaged; start again in another folder")
+            raise CheckpointError(
+                f"every checkpoint in {self.folder} is damaged; start again in another folder"
+            )
         return None
 
     def close(self):

@@ -55,7 +55,9 @@ def _guard(metrics, start, checkpoints):
     first = min(int(flags.argmax()) for flags in bad.values() if flags.any())
     names = [name for name, flags in bad.items() if flags[first]]
     saved = checkpoints.steps() if checkpoints else []
-    last = f"the last good checkpoint is that of step {saved[-1]}" if saved else "no checkpoint was written yet"
+    last = (
+        f"the last good checkpoint is that of step {saved[-1]}" if saved else "no checkpoint was written yet"
+    )
     values = ", ".join(f"{name} = {np.asarray(metrics[name][first])}" for name in names)
     raise NonFiniteError(
         f"training stopped at step {start + first}: {values}; {last}; check the data, lower the learning rate or clip gradients"
@@ -64,7 +66,9 @@ def _guard(metrics, start, checkpoints):
 
 def _stopped_early(history, patience):
     scores = [line["valid_score"] for line in history if "valid_score" in line]
-    return patience is not None and len(scores) > patience and min(scores[-patience:]) > min(scores[:-patience])
+    return (
+        patience is not None and len(scores) > patience and min(scores[-patience:]) > min(scores[:-patience])
+    )
 
 
 class _Signals:
@@ -111,7 +115,11 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
     folder.rewind(step)
     history, before, started = folder.metrics(), folder.seconds(), time.monotonic()
     bar = tqdm(
-        total=plan.steps, initial=step, unit="step", disable=not (progress and parallel.is_primary()), dynamic_ncols=True
+        total=plan.steps,
+        initial=step,
+        unit="step",
+        disable=not (progress and parallel.is_primary()),
+        dynamic_ncols=True,
     )
     with bar, _Signals() as signals:
         while step < plan.steps and not _stopped_early(history, plan.patience):

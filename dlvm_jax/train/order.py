@@ -10,7 +10,9 @@ __all__ = ["minibatches", "steps_per_epoch"]
 def steps_per_epoch(examples, batch_size):
     """Whole minibatches in an epoch (the rest comes round in other epochs); ValueError if there is not one."""
     if not 1 <= batch_size <= examples:
-        raise ValueError(f"the batch size lies between 1 and the {examples} training examples, got {batch_size}")
+        raise ValueError(
+            f"the batch size lies between 1 and the {examples} training examples, got {batch_size}"
+        )
     return examples // batch_size
 
 

@@ -1,10 +1,10 @@
 """A run's folder: configuration, metrics, and what produced them.
 
-    config.json     the settings
-    manifest.json   versions, devices, precision, commit
-    metrics.jsonl   one line a round, deterministic: an interrupted and resumed run writes the same bytes
-    timing.jsonl    seconds of training at each round
-    checkpoints/    see `checkpoint`
+config.json     the settings
+manifest.json   versions, devices, precision, commit
+metrics.jsonl   one line a round, deterministic: an interrupted and resumed run writes the same bytes
+timing.jsonl    seconds of training at each round
+checkpoints/    see `checkpoint`
 """
 
 import importlib.metadata
@@ -60,7 +60,9 @@ class RunFolder:
             try:
                 from tensorboardX import SummaryWriter
             except ImportError as error:
-                raise ValueError("TensorBoard output needs tensorboardX: pip install 'dlvm_jax[tensorboard]'") from error
+                raise ValueError(
+                    "TensorBoard output needs tensorboardX: pip install 'dlvm_jax[tensorboard]'"
+                ) from error
             self._writer = SummaryWriter(str(self.root / "tensorboard"))
 
     def write(self, name, content):
@@ -80,7 +82,9 @@ class RunFolder:
         if self._writer is not None:
             for name, value in metrics.items():
                 for seed, one in enumerate(value if isinstance(value, list) else [value]):
-                    self._writer.add_scalar(f"{name}/seed{seed}" if isinstance(value, list) else name, one, step)
+                    self._writer.add_scalar(
+                        f"{name}/seed{seed}" if isinstance(value, list) else name, one, step
+                    )
             self._writer.flush()
 
     def metrics(self):

@@ -1,0 +1,10 @@
+"""Data sets by name, under named protocols.
+
+`load("mnist")` gives arrays, the transformation training applies to a raw minibatch, and the protocol with its hash.
+TensorFlow Datasets is imported only when a set is asked for.
+"""
+
+from dlvm_jax.data.loading import Data, load, names, protocols
+from dlvm_jax.data.protocols import Protocol
+
+__all__ = ["Data", "Protocol", "load", "names", "protocols"]

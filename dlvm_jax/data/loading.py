@@ -1,0 +1,98 @@
+"""From a name and a protocol to arrays."""
+
+import hashlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from dlvm_jax.data import builders
+from dlvm_jax.data.protocols import PROTOCOLS, TRANSFORMS, Protocol, pick
+from dlvm_jax.data.sources import SOURCES
+
+__all__ = ["Data", "load", "names", "protocols"]
+
+
+class Data(NamedTuple):
+    """A data set under a protocol.
+
+    train: raw uint8 [n, h, w, c], which `preprocess` transforms minibatch by minibatch
+    valid, test: transformed with fixed draws (uint8 for discrete data, else float32); valid may be empty
+    *_labels: int32 [n], or None;  levels: values of a pixel after the transformation
+    bin_width: their distance, for bits per dimension;  discrete: whether they are integers
+    preprocess: (key, raw batch) -> float32 batch, pure JAX
+    """
+
+    name: str
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray
+    train_labels: np.ndarray | None
+    valid_labels: np.ndarray | None
+    test_labels: np.ndarray | None
+    levels: int
+    bin_width: float
+    discrete: bool
+    preprocess: Callable
+    protocol: Protocol
+
+
+def names():
+    """The data sets there are."""
+    return tuple(PROTOCOLS)
+
+
+def protocols(name):
+    """The protocols of a data set, its default first."""
+    return pick(PROTOCOLS, name, "data set")
+
+
+def _split(splits, protocol):
+    """(images, labels) of train, valid and test: consecutive parts of the published (or permuted) training pool."""
+    train_size, valid_size, test_size = protocol.sizes
+    if "valid" in splits:
+        return splits["train"], splits["valid"], splits["test"]
+    pool, labels = splits["train"]
+    order = np.arange(len(pool))
+    if protocol.shuffle is not None:
+        order = np.random.RandomState(protocol.shuffle).permutation(len(pool))
+    if "test" in splits:
+        test = splits["test"]
+    else:
+        last = order[train_size + valid_size : train_size + valid_size + test_size]
+        test = pool[last], None if labels is None else labels[last]
+    if len(pool) < train_size + valid_size:  # CIFAR-10 without its inexact images: validation is what is left
+        valid_size = len(pool) - train_size
+    first, second = order[:train_size], order[train_size : train_size + valid_size]
+    return *((pool[i], None if labels is None else labels[i]) for i in (first, second)), test
+
+
+def load(name, protocol=None, cache=None):
+    """A data set under one of its protocols (the first by default).
+
+    cache: folder of prepared sets.  Raises ValueError for an unknown name or protocol, FileNotFoundError where the files are
+    neither in the folder DLVM_DATA nor on a network that can be reached.
+    """
+    choices = {p.name: p for p in protocols(name)}
+    chosen = pick(choices, protocol or next(iter(choices)), f"protocol of {name}")
+    splits = builders.read_prepared(name, cache)
+    total = hashlib.sha256()
+    for split in sorted(splits):
+        total.update(np.ascontiguousarray(splits[split][0]).tobytes())
+    levels, transform = SOURCES[name].levels, TRANSFORMS[chosen.transform]
+    (train, valid, test) = _split(splits, chosen)
+    rng = np.random.RandomState(chosen.seed)
+    return Data(
+        name,
+        train[0],
+        transform.fixed(levels, rng, valid[0]),
+        transform.fixed(levels, rng, test[0]),
+        train[1],
+        valid[1],
+        test[1],
+        transform.levels(levels),
+        transform.bin_width(levels),
+        transform.discrete,
+        transform.train(levels),
+        chosen.with_hash(total.hexdigest()),
+    )
