@@ -238,7 +238,7 @@ def run(config):
         restored = kept.restore(state)
         if restored is not None:
             state = restored[1]
-    folder = RunFolder(root if parallel.is_primary() else None, config.tensorboard)
+    folder = RunFolder(root, config.tensorboard, parallel.is_primary())
     folder.write("config.json", settings)
     folder.write("manifest.json", manifest())
     if parallel.is_primary():

@@ -140,8 +140,9 @@ def dreg(log_weight_fn, z):
       \quad \tilde w_k = w_k/\textstyle\sum_j w_j$
 
     Same expected gradient as `importance_weighted`, with a signal-to-noise ratio that does not fall with K.
-    `log_weight_fn(z)` returns log w [K, *batch] and must hold the posterior's parameters constant (stop-gradient) where
-    they enter log q; `z` [K, *batch, M] are reparameterised samples.  Returns [*batch], nats: the value is the bound.
+    `log_weight_fn(z)` returns log w and must hold the posterior's parameters constant (stop-gradient) where they enter
+    log q; `z` are reparameterised samples; the value is the bound.
+    Shapes: `z` [K, *batch, M], log w [K, *batch] -> [*batch], nats.
     Source: Tucker, Lawson, Gu, Maddison 2019, eq. 8.
 
     >>> dreg(lambda z: -z[..., 0], jnp.zeros((4, 2, 1)))

@@ -12,6 +12,13 @@ from dlvm_jax.nets.mlp import Head
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
 
+def pixel_shuffle(x, features):
+    """Rearrange [*batch, h, w, 4 * features] to [*batch, 2h, 2w, features]: channel block (i, j) goes to row i, column j."""
+    *batch, height, width, _ = x.shape
+    x = jnp.moveaxis(x.reshape(*batch, height, width, 2, 2, features), -3, -4)
+    return x.reshape(*batch, 2 * height, 2 * width, features)
+
+
 class ConvEncoder(nn.Module):
     """Strided 3x3 convolutions, one halving of the image a layer, then a linear head.
 
@@ -46,13 +53,9 @@ class ConvDecoder(nn.Module):
         height, width, *rest = self.out_shape
         scale = 2 ** len(self.channels)
         rows, columns = -(-height // scale), -(-width // scale)
-        first, *others = self.channels
-        x = nn.gelu(nn.Dense(rows * columns * first, dtype=self.dtype)(z))
-        x = x.reshape(*x.shape[:-1], rows, columns, first)
-        for features in [*others, math.prod(rest)]:
-            x = nn.Conv(4 * features, (3, 3), dtype=self.dtype)(x if x.shape[-3] == rows else nn.gelu(x))
-            x = x.reshape(*x.shape[:-1], 2, 2, features)
-            x = jnp.moveaxis(x, -3, -5 + 1)  # [.., r, 2, c, 2, f]
-            x = x.reshape(*x.shape[:-5], 2 * x.shape[-5], 2 * x.shape[-3], features)
+        x = nn.Dense(rows * columns * self.channels[0], dtype=self.dtype)(z)
+        x = x.reshape(*x.shape[:-1], rows, columns, self.channels[0])
+        for features in [*self.channels[1:], math.prod(rest)]:
+            x = pixel_shuffle(nn.Conv(4 * features, (3, 3), dtype=self.dtype)(nn.gelu(x)), features)
         x = x[..., :height, :width, :]
         return x.reshape(*x.shape[:-1], *rest).astype(jnp.float32)

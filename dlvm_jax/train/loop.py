@@ -112,8 +112,9 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
     examples = len(jax.tree.leaves(data)[0])
     order.steps_per_epoch(examples, plan.batch_size)  # refuses an impossible batch size
     step = int(np.max(state.step))
+    history = [line for line in folder.metrics() if line["step"] <= step]
     folder.rewind(step)
-    history, before, started = folder.metrics(), folder.seconds(), time.monotonic()
+    before, started = folder.seconds(), time.monotonic()
     bar = tqdm(
         total=plan.steps,
         initial=step,

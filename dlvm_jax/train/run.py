@@ -48,12 +48,12 @@ def manifest():
 
 
 class RunFolder:
-    """The files of one run.  `root` None keeps nothing (for processes that are not primary)."""
+    """The files of one run.  Of several processes all read, and the one with `writes` writes."""
 
-    def __init__(self, root, tensorboard=False):
-        self.root = None if root is None else Path(root)
+    def __init__(self, root, tensorboard=False, writes=True):
+        self.root, self.writes = Path(root), writes
         self._writer = None
-        if self.root is None:
+        if not writes:
             return
         self.root.mkdir(parents=True, exist_ok=True)
         if tensorboard:
@@ -67,7 +67,7 @@ class RunFolder:
 
     def write(self, name, content):
         """Write a JSON file whole or not at all."""
-        if self.root is None:
+        if not self.writes:
             return
         temporary = self.root / f"{name}.part"
         temporary.write_text(json.dumps(content, indent=2) + "\n")
@@ -75,7 +75,7 @@ class RunFolder:
 
     def log(self, step, metrics, seconds):
         """Append one round to metrics.jsonl and timing.jsonl (and TensorBoard)."""
-        if self.root is None:
+        if not self.writes:
             return
         self._append("metrics.jsonl", {"step": step, **metrics})
         self._append("timing.jsonl", {"step": step, "seconds": round(seconds, 3)})
@@ -98,7 +98,7 @@ class RunFolder:
 
     def rewind(self, step):
         """Forget what was logged after `step`, and a last line cut short."""
-        if self.root is None:
+        if not self.writes:
             return
         for name in ("metrics.jsonl", "timing.jsonl"):
             lines = [json.dumps(line) for line in self._read(name) if line["step"] <= step]
@@ -111,7 +111,7 @@ class RunFolder:
             file.write(json.dumps(line) + "\n")
 
     def _read(self, name):
-        if self.root is None or not (self.root / name).exists():
+        if not (self.root / name).exists():
             return []
         lines = []
         for line in (self.root / name).read_text().splitlines():

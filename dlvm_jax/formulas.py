@@ -1,0 +1,92 @@
+"""From a formula to its function: `python -m dlvm_jax.formulas elbo` prints equation, shapes, file:line and source.
+
+Without a name it prints the table of all formulas that stands in the README.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Formula", "formulas", "show", "table"]
+
+PACKAGES = ("dlvm_jax.functional", "dlvm_jax.exact")
+ROOT = Path(__file__).parent.parent
+
+
+class Formula(NamedTuple):
+    """A public function of the mathematics and what its docstring says."""
+
+    name: str
+    module: str
+    purpose: str
+    equation: str
+    source: str
+    place: str
+    text: str
+
+
+def _formula(module, name, function):
+    text = inspect.getdoc(function)
+    equation = re.search(r"\$(.+?)\$", text, re.DOTALL).group(1)
+    source = re.search(r"Source: (.+?)(?:\.?\s*\n\s*\n|$)", text, re.DOTALL).group(1)
+    path = Path(inspect.getsourcefile(function)).relative_to(ROOT)
+    return Formula(
+        name,
+        module,
+        text.split("\n\n")[0].replace("\n", " "),
+        " ".join(equation.split()),
+        " ".join(source.split()),
+        f"{path}:{inspect.getsourcelines(function)[1]}",
+        text,
+    )
+
+
+def formulas():
+    """Every public function of `functional` and `exact`, in order of file and name."""
+    found = []
+    for package in PACKAGES:
+        for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            module = importlib.import_module(info.name)
+            for name in module.__all__:
+                if inspect.isfunction(getattr(module, name)):
+                    found.append(_formula(info.name, name, getattr(module, name)))
+    return found
+
+
+def _test_of(formula):
+    """The test file of a function's module, by the rule that tests mirror the package."""
+    package, module = formula.module.split(".")[1:3]
+    return "tests/exact/test_exact.py" if package == "exact" else f"tests/{package}/test_{module}.py"
+
+
+def table():
+    """The formulas as a Markdown table: equation, function, test, source."""
+    rows = ["| formula | function | test | source |", "|---|---|---|---|"]
+    for f in formulas():
+        equation = f.equation.replace("\\|", "\\Vert ").replace("|", "\\vert ")
+        function = f"{f.module.removeprefix('dlvm_jax.')}.{f.name}"
+        path = f.place.split(":")[0]
+        rows.append(f"| ${equation}$ | [`{function}`]({path}) | [{Path(_test_of(f)).name}]({_test_of(f)}) | {f.source} |")
+    return "\n".join(rows)
+
+
+def show(name):
+    """The docstring and place of the functions of a name; ValueError with close names if there is none."""
+    found = [f for f in formulas() if f.name == name or f"{f.module}.{f.name}".endswith(f".{name}")]
+    if not found:
+        names = sorted({f.name for f in formulas()})
+        close = difflib.get_close_matches(name, names, 3, 0.4) or names
+        raise ValueError(f"no formula named {name!r}; perhaps {', '.join(close)}")
+    return "\n\n".join(f"{f.module}.{f.name}  ({f.place})\n\n{f.text}" for f in found)
+
+
+if __name__ == "__main__":
+    try:
+        print(show(sys.argv[1]) if len(sys.argv) > 1 else table())
+    except ValueError as error:
+        sys.exit(f"error: {error}")

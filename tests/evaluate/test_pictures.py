@@ -1,0 +1,30 @@
+"""Pictures: right tiles in right places, files written."""
+
+import numpy as np
+
+from dlvm_jax.evaluate import pictures
+
+
+def test_image_grid_places_tiles_row_by_row():
+    images = np.arange(5)[:, None, None] * np.ones((5, 2, 3))
+    tiled = pictures.image_grid(images, 3)[..., 0]
+    assert tiled.shape == (5, 11)
+    assert (tiled[:2, :3] == 0).all() and (tiled[:2, 4:7] == 1).all() and (tiled[3:, :3] == 3).all()
+    assert (tiled[2] == 1).all() and (tiled[3:, 8:] == 1).all()  # gaps and the missing tile are blank
+
+
+def test_unit_square_is_the_inverse_cdf_of_a_linear_grid():
+    points = pictures.unit_square(5).reshape(5, 5, 2)
+    from scipy.stats import norm
+
+    np.testing.assert_allclose(norm.cdf(points[0, :, 0]), [0.1, 0.3, 0.5, 0.7, 0.9], atol=1e-6)
+    assert (points[0, :, 1] == points[0, 0, 1]).all() and points[0, 0, 1] > points[-1, 0, 1]
+
+
+def test_files_are_written(tmp_path):
+    rng = np.random.RandomState(0)
+    pictures.grid(tmp_path / "a.png", rng.rand(7, 8, 8, 3), 4, "title")
+    pictures.latent_scatter(tmp_path / "b.png", rng.randn(50, 1), None)
+    pictures.latent_scatter(tmp_path / "c.png", rng.randn(50, 3), rng.randint(0, 10, 50))
+    pictures.curves(tmp_path / "d.png", {"one": ([1, 2], [3.0, 4.0])}, "nats")
+    assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in "abcd")

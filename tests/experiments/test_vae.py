@@ -1,0 +1,179 @@
+"""The main job as a person runs it: the report, the errors, and what a kill leaves behind."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+SHORT = ("--steps", "300", "--every", "20", "--hidden", "16", "--latent-dim", "2", "--eval-samples", "5", "--eval-limit", "20")
+
+
+def command(folder, *options):
+    return [sys.executable, "-m", "experiments.vae", "--out", str(folder), *options]
+
+
+def run(folder, *options, **environment):
+    return subprocess.run(
+        command(folder, *options),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+        env={**os.environ, **environment},
+    )
+
+
+def digests(folder):
+    """The digest of each checkpoint's arrays."""
+    return {path.stem: json.loads(path.read_text())["digest"] for path in (folder / "checkpoints").glob("*.json")}
+
+
+def result(folder):
+    """All that a run computes: metrics, kept checkpoints, test record."""
+    return (folder / "metrics.jsonl").read_bytes(), digests(folder), (folder / "result.json").read_text()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    done = run(folder, *SHORT)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_a_run_leaves_configuration_metrics_checkpoints_report_and_pictures(whole):
+    names = {path.name for path in whole.iterdir()}
+    pictures = {"samples", "samples_drawn", "reconstructions", "latent", "manifold", "curves"}
+    files = {"config.json", "manifest.json", "metrics.jsonl", "timing.jsonl", "result.json", "report.md", "checkpoints"}
+    assert names >= {f"{name}.png" for name in pictures} | files
+    record = json.loads((whole / "result.json").read_text())["records"]["0"]
+    # 300 steps: an encoder that learned nothing stays below -27 (entropy of independent pixels is 30.7)
+    assert -27 < record["log_likelihood"] < -18
+    assert record["protocol"] == "dynamic" and len(record["protocol_hash"]) == 12
+    report = (whole / "report.md").read_text()
+    assert record["protocol_hash"] in report and f"{record['log_likelihood']:.2f}" in report
+    assert json.loads((whole / "config.json").read_text())["steps"] == 300
+
+
+def kill_and_resume(folder, whole, kills, seed):
+    """Kill -9 at random moments, resume after each, and compare everything with the uninterrupted run."""
+    rng = random.Random(seed)
+    killed = 0
+    while killed < kills:
+        process = subprocess.Popen(
+            command(folder, *SHORT, "--resume"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        # half of the moments anywhere from the start, half once checkpoints are being written
+        delay = rng.uniform(0.5, 9.0)
+        try:
+            process.wait(delay)
+            for stale in folder.glob("result.json"):  # it got through: take something back and go on
+                stale.unlink()
+            for path in sorted((folder / "checkpoints").glob("*.json"), key=lambda p: int(p.stem))[1:]:
+                path.unlink()
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            killed += 1
+    done = run(folder, *SHORT, "--resume")
+    assert done.returncode == 0, done.stderr
+    metrics, kept, record = result(folder)
+    assert metrics == result(whole)[0] and record == result(whole)[2]
+    assert kept["300"] == digests(whole)["300"]
+    for step in kept.keys() & digests(whole).keys():
+        assert kept[step] == digests(whole)[step]
+
+
+def test_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole, tmp_path):
+    kill_and_resume(tmp_path / "killed", whole, 2, seed=0)
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(whole, tmp_path):
+    kill_and_resume(tmp_path / "killed", whole, 20, seed=1)
+
+
+def test_termination_signal_ends_with_a_checkpoint_and_its_status(tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path / "run", *SHORT, "--steps", "200000"), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    notes = tmp_path / "run" / "checkpoints"
+    while not list(notes.glob("*.json")) and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and "resume to go on" in message
+
+
+ERRORS = {
+    "unknown data": (("--data", "mnits"), "unknown data set 'mnits'"),
+    "latent size 0": (("--latent-dim", "0"), "positive integer dimension, got 0"),
+    "likelihood": (("--likelihood", "categorical", "--protocol", "dequantised"), "categorical likelihood needs integer data"),
+    "grey bernoulli": (("--protocol", "levels"), "bernoulli likelihood needs bits"),
+    "both": (("--epochs", "1"), "give --steps or --epochs, not both"),
+    "batch": (("--batch-size", "2000"), "between 1 and the 1000 training examples, got 2000"),
+    "rate": (("--learning-rate", "-1"), "learning rate must be positive"),
+    "samples": (("--samples", "5"), "--samples belongs to"),
+    "nan": (("--learning-rate", "1e30"), "training stopped at step"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_bad_input_is_one_clear_line_and_a_status(name, tmp_path):
+    options, message = ERRORS[name]
+    done = run(tmp_path / "run", *SHORT, *options)
+    assert done.returncode == 2
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0], done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_existing_run_is_neither_overwritten_nor_mixed_up(whole, tmp_path):
+    before = result(whole)
+    again = run(whole, *SHORT)
+    assert again.returncode == 2 and "already holds a run (up to step 300); add --resume" in again.stderr
+    other = run(whole, *SHORT, "--latent-dim", "3", "--resume")
+    assert other.returncode == 2 and "another configuration (latent_dim 2 there, 3 here)" in other.stderr
+    assert result(whole) == before
+
+
+def test_an_unwritable_place_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run(tmp_path / "file", *SHORT)
+    assert done.returncode == 2 and "error: " in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
+    """Files may not grow beyond 40 kB, as on a full disk: the first checkpoint of a wide network fails."""
+    limit = "import resource, signal, runpy, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limit += "from dlvm_jax import data; data.load('digits'); import experiments.vae; "
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
+    limit += "sys.argv = ['vae', *sys.argv[1:]]; runpy.run_module('experiments.vae', run_name='__main__')"
+    options = ("--out", str(tmp_path / "run"), *SHORT, "--hidden", "400")
+    done = subprocess.run([sys.executable, "-c", limit, *options], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 2 and "could not be written" in done.stderr, done.stderr
+    assert "complete checkpoints are" in done.stderr
+
+
+@pytest.mark.parametrize("options", [
+    ("--likelihood", "discretised-logistic", "--net", "conv", "--hidden", "8", "16"),
+    ("--likelihood", "categorical", "--net", "gated", "--objective", "iwae", "--samples", "3"),
+    ("--likelihood", "normal", "--seeds", "0", "1", "--ema", "0.99", "--accumulate", "2"),
+    ("--likelihood", "discretised-normal", "--objective", "dreg", "--samples", "3", "--dtype", "bfloat16"),
+    ("--objective", "renyi", "--samples", "3", "--clip", "1", "--schedule", "cosine", "--tensorboard"),
+    ("--beta", "2", "--kl", "sampled", "--patience", "2", "--epochs", "30", "--likelihood", "unit-normal"),
+])  # fmt: skip
+def test_options_work_together(options, tmp_path):
+    steps = SHORT[2:] if "--epochs" in options else ("--steps", "40", *SHORT[2:])
+    done = run(tmp_path / "run", *steps, *options)
+    assert done.returncode == 0, done.stderr
+    records = json.loads((tmp_path / "run" / "result.json").read_text())["records"]
+    assert len(records) == (2 if "--seeds" in options else 1)
+    assert all(record["bits_per_dim"] < 8 for record in records.values())

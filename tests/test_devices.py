@@ -1,0 +1,90 @@
+"""The same training on 1, 2 and 8 devices and on two processes gives the same losses."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+WORKER = """
+import json, sys
+import jax
+from dlvm_jax.train import parallel
+if len(sys.argv) > 1:
+    parallel.initialise(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+import numpy as np, optax
+from dlvm_jax import nets
+from dlvm_jax.models import density, objectives
+from dlvm_jax.models.vae import vae
+from dlvm_jax.train import engine, order
+x = (np.random.RandomState(0).rand(256, 20) < 0.4).astype(np.uint8)
+encoder = density.from_linen(nets.MLP((32,), (3, 2)), (1, 20))
+decoder = density.from_linen(nets.MLP((32,), (20, 1)), (1, 3))
+model = vae(density.standard_normal(3), density.conditional(encoder, density.normal(), (3,)),
+            density.conditional(decoder, density.bernoulli(), (20,)))
+objective = objectives.preprocessed(objectives.maximum_likelihood(model), lambda key, raw: raw.astype(float))
+trainer = engine.build(objective, model.init, optax.adam(1e-2), ema=0.9)
+state, data = trainer.init(0), trainer.put(x)
+losses = []
+for start in (0, 20):
+    state, metrics = trainer.chunk(state, data, order.minibatches(256, 64, 0, start, 20))
+    losses += jax.device_get(metrics["loss"]).tolist()
+if parallel.is_primary():
+    print(json.dumps({"devices": jax.device_count(), "losses": losses}))
+"""
+
+
+def start(devices, *arguments):
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **flags},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    try:
+        out, err = process.communicate(timeout=180)
+    finally:
+        process.kill()  # after jax.distributed starts, a gentler signal is swallowed
+    assert process.returncode == 0, err
+    return json.loads(out) if out else None
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return finish(start(1))["losses"]
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_devices_give_the_same_losses(devices, one_device):
+    """Sums over the batch are taken in another order: float32 rounding, grown through 40 steps of Adam."""
+    found = finish(start(devices))
+    assert found["devices"] == devices and one_device[-1] < 0.95 * one_device[0]
+    np.testing.assert_allclose(found["losses"], one_device, rtol=2e-5)
+
+
+def test_two_processes_give_the_same_losses(one_device):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    workers = [start(1, address, 2, number) for number in range(2)]
+    found = [finish(worker) for worker in workers]
+    assert found[0]["devices"] == 2 and found[1] is None
+    np.testing.assert_allclose(found[0]["losses"], one_device, rtol=2e-5)
+
+
+def test_incomplete_process_settings_are_refused():
+    from dlvm_jax.train import parallel
+
+    with pytest.raises(ValueError, match="several processes need all of"):
+        parallel.initialise("127.0.0.1:1", 2, None)

@@ -1,0 +1,144 @@
+"""Checkpoints: round trip, retention, and every way they can be damaged."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints
+from tests.train.common import assert_same, build
+
+CONFIG = {"latent_dim": 2, "data": "digits"}
+
+
+def write(folder, scores=(3.0, 1.0, 2.0, 4.0, 5.0)):
+    state = build(ema=0.9).init(0)
+    kept = Checkpoints(folder, CONFIG)
+    for i, score in enumerate(scores, 1):
+        kept.save(10 * i, state._replace(step=jnp.asarray(10 * i, jnp.int32)), score)
+    kept.wait()
+    return kept, state
+
+
+def test_round_trip_is_bitwise_and_keeps_last_and_best(tmp_path):
+    kept, state = write(tmp_path)
+    # best is 20; the last two before the newest, and the newest
+    assert kept.steps() == [20, 30, 40, 50] and kept.best_step() == 20
+    step, restored = Checkpoints(tmp_path, CONFIG).restore(state)
+    assert step == 50
+    assert_same(restored, state._replace(step=jnp.asarray(50, jnp.int32)))
+    assert jax.random.uniform(restored.key) == jax.random.uniform(state.key)
+    assert kept.restore(state, kept.best_step())[0] == 20
+
+
+def test_an_empty_folder_has_nothing_to_restore(tmp_path):
+    kept = Checkpoints(tmp_path, CONFIG)
+    assert kept.restore(build().init(0)) is None and kept.best_step() is None
+
+
+def array_files(folder):
+    return sorted((f for f in folder.rglob("*") if f.is_file() and f.stat().st_size > 0), key=lambda f: -f.stat().st_size)
+
+
+def truncate(folder):
+    for file in array_files(folder):
+        os.truncate(file, file.stat().st_size // 2)
+
+
+def flip(folder):
+    """One bit in the middle of the largest file, which holds the arrays."""
+    file = array_files(folder)[0]
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 16
+    file.write_bytes(bytes(data))
+
+
+def empty(folder):
+    for file in array_files(folder):
+        file.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, empty])
+def test_a_damaged_newest_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
+    kept, state = write(tmp_path)
+    damage(tmp_path / "50")
+    with pytest.warns(UserWarning, match=r"checkpoint .*50 is damaged .* trying the one before"):
+        assert kept.restore(state)[0] == 40
+
+
+def test_every_flipped_bit_in_the_array_data_is_noticed(tmp_path):
+    """A bit in each of several places of the largest file: either Orbax or the digest notices."""
+    kept, state = write(tmp_path)
+    file = array_files(tmp_path / "50")[0]
+    whole = file.read_bytes()
+    for place in range(len(whole) // 10, len(whole), len(whole) // 5):
+        data = bytearray(whole)
+        data[place] ^= 1
+        file.write_bytes(bytes(data))
+        try:
+            with pytest.warns(UserWarning, match="damaged"):
+                assert kept.restore(state)[0] == 40
+        except pytest.fail.Exception:  # the bit was in padding that no array uses
+            assert_same(kept.restore(state)[1], state._replace(step=jnp.asarray(50, jnp.int32)))
+    file.write_bytes(whole)
+    assert kept.restore(state)[0] == 50
+
+
+def test_a_wrong_digest_is_noticed(tmp_path):
+    kept, state = write(tmp_path)
+    note = tmp_path / "50.json"
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"digest": "0" * 64}))
+    with pytest.warns(UserWarning, match="do not match their digest"):
+        assert kept.restore(state)[0] == 40
+
+
+def test_an_unreadable_note_is_passed_over(tmp_path):
+    kept, state = write(tmp_path)
+    (tmp_path / "50.json").write_text('{"step": 5')
+    with pytest.warns(UserWarning, match="its note cannot be read"):
+        assert kept.restore(state)[0] == 40
+
+
+def test_when_all_are_damaged_nothing_is_guessed(tmp_path):
+    kept, state = write(tmp_path, (1.0, 2.0))
+    for step in kept.steps():
+        truncate(tmp_path / str(step))
+    with (
+        pytest.warns(UserWarning, match="damaged"),
+        pytest.raises(CheckpointError, match=r"every checkpoint in .* is damaged"),
+    ):
+        kept.restore(state)
+
+
+def test_another_configuration_is_refused_by_name_of_setting(tmp_path):
+    _, state = write(tmp_path, (1.0,))
+    with pytest.raises(CheckpointError, match=r"another configuration \(latent_dim 2 there, 3 here\)"):
+        Checkpoints(tmp_path, {**CONFIG, "latent_dim": 3}).restore(state)
+
+
+def test_leftovers_of_a_killed_save_are_ignored(tmp_path):
+    kept, state = write(tmp_path)
+    (tmp_path / "60.orbax-checkpoint-tmp-1").mkdir()
+    (tmp_path / "60.json").write_text("{}")  # note written, arrays not
+    (tmp_path / "70").mkdir()  # arrays without a note
+    assert kept.steps() == [20, 30, 40, 50] and kept.restore(state)[0] == 50
+
+
+def test_an_impossible_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="cannot write to"):
+        Checkpoints(tmp_path / "file" / "checkpoints", CONFIG)
+
+
+def test_a_failed_write_names_what_is_left(tmp_path, monkeypatch):
+    """A full disk, simulated where Orbax hands over to the file system."""
+    kept, state = write(tmp_path)
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(kept._checkpointer, "save", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device.* complete checkpoints are \[20, 40, 50\]"):
+        kept.save(60, state)

@@ -1,0 +1,128 @@
+"""The engine against a hand-written loop, and its options."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dlvm_jax.train import engine, optimisers, order
+from tests.train.common import X, assert_same, build, init, objective
+
+
+def run(trainer, steps, start=None, batch=8, seed=0):
+    state = trainer.init(seed) if start is None else start
+    return trainer.chunk(state, trainer.put(X), order.minibatches(len(X), batch, seed, int(np.max(state.step)), steps))
+
+
+def test_equals_a_hand_written_loop():
+    state, metrics = run(build(ema=0.9), 20)
+    key_init, key_run = jax.random.split(jax.random.key(0))
+    tx, params = optax.adam(0.01), init(key_init)
+    average, opt_state = params, tx.init(params)
+    step = jax.jit(lambda p, s, k, b: (lambda g: tx.update(g, s, p))(jax.grad(lambda q: objective(q, k, b)[0])(p)))
+    losses = []
+    for t in range(20):
+        batch = X[order.minibatches(64, 8, 0, t, 1)[0]]
+        losses.append(objective(params, jax.random.fold_in(key_run, t), batch)[0])
+        updates, opt_state = step(params, opt_state, jax.random.fold_in(key_run, t), batch)
+        params = optax.apply_updates(params, updates)
+        decay = min(0.9, (1 + t) / (10 + t))
+        average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, average, params)
+    # float32 rounding in another order of operations, through 20 steps of Adam
+    np.testing.assert_allclose(metrics["loss"], np.array(losses), rtol=1e-4)
+    np.testing.assert_allclose(state.params["w"], params["w"], atol=1e-5)
+    np.testing.assert_allclose(state.ema["w"], average["w"], atol=1e-5)
+    assert int(state.step) == 20
+
+
+def test_chunks_of_any_length_give_the_same_bits():
+    trainer = build(ema=0.9)
+    whole, _ = run(trainer, 12)
+    part, _ = run(trainer, 6)
+    part, _ = run(trainer, 6, part)
+    assert_same(whole, part)
+
+
+def test_a_second_chunk_and_another_seed_compile_nothing():
+    traced = chex.assert_max_traces(objective, n=1)
+    trainer = engine.build(traced, init, optax.adam(0.01))
+    for seed in (0, 1):
+        state, _ = run(trainer, 5, seed=seed)
+        run(trainer, 5, state, seed=seed)
+
+
+def test_seeds_trained_together_equal_seeds_trained_alone():
+    trainer = build(seeds=3, ema=0.9)
+    rows = np.stack([order.minibatches(64, 8, seed, 0, 20) for seed in (3, 4, 5)], axis=1)
+    together, metrics = trainer.chunk(trainer.init((3, 4, 5)), trainer.put(X), rows)
+    assert metrics["loss"].shape == (20, 3)
+    for i, seed in enumerate((3, 4, 5)):
+        alone, alone_metrics = run(build(ema=0.9), 20, seed=seed)
+        np.testing.assert_allclose(metrics["loss"][:, i], alone_metrics["loss"], rtol=1e-4)
+        np.testing.assert_allclose(together.params["w"][i], alone.params["w"], atol=1e-5)
+
+
+def test_accumulated_gradient_equals_the_whole_batch():
+    def plain(params, key, batch):
+        return objective(params, jax.random.key(0), batch * 0 + batch)[0] * 0 + jnp.square(
+            batch @ params["w"] - batch
+        ).sum(-1).mean(), {}
+
+    results = []
+    for accumulate in (1, 4):
+        trainer = engine.build(plain, init, optax.sgd(0.01), accumulate=accumulate)
+        results.append(run(trainer, 10)[0].params["w"])
+    np.testing.assert_allclose(*results, rtol=1e-5)
+
+
+def test_training_learns_and_the_average_is_evaluated():
+    trainer = build(ema=0.99, optimizer=optimisers.make("adam", 0.02, 400, schedule="cosine", warm_up=10, clip=1.0))
+    state, metrics = run(trainer, 400)
+    # the best linear denoiser leaves about 5 * 0.01 = 0.05; untrained the loss is about 5
+    assert metrics["loss"][-20:].mean() < 0.1 < metrics["loss"][0]
+    assert trainer.eval_params(state) is state.ema
+
+
+@pytest.mark.parametrize("name", optimisers.OPTIMISERS)
+@pytest.mark.parametrize("schedule", optimisers.SCHEDULES)
+def test_every_optimiser_and_schedule_lowers_the_loss(name, schedule):
+    trainer = build(optimizer=optimisers.make(name, 0.01, 200, schedule=schedule, warm_up=5))
+    _, metrics = run(trainer, 200)
+    assert metrics["loss"][-10:].mean() < 0.5 * metrics["loss"][:5].mean()
+
+
+def test_minibatches_are_permutations_and_depend_on_seed_and_step_alone():
+    rows = order.minibatches(64, 8, 7, 0, 16)
+    for epoch in (rows[:8], rows[8:]):
+        assert sorted(epoch.ravel()) == list(range(64))
+    assert (rows[:8] != rows[8:]).any()
+    np.testing.assert_array_equal(order.minibatches(64, 8, 7, 5, 6), rows[5:11])
+    assert (order.minibatches(64, 8, 8, 0, 16) != rows).any()
+    assert order.minibatches(10, 4, 0, 0, 4).shape == (4, 4)  # two a whole epoch, the rest left to others
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"ema": 1.0}, r"decay lies in \[0, 1\)"),
+    ({"accumulate": 0}, "accumulate must be at least 1"),
+    ({"seeds": 0}, "seeds must be at least 1"),
+])  # fmt: skip
+def test_impossible_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)
+
+
+def test_impossible_batches_and_optimisers_are_refused():
+    with pytest.raises(ValueError, match="between 1 and the 64 training examples, got 65"):
+        order.minibatches(64, 65, 0, 0, 1)
+    with pytest.raises(ValueError, match="batch of 8 does not split"):
+        run(build(accumulate=3), 1)
+    with pytest.raises(ValueError, match="expected 2 seed"):
+        build(seeds=2).init(0)
+    with pytest.raises(ValueError, match="unknown optimiser 'adm'; there are adam"):
+        optimisers.make("adm", 0.1, 10)
+    with pytest.raises(ValueError, match="learning rate must be positive, got nan"):
+        optimisers.make("adam", float("nan"), 10)
+    with pytest.raises(ValueError, match="warm-up lies between 0 and the 10 steps"):
+        optimisers.make("adam", 0.1, 10, warm_up=10)

@@ -1,0 +1,114 @@
+"""A run: resume, guard, early stopping, signals, logs."""
+
+import json
+import os
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlvm_jax.train import engine, loop, validation
+from dlvm_jax.train.run import RunFolder, manifest
+from tests.train.common import X, assert_same, build, fit, init, objective
+
+
+def lines(folder, name="metrics.jsonl"):
+    return (folder / name).read_bytes()
+
+
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path):
+    _, whole, _ = fit(tmp_path / "whole")
+    config = {"steps": 60}
+    fit(tmp_path / "parts", steps=30, config=config)
+    with open(tmp_path / "parts" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "loss": 1.0}\n{"step": 50, "lo')  # written after the checkpoint, then killed
+    _, parts, _ = fit(tmp_path / "parts", steps=60, config=config, resume=True)
+    assert_same(whole, parts)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    assert len(lines(tmp_path / "parts", "timing.jsonl").splitlines()) == 6
+
+
+def test_non_finite_metric_stops_with_step_metric_and_checkpoint(tmp_path):
+    def sick(params, key, batch):
+        loss, metrics = objective(params, key, batch)
+        return loss, {**metrics, "kl": jnp.where(jnp.abs(params["w"]).sum() > 3.3, jnp.nan, 1.0)}
+
+    trainer = engine.build(sick, init, __import__("optax").adam(0.01))
+    with pytest.raises(
+        loop.NonFiniteError, match=r"stopped at step \d+: kl = nan; the last good checkpoint is that of step \d+"
+    ):
+        fit(tmp_path, trainer=trainer)
+
+
+def test_nan_in_the_data_stops_at_the_first_step(tmp_path):
+    trainer, bad = build(), X.copy()
+    bad[:, 0] = np.nan
+    with pytest.raises(loop.NonFiniteError, match=r"step 0: loss = nan, .*no checkpoint was written yet; check the data"):
+        loop.fit(
+            trainer, loop.Plan(10, 8, 5), trainer.put(bad), trainer.init(0), folder=RunFolder(tmp_path), progress=False
+        )
+
+
+def test_early_stopping_waits_for_patience_and_keeps_the_best(tmp_path):
+    scores = iter([5.0, 3.0, 4.0, 3.5, 3.2, 9.0, 9.0])
+    _, state, kept = fit(tmp_path, validate=lambda params: {"score": next(scores)}, patience=3)
+    assert int(state.step) == 50 and kept.best_step() == 20
+
+
+def test_early_stopping_goes_on_counting_after_a_resume(tmp_path):
+    scores = [5.0, 3.0, 4.0, 3.5, 3.2, 9.0]
+    config = {"steps": 60}
+    first = iter(scores)
+    fit(tmp_path, steps=30, config=config, validate=lambda params: {"score": next(first)}, patience=3)
+    rest = iter(scores[3:])
+    _, state, _ = fit(tmp_path, config=config, validate=lambda params: {"score": next(rest)}, patience=3, resume=True)
+    assert int(state.step) == 50
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_saves_and_stops_and_the_run_can_go_on(tmp_path, number):
+    _, whole, _ = fit(tmp_path / "whole")
+
+    def interrupt(params, calls=iter(range(100))):
+        if next(calls) == 2:
+            os.kill(os.getpid(), number)
+        return {"score": 0.0}
+
+    with pytest.raises(loop.Interrupted, match="at step 30") as stop:
+        fit(tmp_path / "parts", validate=interrupt)
+    assert stop.value.signum == number
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    _, parts, _ = fit(tmp_path / "parts", resume=True, validate=lambda params: {"score": 0.0})
+    assert_same(whole, parts)
+
+
+def test_metrics_are_means_over_the_round_and_validation_is_reproducible(tmp_path):
+    validate = validation.validator(objective, X[:20], batch_size=8)
+    trainer, state, _ = fit(tmp_path, validate=validate)
+    log = [json.loads(line) for line in lines(tmp_path).splitlines()]
+    assert [line["step"] for line in log] == [10, 20, 30, 40, 50, 60]
+    again = validate(trainer.eval_params(state))
+    assert log[-1]["valid_score"] == again["score"] == -again["bound"]
+    # the same draws by hand, over batches of 8, 8 and 4
+    from jax.random import fold_in, key
+
+    parts = [objective(state.ema, fold_in(key(0), i), jnp.asarray(X[8 * i : min(20, 8 * i + 8)]))[0] for i in range(3)]
+    assert again["loss"] == pytest.approx((8 * parts[0] + 8 * parts[1] + 4 * parts[2]) / 20, rel=1e-5)
+
+
+def test_tensorboard_files_are_written(tmp_path):
+    folder = RunFolder(tmp_path, tensorboard=True)
+    folder.log(1, {"loss": 1.0, "bound": [1.0, 2.0]}, 0.1)
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_manifest_says_what_produced_a_result():
+    content = manifest()
+    assert content["packages"]["jax"] and content["devices"] and content["matmul_precision"]
+
+
+@pytest.mark.parametrize("name", ["steps", "batch_size", "every"])
+def test_impossible_plans_are_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        loop.Plan(**{"steps": 1, "batch_size": 1, "every": 1, name: 0})
