@@ -71,7 +71,9 @@ def table():
         equation = f.equation.replace("\\|", "\\Vert ").replace("|", "\\vert ")
         function = f"{f.module.removeprefix('dlvm_jax.')}.{f.name}"
         path = f.place.split(":")[0]
-        rows.append(f"| ${equation}$ | [`{function}`]({path}) | [{Path(_test_of(f)).name}]({_test_of(f)}) | {f.source} |")
+        rows.append(
+            f"| ${equation}$ | [`{function}`]({path}) | [{Path(_test_of(f)).name}]({_test_of(f)}) | {f.source} |"
+        )
     return "\n".join(rows)
 
 

@@ -12,7 +12,17 @@ import pytest
 import dlvm_jax.exact
 import dlvm_jax.functional
 
-FRAMEWORKS = ("flax", "optax", "orbax", "chex", "tensorflow_datasets", "tqdm", "tyro", "matplotlib", "sklearn")
+FRAMEWORKS = (
+    "flax",
+    "optax",
+    "orbax",
+    "chex",
+    "tensorflow_datasets",
+    "tqdm",
+    "tyro",
+    "matplotlib",
+    "sklearn",
+)
 
 
 def public_functions():
@@ -33,7 +43,11 @@ def test_public_mathematics_is_documented(name, function):
 
 def run(code, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
     )
 
 

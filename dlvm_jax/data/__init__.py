@@ -5,6 +5,6 @@ TensorFlow Datasets is imported only when a set is asked for.
 """
 
 from dlvm_jax.data.loading import Data, load, names, protocols
-from dlvm_jax.data.protocols import Protocol
+from dlvm_jax.data.protocol import Protocol
 
 __all__ = ["Data", "Protocol", "load", "names", "protocols"]

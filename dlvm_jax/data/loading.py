@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dlvm_jax.data import builders
-from dlvm_jax.data.protocols import PROTOCOLS, TRANSFORMS, Protocol, pick
+from dlvm_jax.data.protocol import PROTOCOLS, TRANSFORMS, Protocol, pick
 from dlvm_jax.data.sources import SOURCES
 
 __all__ = ["Data", "load", "names", "protocols"]

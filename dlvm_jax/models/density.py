@@ -39,6 +39,8 @@ KINDS = ("exact", "weight", "bound")
 class Density(NamedTuple):
     """A probability density as pure functions; log-densities are in nats and keep the batch.
 
+    A context (label, image, ...) is an array or tuple of arrays with the batch on the leading axis.
+
     init:     (key) -> params
     sample:   (params, key, context=None, shape=()) -> (x [*shape, *batch, *event], its log-density or None)
     log_prob: (params, key, x, context=None) -> [*batch]
@@ -72,6 +74,11 @@ def require_kind(density, kinds, use):
                 " (use a sampled KL, or evaluate it with K=1)",
             }.get(density.kind, "")
         )
+
+
+def batch_of(context):
+    """The batch shape a context gives to samples: its leading axis, or () without a context."""
+    return () if context is None else jax.tree.leaves(context)[0].shape[:1]
 
 
 class Net(NamedTuple):
@@ -229,7 +236,7 @@ def standard_normal(dim):
         return densities.normal_log_prob(z, zeros, zeros)
 
     def sample(params, key, context=None, shape=()):
-        z = densities.normal_sample(key, zeros, zeros, shape)
+        z = densities.normal_sample(key, zeros, zeros, shape + batch_of(context))
         return z, log_prob(params, key, z)
 
     def parameters(params, context=None):

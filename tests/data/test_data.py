@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import data
-from dlvm_jax.data import builders, protocols, sources
+from dlvm_jax.data import builders, protocol, sources
 
 SUMS = {  # SHA-256 of the raw arrays, from their publishers or checked against independent copies
     "omniglot": "32b17fc95e1d2df254bab2e046f2d1f27d5d86c76ef550090a2add48aa21150d",
@@ -79,8 +79,12 @@ def test_dequantised_data_fill_their_bins(cache):
 def test_hashes_are_stable_and_tell_protocols_and_data_apart(digits):
     assert digits.protocol.hash == data.load("digits").protocol.hash
     marks = [p.with_hash("a").hash for name in data.names() for p in data.protocols(name)]
-    marks += [protocols.PROTOCOLS["digits"][0].with_hash("b").hash]
-    distinct = {(p.name, p.sizes, p.transform, p.seed, p.shuffle, p.source) for n in data.names() for p in data.protocols(n)}
+    marks += [protocol.PROTOCOLS["digits"][0].with_hash("b").hash]
+    distinct = {
+        (p.name, p.sizes, p.transform, p.seed, p.shuffle, p.source)
+        for n in data.names()
+        for p in data.protocols(n)
+    }
     assert len(set(marks)) == len(distinct) + 1
     assert len(digits.protocol.hash) == 12
 
@@ -88,12 +92,14 @@ def test_hashes_are_stable_and_tell_protocols_and_data_apart(digits):
 @pytest.mark.parametrize("name", sources.SOURCES)
 def test_every_set_has_protocols_and_known_transforms(name):
     found = data.protocols(name)
-    assert found and all(p.transform in protocols.TRANSFORMS and p.source for p in found)
+    assert found and all(p.transform in protocol.TRANSFORMS and p.source for p in found)
     assert not any("soft" in p.name for p in found)
 
 
 def test_unknown_names_are_refused_with_what_there_is():
-    with pytest.raises(ValueError, match=r"unknown data set 'mnsit'; there are digits, .*; did you mean 'mnist'\?"):
+    with pytest.raises(
+        ValueError, match=r"unknown data set 'mnsit'; there are digits, .*; did you mean 'mnist'\?"
+    ):
         data.load("mnsit")
     with pytest.raises(ValueError, match="unknown protocol of digits 'static'; there are dynamic, levels"):
         data.load("digits", "static")
@@ -102,7 +108,10 @@ def test_unknown_names_are_refused_with_what_there_is():
 def test_missing_files_and_no_network_are_one_clear_line(tmp_path, monkeypatch):
     monkeypatch.setenv("DLVM_DATA", str(tmp_path))
     monkeypatch.setattr(builders, "_reachable", lambda url: False)
-    with pytest.raises(FileNotFoundError, match=r"files of mnist are not here \(DLVM_DATA=.* has no mnist\) and .* set DLVM_DATA"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"mnist are not here \(DLVM_DATA=.* has no mnist\) and .* set DLVM_DATA",
+    ):
         data.load("mnist", cache=tmp_path / "cache")
 
 
@@ -128,7 +137,10 @@ def test_original_files_are_downloaded_and_checked(tmp_path, monkeypatch):
     site = tmp_path / "site"
     site.mkdir()
     rng = np.random.RandomState(0)
-    arrays = {"train": rng.randint(0, 256, (30, 28, 28), np.uint8), "t10k": rng.randint(0, 256, (10, 28, 28), np.uint8)}
+    arrays = {
+        "train": rng.randint(0, 256, (30, 28, 28), np.uint8),
+        "t10k": rng.randint(0, 256, (10, 28, 28), np.uint8),
+    }
     for prefix, images in arrays.items():
         write_idx(site / f"{prefix}-images-idx3-ubyte.gz", images)
         write_idx(site / f"{prefix}-labels-idx1-ubyte.gz", np.arange(len(images), dtype=np.uint8) % 10)
@@ -157,7 +169,9 @@ def test_original_files_are_downloaded_and_checked(tmp_path, monkeypatch):
 
 @needs("mnist")
 def test_mnist_protocols():
-    tomczak, burda, davidson = (data.load("mnist", f"dynamic-{who}") for who in ("tomczak", "burda", "davidson"))
+    tomczak, burda, davidson = (
+        data.load("mnist", f"dynamic-{who}") for who in ("tomczak", "burda", "davidson")
+    )
     assert [len(x) for x in tomczak[1:4]] == [50000, 10000, 10000]
     assert [len(x) for x in burda[1:4]] == [59600, 400, 10000]
     assert [len(x) for x in davidson[1:4]] == [60000, 0, 10000]

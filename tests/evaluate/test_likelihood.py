@@ -22,7 +22,9 @@ def data(count):
 
 def record(model, x, samples, **options):
     params = model.init(jax.random.key(1))
-    return evaluate(model, params, x, key=jax.random.key(2), samples=samples, protocol="toy", protocol_hash="0", **options)
+    return evaluate(
+        model, params, x, key=jax.random.key(2), samples=samples, protocol="toy", protocol_hash="0", **options
+    )
 
 
 def test_record_equals_the_exact_evidence_with_the_exact_posterior():
@@ -53,7 +55,15 @@ def test_batches_and_chunks_do_not_change_what_is_estimated():
     x = data(23)
     model = vae(density.standard_normal(3), exact_posterior(MODEL), DECODER)
     for size, chunk in ((23, 4), (10, 1), (5, 2)):
-        values = log_likelihoods(model, model.init(jax.random.key(0)), x, key=jax.random.key(1), samples=4, batch_size=size, chunk=chunk)
+        values = log_likelihoods(
+            model,
+            model.init(jax.random.key(0)),
+            x,
+            key=jax.random.key(1),
+            samples=4,
+            batch_size=size,
+            chunk=chunk,
+        )
         np.testing.assert_allclose(values["iwae"], linear_gaussian.log_evidence(MODEL, x), atol=1e-4)
 
 
@@ -64,7 +74,7 @@ def test_a_bound_is_evaluated_as_a_bound_and_never_importance_weighted():
     result = record(model, x, 10)
     assert result.estimator == "bound" and result.log_likelihood == pytest.approx(result.elbo)
     assert ">=" in str(result) and result.effective_samples is None
-    with pytest.raises(ValueError, match="importance-weighted evaluation needs .* got kind 'bound'"):
+    with pytest.raises(ValueError, match=r"importance-weighted evaluation needs .* got kind 'bound'"):
         record(model, x, 10, estimator="iwae")
 
 
@@ -82,7 +92,9 @@ def test_active_units_of_a_linear_model_are_those_of_theory():
     scales = jnp.array([2.0, 0.5, 0.12, 0.08])  # variances of the mean 0.8, 0.2, 0.014, 0.0064 at sigma = 1
     model = linear_gaussian.LinearGaussian(jnp.eye(6)[:, :4] * scales, jnp.zeros(6), jnp.float32(0))
     x, _ = linear_gaussian.sample(model, jax.random.key(0), (20_000,))
-    posterior = exact_posterior(model)._replace(mean=lambda params, context: linear_gaussian.posterior(model, context)[0])
+    posterior = exact_posterior(model)._replace(
+        mean=lambda params, context: linear_gaussian.posterior(model, context)[0]
+    )
     assert active_units(posterior, {}, np.asarray(x)) == 3
 
 
@@ -97,6 +109,8 @@ def test_impossible_evaluations_are_refused():
 
 
 def test_record_prints_protocol_estimator_and_error():
-    text = str(Record("iwae", 500, 100, "static", "abc", "weight", -85.0, 0.4, 0.156, -88.0, -60.0, 28.0, 100.0, 20))
+    text = str(
+        Record("iwae", 500, 100, "static", "abc", "weight", -85.0, 0.4, 0.156, -88.0, -60.0, 28.0, 100.0, 20)
+    )
     for part in ("-85.00 +- 0.40 nats", "K=500", "static abc", "ELBO -88.00", "20 active units"):
         assert part in text

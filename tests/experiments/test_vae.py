@@ -12,7 +12,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-SHORT = ("--steps", "300", "--every", "20", "--hidden", "16", "--latent-dim", "2", "--eval-samples", "5", "--eval-limit", "20")
+SHORT = (
+    "--steps",
+    "300",
+    "--every",
+    "20",
+    "--hidden",
+    "16",
+    "--latent-dim",
+    "2",
+    "--eval-samples",
+    "5",
+    "--eval-limit",
+    "20",
+)
 
 
 def command(folder, *options):
@@ -32,7 +45,9 @@ def run(folder, *options, **environment):
 
 def digests(folder):
     """The digest of each checkpoint's arrays."""
-    return {path.stem: json.loads(path.read_text())["digest"] for path in (folder / "checkpoints").glob("*.json")}
+    return {
+        path.stem: json.loads(path.read_text())["digest"] for path in (folder / "checkpoints").glob("*.json")
+    }
 
 
 def result(folder):
@@ -51,7 +66,15 @@ def whole(tmp_path_factory):
 def test_a_run_leaves_configuration_metrics_checkpoints_report_and_pictures(whole):
     names = {path.name for path in whole.iterdir()}
     pictures = {"samples", "samples_drawn", "reconstructions", "latent", "manifold", "curves"}
-    files = {"config.json", "manifest.json", "metrics.jsonl", "timing.jsonl", "result.json", "report.md", "checkpoints"}
+    files = {
+        "config.json",
+        "manifest.json",
+        "metrics.jsonl",
+        "timing.jsonl",
+        "result.json",
+        "report.md",
+        "checkpoints",
+    }
     assert names >= {f"{name}.png" for name in pictures} | files
     record = json.loads((whole / "result.json").read_text())["records"]["0"]
     # 300 steps: an encoder that learned nothing stays below -27 (entropy of independent pixels is 30.7)
@@ -68,7 +91,10 @@ def kill_and_resume(folder, whole, kills, seed):
     killed = 0
     while killed < kills:
         process = subprocess.Popen(
-            command(folder, *SHORT, "--resume"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command(folder, *SHORT, "--resume"),
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         # half of the moments anywhere from the start, half once checkpoints are being written
         delay = rng.uniform(0.5, 9.0)
@@ -102,7 +128,11 @@ def test_twenty_kills_at_random_moments(whole, tmp_path):
 
 def test_termination_signal_ends_with_a_checkpoint_and_its_status(tmp_path):
     process = subprocess.Popen(
-        command(tmp_path / "run", *SHORT, "--steps", "200000"), cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        command(tmp_path / "run", *SHORT, "--steps", "200000"),
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     notes = tmp_path / "run" / "checkpoints"
     while not list(notes.glob("*.json")) and process.poll() is None:
@@ -115,7 +145,10 @@ def test_termination_signal_ends_with_a_checkpoint_and_its_status(tmp_path):
 ERRORS = {
     "unknown data": (("--data", "mnits"), "unknown data set 'mnits'"),
     "latent size 0": (("--latent-dim", "0"), "positive integer dimension, got 0"),
-    "likelihood": (("--likelihood", "categorical", "--protocol", "dequantised"), "categorical likelihood needs integer data"),
+    "likelihood": (
+        ("--likelihood", "categorical", "--protocol", "dequantised"),
+        "categorical likelihood needs integer data",
+    ),
     "grey bernoulli": (("--protocol", "levels"), "bernoulli likelihood needs bits"),
     "both": (("--epochs", "1"), "give --steps or --epochs, not both"),
     "batch": (("--batch-size", "2000"), "between 1 and the 1000 training examples, got 2000"),
@@ -157,7 +190,9 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
     limit += "sys.argv = ['vae', *sys.argv[1:]]; runpy.run_module('experiments.vae', run_name='__main__')"
     options = ("--out", str(tmp_path / "run"), *SHORT, "--hidden", "400")
-    done = subprocess.run([sys.executable, "-c", limit, *options], capture_output=True, text=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", limit, *options], capture_output=True, text=True, cwd=ROOT, timeout=300
+    )
     assert done.returncode == 2 and "could not be written" in done.stderr, done.stderr
     assert "complete checkpoints are" in done.stderr
 

@@ -79,7 +79,10 @@ def test_importance_weighted_bound_rises_to_the_evidence(x64):
         values.append(float(bound.mean()))
         errors.append(float(bound.std() / np.sqrt(bound.size)))
     assert values[0] == pytest.approx(truth - 1.5 * (1 - np.log(2)), abs=5 * errors[0])
-    assert all(b - a > 5 * np.hypot(ea, eb) for a, b, ea, eb in zip(values, values[1:], errors, errors[1:], strict=False))
+    assert all(
+        b - a > 5 * np.hypot(ea, eb)
+        for a, b, ea, eb in zip(values, values[1:], errors, errors[1:], strict=False)
+    )
     assert values[-1] < truth and truth - values[-1] < 0.05 * (truth - values[0])
 
 
@@ -94,7 +97,9 @@ def test_exact_expectation_of_the_bound_by_enumeration(x64):
     expected = []
     for k in (1, 2, 3, 5):
         tuples = np.array(list(itertools.product(range(3), repeat=k))).T
-        expected.append(float(jnp.sum(jnp.exp(log_q[tuples].sum(0)) * bounds.importance_weighted(log_w[tuples]))))
+        expected.append(
+            float(jnp.sum(jnp.exp(log_q[tuples].sum(0)) * bounds.importance_weighted(log_w[tuples])))
+        )
     assert expected == sorted(expected) and len(set(expected)) == 4
     assert expected[-1] < truth and truth - expected[-1] < 0.3 * (truth - expected[0])
 
@@ -105,7 +110,9 @@ def test_analytic_kl_inside_the_weight_exceeds_the_evidence(x64):
     mean, tril = wide_posterior(MODEL, x, 3.0)
     log_lik, _, _ = draw(MODEL, x, jax.random.key(1), 100_000, 3.0)
     kl = divergences.kl_multivariate_normal(mean, tril, jnp.zeros(3), jnp.eye(3))
-    assert float(bounds.importance_weighted(log_lik - kl)) > float(linear_gaussian.log_evidence(MODEL, x)) + 0.5
+    assert (
+        float(bounds.importance_weighted(log_lik - kl)) > float(linear_gaussian.log_evidence(MODEL, x)) + 0.5
+    )
 
 
 def test_naive_evidence_is_near_the_truth_and_biased_low(x64):
@@ -146,7 +153,9 @@ def test_gradients_equal_weight_averages_and_central_differences(x64):
     functions = {
         "iwae": lambda p: bounds.importance_weighted(log_w_of(unravel(p), x, eps)),
         "renyi": lambda p: bounds.renyi(log_w_of(unravel(p), x, eps), 0.5),
-        "elbo": lambda p: bounds.elbo_sampled(*log_weights(unravel(p)[0], x, eps, densities.normal_log_prob(eps, 0.1, 0.0)), 3.0),
+        "elbo": lambda p: bounds.elbo_sampled(
+            *log_weights(unravel(p)[0], x, eps, densities.normal_log_prob(eps, 0.1, 0.0)), 3.0
+        ),
     }
     for function in functions.values():
         ours = jax.grad(function)(flat)

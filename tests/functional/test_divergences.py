@@ -27,8 +27,10 @@ def test_normal_equals_quadrature(q, p):
     half = 14 * np.exp(q[1])
     x = q[0] + half * nodes
     log_q, log_p = (densities.normal_log_prob(x[:, None], *map(jnp.asarray, law)) for law in (q, p))
-    integral = np.sum(half * weights * np.exp(log_q) * (log_q - log_p))
-    assert float(divergences.kl_normal(jnp.array([q[0]]), q[1], p[0], p[1])) == pytest.approx(integral, abs=1e-9)
+    integral = float(np.sum(half * weights * np.exp(log_q) * (log_q - log_p)))
+    assert float(divergences.kl_normal(jnp.array([q[0]]), q[1], p[0], p[1])) == pytest.approx(
+        integral, abs=1e-9
+    )
 
 
 def test_multivariate_normal_equals_quadrature():
@@ -41,7 +43,7 @@ def test_multivariate_normal_equals_quadrature():
         densities.multivariate_normal_log_prob(jnp.asarray(x), jnp.asarray(m), jnp.asarray(t))
         for m, t in ((mean_q, tril_q), (mean_p, tril_p))
     )
-    integral = np.sum(volume * np.exp(-0.5 * (eps**2).sum(-1)) / (2 * np.pi) * (log_q - log_p))
+    integral = float(np.sum(volume * np.exp(-0.5 * (eps**2).sum(-1)) / (2 * np.pi) * (log_q - log_p)))
     kl = divergences.kl_multivariate_normal(*map(jnp.asarray, (mean_q, tril_q, mean_p, tril_p)))
     assert float(kl) == pytest.approx(integral, abs=1e-9)
 
@@ -67,7 +69,9 @@ def test_bernoulli_and_categorical_equal_enumeration():
     expected = float(jnp.sum(jnp.exp(log_q) * (log_q - log_p)))
     assert float(divergences.kl_bernoulli(logits_q, logits_p)) == pytest.approx(expected, abs=1e-12)
     logits_q, logits_p = 2 * random(1, 2, 1, 5)
-    log_q, log_p = (densities.categorical_log_prob(np.arange(5)[:, None], logits) for logits in (logits_q, logits_p))
+    log_q, log_p = (
+        densities.categorical_log_prob(np.arange(5)[:, None], logits) for logits in (logits_q, logits_p)
+    )
     expected = float(jnp.sum(jnp.exp(log_q) * (log_q - log_p)))
     assert float(divergences.kl_categorical(logits_q, logits_p)) == pytest.approx(expected, abs=1e-12)
 

@@ -12,7 +12,9 @@ from dlvm_jax.models import density, objectives
 from dlvm_jax.models.vae import dreg, vae
 
 RNG = np.random.RandomState(0)
-MODEL = linear_gaussian.LinearGaussian(*(jnp.asarray(a, jnp.float32) for a in (RNG.randn(6, 3), RNG.randn(6), -0.4)))
+MODEL = linear_gaussian.LinearGaussian(
+    *(jnp.asarray(a, jnp.float32) for a in (RNG.randn(6, 3), RNG.randn(6), -0.4))
+)
 
 
 def linear_decoder(model):
@@ -73,7 +75,9 @@ def test_vae_samples_have_the_marginal_covariance():
 
 def test_vae_as_the_prior_of_another_vae():
     """Two-level linear hierarchy: z2 -> z1 -> x.  Its evidence is that of one linear-Gaussian model; five standard errors."""
-    top = linear_gaussian.LinearGaussian(*(jnp.asarray(a, jnp.float32) for a in (RNG.randn(3, 2), np.zeros(3), -0.2)))
+    top = linear_gaussian.LinearGaussian(
+        *(jnp.asarray(a, jnp.float32) for a in (RNG.randn(3, 2), np.zeros(3), -0.2))
+    )
     inner = vae(density.standard_normal(2), exact_posterior(top, 1.5), linear_decoder(top))
     outer = vae(inner, exact_posterior(MODEL), linear_decoder(MODEL))
     assert inner.kind == outer.kind == "weight"
@@ -101,7 +105,7 @@ def test_analytic_and_sampled_kl_agree_in_expectation():
     terms = jax.vmap(lambda k: sampled.terms(params, k, x))(keys)
     exact = analytic.terms(params, keys[0], x)["kl"]
     error = terms["kl"].std(0) / np.sqrt(len(keys))
-    assert (np.abs(terms["kl"].mean(0) - exact) < 5 * error).all()
+    assert (np.abs(terms["kl"].mean(0) - exact) <= 5 * error).all()
 
 
 def test_a_random_posterior_is_refused():
@@ -216,7 +220,9 @@ def test_objectives_of_one_sample_agree():
     assert np.ptp(losses.mean(1)) < 5 * errors.max()
     loss, metrics = objectives.maximum_likelihood(model, beta=4.0)(params, keys[0], x)
     assert float(loss) == pytest.approx(float(4 * metrics["kl"] - metrics["reconstruction"]), rel=1e-6)
-    assert float(metrics["bound"]) == pytest.approx(float(metrics["reconstruction"] - metrics["kl"]), rel=1e-6)
+    assert float(metrics["bound"]) == pytest.approx(
+        float(metrics["reconstruction"] - metrics["kl"]), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("samples", [1, 8])
@@ -225,7 +231,11 @@ def test_every_objective_has_a_gradient_in_every_part(samples):
     model = vae(*parts)
     params = model.init(jax.random.key(0))
     x = (jax.random.uniform(jax.random.key(1), (20, 4)) < 0.5).astype(float)
-    for make in (objectives.importance_weighted(model, samples), dreg(*parts, samples), objectives.maximum_likelihood(model)):
+    for make in (
+        objectives.importance_weighted(model, samples),
+        dreg(*parts, samples),
+        objectives.maximum_likelihood(model),
+    ):
         gradient = jax.grad(lambda p, o=make: o(p, jax.random.key(2), x)[0])(params)
         for leaf in jax.tree.leaves(gradient):
             assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0

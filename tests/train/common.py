@@ -27,7 +27,9 @@ def build(**options):
     return engine.build(objective, init, options.pop("optimizer", optax.adam(0.01)), **options)
 
 
-def fit(folder, steps=60, every=10, seed=0, config=None, validate=None, patience=None, resume=False, trainer=None):
+def fit(
+    folder, steps=60, every=10, seed=0, config=None, validate=None, patience=None, resume=False, trainer=None
+):
     """One run in a folder; returns (engine, last state, checkpoints)."""
     trainer = trainer or build(ema=0.9)
     kept = Checkpoints(folder / "checkpoints", config or {"steps": steps})

@@ -15,6 +15,10 @@ CONFIG = {"latent_dim": 2, "data": "digits"}
 
 def write(folder, scores=(3.0, 1.0, 2.0, 4.0, 5.0)):
     state = build(ema=0.9).init(0)
+    noise = jax.random.normal(
+        jax.random.key(1), (200, 200)
+    )  # does not compress: the largest file is this array
+    state = state._replace(params={**state.params, "noise": noise})
     kept = Checkpoints(folder, CONFIG)
     for i, score in enumerate(scores, 1):
         kept.save(10 * i, state._replace(step=jnp.asarray(10 * i, jnp.int32)), score)
@@ -39,7 +43,10 @@ def test_an_empty_folder_has_nothing_to_restore(tmp_path):
 
 
 def array_files(folder):
-    return sorted((f for f in folder.rglob("*") if f.is_file() and f.stat().st_size > 0), key=lambda f: -f.stat().st_size)
+    return sorted(
+        (f for f in folder.rglob("*") if f.is_file() and f.stat().st_size > 0),
+        key=lambda f: -f.stat().st_size,
+    )
 
 
 def truncate(folder):
@@ -140,5 +147,7 @@ def test_a_failed_write_names_what_is_left(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(kept._checkpointer, "save", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device.* complete checkpoints are \[20, 40, 50\]"):
+    with pytest.raises(
+        CheckpointError, match=r"No space left on device.* complete checkpoints are \[20, 40, 50\]"
+    ):
         kept.save(60, state)

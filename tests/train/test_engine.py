@@ -13,7 +13,9 @@ from tests.train.common import X, assert_same, build, init, objective
 
 def run(trainer, steps, start=None, batch=8, seed=0):
     state = trainer.init(seed) if start is None else start
-    return trainer.chunk(state, trainer.put(X), order.minibatches(len(X), batch, seed, int(np.max(state.step)), steps))
+    return trainer.chunk(
+        state, trainer.put(X), order.minibatches(len(X), batch, seed, int(np.max(state.step)), steps)
+    )
 
 
 def test_equals_a_hand_written_loop():
@@ -21,7 +23,9 @@ def test_equals_a_hand_written_loop():
     key_init, key_run = jax.random.split(jax.random.key(0))
     tx, params = optax.adam(0.01), init(key_init)
     average, opt_state = params, tx.init(params)
-    step = jax.jit(lambda p, s, k, b: (lambda g: tx.update(g, s, p))(jax.grad(lambda q: objective(q, k, b)[0])(p)))
+    step = jax.jit(
+        lambda p, s, k, b: (lambda g: tx.update(g, s, p))(jax.grad(lambda q: objective(q, k, b)[0])(p))
+    )
     losses = []
     for t in range(20):
         batch = X[order.minibatches(64, 8, 0, t, 1)[0]]
@@ -78,7 +82,9 @@ def test_accumulated_gradient_equals_the_whole_batch():
 
 
 def test_training_learns_and_the_average_is_evaluated():
-    trainer = build(ema=0.99, optimizer=optimisers.make("adam", 0.02, 400, schedule="cosine", warm_up=10, clip=1.0))
+    trainer = build(
+        ema=0.99, optimizer=optimisers.make("adam", 0.02, 400, schedule="cosine", warm_up=10, clip=1.0)
+    )
     state, metrics = run(trainer, 400)
     # the best linear denoiser leaves about 5 * 0.01 = 0.05; untrained the loss is about 5
     assert metrics["loss"][-20:].mean() < 0.1 < metrics["loss"][0]

@@ -6,6 +6,7 @@ import signal
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dlvm_jax.train import engine, loop, validation
@@ -34,9 +35,10 @@ def test_non_finite_metric_stops_with_step_metric_and_checkpoint(tmp_path):
         loss, metrics = objective(params, key, batch)
         return loss, {**metrics, "kl": jnp.where(jnp.abs(params["w"]).sum() > 3.3, jnp.nan, 1.0)}
 
-    trainer = engine.build(sick, init, __import__("optax").adam(0.01))
+    trainer = engine.build(sick, init, optax.adam(0.01))
     with pytest.raises(
-        loop.NonFiniteError, match=r"stopped at step \d+: kl = nan; the last good checkpoint is that of step \d+"
+        loop.NonFiniteError,
+        match=r"stopped at step \d+: kl = nan; the last good checkpoint is that of step \d+",
     ):
         fit(tmp_path, trainer=trainer)
 
@@ -44,9 +46,16 @@ def test_non_finite_metric_stops_with_step_metric_and_checkpoint(tmp_path):
 def test_nan_in_the_data_stops_at_the_first_step(tmp_path):
     trainer, bad = build(), X.copy()
     bad[:, 0] = np.nan
-    with pytest.raises(loop.NonFiniteError, match=r"step 0: loss = nan, .*no checkpoint was written yet; check the data"):
+    with pytest.raises(
+        loop.NonFiniteError, match=r"step 0: .*loss = nan; no checkpoint was written yet; check the data"
+    ):
         loop.fit(
-            trainer, loop.Plan(10, 8, 5), trainer.put(bad), trainer.init(0), folder=RunFolder(tmp_path), progress=False
+            trainer,
+            loop.Plan(10, 8, 5),
+            trainer.put(bad),
+            trainer.init(0),
+            folder=RunFolder(tmp_path),
+            progress=False,
         )
 
 
@@ -62,7 +71,9 @@ def test_early_stopping_goes_on_counting_after_a_resume(tmp_path):
     first = iter(scores)
     fit(tmp_path, steps=30, config=config, validate=lambda params: {"score": next(first)}, patience=3)
     rest = iter(scores[3:])
-    _, state, _ = fit(tmp_path, config=config, validate=lambda params: {"score": next(rest)}, patience=3, resume=True)
+    _, state, _ = fit(
+        tmp_path, config=config, validate=lambda params: {"score": next(rest)}, patience=3, resume=True
+    )
     assert int(state.step) == 50
 
 
@@ -93,8 +104,11 @@ def test_metrics_are_means_over_the_round_and_validation_is_reproducible(tmp_pat
     # the same draws by hand, over batches of 8, 8 and 4
     from jax.random import fold_in, key
 
-    parts = [objective(state.ema, fold_in(key(0), i), jnp.asarray(X[8 * i : min(20, 8 * i + 8)]))[0] for i in range(3)]
-    assert again["loss"] == pytest.approx((8 * parts[0] + 8 * parts[1] + 4 * parts[2]) / 20, rel=1e-5)
+    parts = [
+        objective(state.ema, fold_in(key(0), i), jnp.asarray(X[8 * i : min(20, 8 * i + 8)]))[0]
+        for i in range(3)
+    ]
+    assert again["loss"] == pytest.approx(float(8 * parts[0] + 8 * parts[1] + 4 * parts[2]) / 20, rel=1e-5)
 
 
 def test_tensorboard_files_are_written(tmp_path):
