@@ -6,7 +6,7 @@ can be the prior of another.
 
 import jax
 
-from dlvm_jax.functional import bounds, divergences
+from dlvm_jax.functional import bounds, densities, divergences
 from dlvm_jax.models.density import Density, require_kind
 
 __all__ = ["dreg", "vae"]
@@ -45,20 +45,21 @@ def vae(prior, posterior, decoder, kl="sampled"):
             "decoder": decoder.init(keys[2]),
         }
 
-    def terms(params, key, x, context=None):
-        key_z, key_lik, key_prior = jax.random.split(key, 3)
-        z, log_posterior = posterior.sample(params["posterior"], key_z, _join(x, context))
-        log_lik = decoder.log_prob(params["decoder"], key_lik, x, _join(z, context))
+    def draw(params, key, condition, context):
+        """A latent sample and its KL, with one pass through the posterior's network."""
+        key_z, key_prior = jax.random.split(key)
         if kl == "analytic":
-            q = posterior.normal(params["posterior"], _join(x, context))
-            return {
-                "reconstruction": log_lik,
-                "kl": divergences.kl_normal(*q, *prior.normal(params["prior"], context)),
-            }
-        return {
-            "reconstruction": log_lik,
-            "kl": log_posterior - prior.log_prob(params["prior"], key_prior, z, context),
-        }
+            q = posterior.normal(params["posterior"], condition)
+            z = densities.normal_sample(key_z, *q)
+            return z, divergences.kl_normal(*q, *prior.normal(params["prior"], context))
+        z, log_posterior = posterior.sample(params["posterior"], key_z, condition)
+        return z, log_posterior - prior.log_prob(params["prior"], key_prior, z, context)
+
+    def terms(params, key, x, context=None):
+        key_latent, key_lik = jax.random.split(key)
+        z, divergence = draw(params, key_latent, _join(x, context), context)
+        log_lik = decoder.log_prob(params["decoder"], key_lik, x, _join(z, context))
+        return {"reconstruction": log_lik, "kl": divergence}
 
     def log_prob(params, key, x, context=None):
         parts = terms(params, key, x, context)

@@ -12,20 +12,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-SHORT = (
-    "--steps",
-    "300",
-    "--every",
-    "20",
-    "--hidden",
-    "16",
-    "--latent-dim",
-    "2",
-    "--eval-samples",
-    "5",
-    "--eval-limit",
-    "20",
-)
+SHORT = ("--steps", "300", "--every", "20", "--hidden", "64", "--learning-rate", "0.005", "--latent-dim", "2")
+SHORT += ("--eval-samples", "5", "--eval-limit", "200")
 
 
 def command(folder, *options):
@@ -77,8 +65,8 @@ def test_a_run_leaves_configuration_metrics_checkpoints_report_and_pictures(whol
     }
     assert names >= {f"{name}.png" for name in pictures} | files
     record = json.loads((whole / "result.json").read_text())["records"]["0"]
-    # 300 steps: an encoder that learned nothing stays below -27 (entropy of independent pixels is 30.7)
-    assert -27 < record["log_likelihood"] < -18
+    # measured -25.1 +- 0.24; independent pixels with the right means give -26.8, so a dead encoder cannot pass
+    assert -26 < record["log_likelihood"] < -20
     assert record["protocol"] == "dynamic" and len(record["protocol_hash"]) == 12
     report = (whole / "report.md").read_text()
     assert record["protocol_hash"] in report and f"{record['log_likelihood']:.2f}" in report

@@ -81,7 +81,9 @@ def test_early_stopping_goes_on_counting_after_a_resume(tmp_path):
 def test_signal_saves_and_stops_and_the_run_can_go_on(tmp_path, number):
     _, whole, _ = fit(tmp_path / "whole")
 
-    def interrupt(params, calls=iter(range(100))):
+    calls = iter(range(100))
+
+    def interrupt(params):
         if next(calls) == 2:
             os.kill(os.getpid(), number)
         return {"score": 0.0}
