@@ -2,9 +2,9 @@
 
     python -m experiments.benchmark
 
-The job: one epoch of the 784-500-20 VAE of Kingma & Welling (2014) on 60,000 binary images, batch 100, Adam, the same network
-and loss everywhere.  Peers (`pip install -e '.[peers]'`): a hand-written PyTorch loop in two forms, and Pythae's trainer.  Each candidate runs
-in a process of its own, in turn, several rounds; the best epoch of each counts.
+The job: one epoch of the 784-500-20 VAE of Kingma & Welling (2014) on 60,000 binary images, batch 100, Adam, the same
+network and loss everywhere.  Peers (`pip install -e '.[peers]'`): a hand-written PyTorch loop in two forms, and Pythae's
+trainer.  Each candidate runs in a process of its own, in turn, several rounds; the best epoch of each counts.
 """
 
 import dataclasses
