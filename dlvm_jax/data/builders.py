@@ -10,10 +10,12 @@ import io
 import os
 import shutil
 import socket
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from dlvm_jax.data.sources import SOURCES
 __all__ = ["cache_folder", "read_prepared"]
 
 BLOCK = 1000
+VERSION = "1.0.0"
 
 
 def cache_folder():
@@ -29,16 +32,12 @@ def cache_folder():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlvm_jax" / "tfds"
 
 
-def _local_folder(name):
-    """The folder with the set's files named by DLVM_DATA, or None."""
-    root = os.environ.get("DLVM_DATA")
-    if not root:
-        return None
-    return next((folder for folder in (Path(root) / name, Path(root)) if folder.is_dir()), None)
-
-
 def _reachable(url):
+    """Whether the server, or the proxy in front of it, takes a connection: TFDS itself would retry for minutes."""
     parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if proxy and not proxy_bypass(parts.hostname):
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     try:
         with socket.create_connection((parts.hostname, port), timeout=5):
@@ -47,19 +46,27 @@ def _reachable(url):
         return False
 
 
-def _download(name, files, dl_manager, folder):
+def _download(name, files, dl_manager, folder, looked):
     """Fetch the original files into a folder under their own names; FileNotFoundError where they cannot be had."""
-    looked = os.environ.get("DLVM_DATA")
-    looked = f"DLVM_DATA={looked} has no {name}" if looked else "DLVM_DATA is not set"
     for file in files:
-        if not _reachable(file.url):
+        try:
+            if not _reachable(file.url):
+                raise ConnectionError(f"{urlsplit(file.url).hostname} cannot be reached")
+            print(f"downloading {file.url}", file=sys.stderr)
+            path = Path(dl_manager.download(file.url))
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0]
             raise FileNotFoundError(
-                f"the files of {name} are not here ({looked}) and {urlsplit(file.url).hostname} cannot be reached; "
+                f"the files of {name} are not here ({looked}) and {reason}; "
                 f"put {', '.join(f.name for f in files)} into a folder {name} and set DLVM_DATA to the folder above it"
-            )
-        path = Path(dl_manager.download(file.url))
+            ) from error
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if file.sha256 not in (None, digest):
+            for stale in (
+                path,
+                Path(f"{path}.INFO"),
+            ):  # TFDS would take them for the right ones the next time
+                stale.unlink(missing_ok=True)
             raise ValueError(
                 f"{file.url} has SHA-256 {digest}, expected {file.sha256}; it changed or was cut short"
             )
@@ -67,13 +74,22 @@ def _download(name, files, dl_manager, folder):
 
 
 def _read_source(name, dl_manager):
-    source = SOURCES[name]
-    local = _local_folder(name)
-    if local is not None or not source.files:
-        with contextlib.suppress(FileNotFoundError):
-            return source.read(local)
+    source, root = SOURCES[name], os.environ.get("DLVM_DATA")
+    if not source.files:
+        return source.read(None)
+    looked = f"DLVM_DATA={root} has no {name}" if root else "DLVM_DATA is not set"
+    if root and (Path(root) / name).is_dir():
+        try:
+            return source.read(Path(root) / name)
+        except FileNotFoundError as error:
+            looked = f"DLVM_DATA={root}: {error}"
+        except Exception as error:
+            raise ValueError(
+                f"the files of {name} in {Path(root) / name} cannot be read ({type(error).__name__}: {error}); "
+                "replace them by intact ones"
+            ) from error
     with tempfile.TemporaryDirectory() as folder:
-        _download(name, source.files, dl_manager, folder)
+        _download(name, source.files, dl_manager, folder, looked)
         return source.read(folder)
 
 
@@ -84,8 +100,7 @@ def _builder_class():
     class DlvmArrays(tfds.core.GeneratorBasedBuilder):
         """Images and labels of the sets in `sources`, one configuration a set."""
 
-        VERSION = tfds.core.Version("1.0.0")
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name, version="1.0.0") for name in SOURCES]  # noqa: RUF012
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name, version=VERSION) for name in SOURCES]  # noqa: RUF012
 
         def _info(self):
             tensor = tfds.features.Tensor
@@ -114,6 +129,10 @@ def _builder_class():
     return DlvmArrays
 
 
+def _builder(name, folder):
+    return _builder_class()(data_dir=str(folder), config=name, file_format="array_record")
+
+
 @contextlib.contextmanager
 def _lock(path):
     """One process prepares at a time."""
@@ -124,30 +143,44 @@ def _lock(path):
         yield
 
 
-def read_prepared(name, cache=None):
-    """The raw arrays of a set, `{split: (images, labels or None)}` in original order, preparing them the first time.
-
-    cache: folder of prepared sets, default `cache_folder()`.  Raises FileNotFoundError where the files are neither local nor
-    reachable, ValueError for a damaged copy, in one line that says what to do.
-    """
+def _prepare(name, folder, place):
+    """Write the prepared copy; TFDS writes beside `place` and renames at the end, so `place` is whole once it exists."""
     import tensorflow_datasets as tfds
 
-    folder = Path(cache) if cache is not None else cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     tfds.disable_progress_bar()
     with _lock(folder / f"{name}.lock"):
-        builder = _builder_class()(data_dir=str(folder), config=name, file_format="array_record")
-        if not Path(builder.data_dir).exists():
-            print(f"preparing {name} in {builder.data_dir} (once)")
-            config = tfds.download.DownloadConfig(try_download_gcs=False)
-            with contextlib.redirect_stdout(io.StringIO()):
-                builder.download_and_prepare(download_dir=str(folder / "downloads"), download_config=config)
-            shutil.rmtree(folder / "downloads", ignore_errors=True)
+        if place.exists():  # another process was faster
+            return
+        for left in place.parent.glob("incomplete.*"):  # of a run that was killed: the lock is ours
+            shutil.rmtree(left)
+        print(f"preparing {name} in {place} (once)")
+        downloads = folder / "downloads" / name
+        config = tfds.download.DownloadConfig(try_download_gcs=False)
+        with contextlib.redirect_stdout(io.StringIO()):
+            _builder(name, folder).download_and_prepare(download_dir=str(downloads), download_config=config)
+        shutil.rmtree(downloads, ignore_errors=True)
+
+
+def read_prepared(name, cache=None):
+    """The raw arrays of a set, `{split: (images, labels or None)}` in original order, preparing them the first time.
+
+    cache: folder of prepared sets, default `cache_folder()`; nothing is written to it once the set is there.  Raises
+    FileNotFoundError where the files are neither local nor to be downloaded, ValueError for files or a prepared copy that
+    are damaged, in one line that says what to do.
+    """
+    folder = Path(cache) if cache is not None else cache_folder()
+    place = folder / "dlvm_arrays" / name / VERSION
+    if not place.exists():
+        _prepare(name, folder, place)
     try:
+        builder = _builder(name, folder)
+        if not builder.info.splits:
+            raise ValueError("no splits")
         return {split: _join(builder.as_data_source(split)) for split in builder.info.splits}
     except Exception as error:
         raise ValueError(
-            f"the prepared copy of {name} is damaged ({type(error).__name__}); delete {builder.data_dir} and run again"
+            f"the prepared copy of {name} is damaged ({type(error).__name__}); delete {place} and run again"
         ) from error
 
 

@@ -64,8 +64,17 @@ def _bits(levels):
     return lambda key, raw: jax.random.bernoulli(key, raw / (levels - 1.0)).astype(jnp.float32)
 
 
+# Dequantisation noise lies on the midpoints of 2^15 steps.  With at most 256 levels, level + u is then exact in float32;
+# noise of full precision rounds up to the next level now and then, and (255 + u) / 256 to 1, where a logit is infinite.
+STEPS = 2**15
+
+
 def _dequantise(levels):
-    return lambda key, raw: (raw + jax.random.uniform(key, raw.shape)) / levels
+    def dequantise(key, raw):
+        step = jax.random.bits(key, raw.shape, jnp.uint16) // (2**16 // STEPS)
+        return (raw + (step + jnp.float32(0.5)) / STEPS) / levels
+
+    return dequantise
 
 
 def _fixed_bits(levels, rng, raw):
@@ -73,7 +82,8 @@ def _fixed_bits(levels, rng, raw):
 
 
 def _fixed_dequantise(levels, rng, raw):
-    return ((raw + rng.random_sample(raw.shape)) / levels).astype(np.float32)
+    step = rng.randint(0, STEPS, raw.shape, np.uint16)
+    return (raw + (step + np.float32(0.5)) / np.float32(STEPS)) / np.float32(levels)
 
 
 TRANSFORMS = {

@@ -111,7 +111,7 @@ def _omniglot_drawings(folder, part):
         return np.unpackbits(packed, axis=2)[..., :11025].reshape(-1, 105, 105)
     from PIL import Image  # comes with matplotlib
 
-    with zipfile.ZipFile(_open(folder, f"images_{part}.zip")) as archive:
+    with _open(folder, f"images_{part}.zip") as file, zipfile.ZipFile(file) as archive:
         pages = sorted(
             (n for n in archive.namelist() if n.endswith(".png")), key=lambda n: n.rsplit("/", 1)[-1]
         )
@@ -140,23 +140,25 @@ def _freyfaces(folder):
 
 def _undo_prediction(residuals):
     """Images from the residuals of the LOCO-I/MED prediction (see PACKED), [n, 3, 32, 32] -> [n, 32, 32, 3]."""
-    p = residuals.astype(np.int16)
+    p = residuals.transpose(2, 3, 1, 0).astype(
+        np.int16, order="C"
+    )  # a pixel of all images is one piece of memory
     for y in range(32):
         for x in range(32):
             if x and y:
-                left, up, corner = p[:, :, y, x - 1], p[:, :, y - 1, x], p[:, :, y - 1, x - 1]
+                left, up, corner = p[y, x - 1], p[y - 1, x], p[y - 1, x - 1]
                 low, high = np.minimum(left, up), np.maximum(left, up)
-                p[:, :, y, x] += np.clip(left + up - corner, low, high)
+                p[y, x] += np.clip(left + up - corner, low, high)
             elif x or y:
-                p[:, :, y, x] += p[:, :, y, x - 1] if x else p[:, :, y - 1, x]
-            p[:, :, y, x] &= 255
-    green, red, blue = p[:, 0], p[:, 1] + p[:, 0], p[:, 2] + p[:, 0]
-    return np.stack([red, green, blue], -1).astype(np.uint8)
+                p[y, x] += p[y, x - 1] if x else p[y - 1, x]
+            p[y, x] &= 255
+    green, red, blue = p[:, :, 0], p[:, :, 1] + p[:, :, 0], p[:, :, 2] + p[:, :, 0]
+    return np.stack([red, green, blue], -1).astype(np.uint8).transpose(2, 0, 1, 3)
 
 
 def _cifar10(folder):
     if not _has(folder, "labels.npz"):
-        with tarfile.open(fileobj=_open(folder, "cifar-10-binary.tar.gz")) as archive:
+        with _open(folder, "cifar-10-binary.tar.gz") as file, tarfile.open(fileobj=file) as archive:
 
             def batch(name):
                 rows = np.frombuffer(archive.extractfile(f"cifar-10-batches-bin/{name}.bin").read(), np.uint8)
