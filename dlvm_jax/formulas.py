@@ -59,9 +59,14 @@ def formulas():
 
 
 def _test_of(formula):
-    """The test file of a function's module, by the rule that tests mirror the package."""
-    package, module = formula.module.split(".")[1:3]
-    return "tests/exact/test_exact.py" if package == "exact" else f"tests/{package}/test_{module}.py"
+    """The first test file beside the function's package that names the function, or None."""
+    folder = ROOT / "tests" / formula.module.split(".")[1]
+    named = (
+        path
+        for path in sorted(folder.glob("test_*.py"))
+        if re.search(rf"\b{formula.name}\b", path.read_text())
+    )
+    return next((str(path.relative_to(ROOT)) for path in named), None)
 
 
 def table():
@@ -71,9 +76,8 @@ def table():
         equation = f.equation.replace("\\|", "\\Vert ").replace("|", "\\vert ")
         function = f"{f.module.removeprefix('dlvm_jax.')}.{f.name}"
         path = f.place.split(":")[0]
-        rows.append(
-            f"| ${equation}$ | [`{function}`]({path}) | [{Path(_test_of(f)).name}]({_test_of(f)}) | {f.source} |"
-        )
+        test = _test_of(f)
+        rows.append(f"| ${equation}$ | [`{function}`]({path}) | [{Path(test).name}]({test}) | {f.source} |")
     return "\n".join(rows)
 
 

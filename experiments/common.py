@@ -24,6 +24,8 @@ def main(run, config):
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         sys.exit(128 + stop.signum)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except (CheckpointError, NonFiniteError, ValueError, OSError) as error:
         print(f"\nerror: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -89,7 +89,7 @@ class Config:
     """steps between validations, log lines and checkpoints; default a fortieth of the run"""
     patience: int | None = None
     """stop after so many validations without improvement"""
-    seeds: tuple[int, ...] = (0,)
+    seeds: Annotated[tuple[int, ...], tyro.conf.arg(aliases=["--seed"])] = (0,)
     """random seeds; several are trained together"""
     eval_samples: int = 500
     """importance samples of each test example"""

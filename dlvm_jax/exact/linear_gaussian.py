@@ -35,6 +35,11 @@ def _project(model, x):
     return factor, jax.scipy.linalg.solve_triangular(factor, projected[..., None], lower=True)[..., 0]
 
 
+def _backward(factor, white):
+    r"""$L^{-\top}$ times `white`: with the result of `_project`, the posterior mean."""
+    return jax.scipy.linalg.solve_triangular(factor, white[..., None], lower=True, trans=1)[..., 0]
+
+
 def log_evidence(model, x):
     r"""Exact log-evidence.
 
@@ -50,9 +55,12 @@ def log_evidence(model, x):
     """
     dim, latent = model.w.shape
     factor, white = _project(model, x)
-    square = jnp.sum(jnp.square(x - model.mean), -1) - jnp.sum(jnp.square(white), -1)
+    z = _backward(factor, white)
+    # (x-mu)^T C^-1 (x-mu) as a sum of squares, the minimum over z: C^-1 written out cancels in float32 for small noise
+    residual = x - model.mean - jnp.einsum("dm,...m->...d", model.w, z, precision="highest")
+    square = jnp.sum(jnp.square(residual * jnp.exp(-model.log_std)), -1) + jnp.sum(jnp.square(z), -1)
     log_det = 2 * (dim - latent) * model.log_std + 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-    return -0.5 * (square * jnp.exp(-2 * model.log_std) + log_det + dim * LOG_2PI)
+    return -0.5 * (square + log_det + dim * LOG_2PI)
 
 
 def posterior(model, x):
@@ -68,7 +76,7 @@ def posterior(model, x):
     0.5
     """
     factor, white = _project(model, x)
-    mean = jax.scipy.linalg.solve_triangular(factor, white[..., None], lower=True, trans=1)[..., 0]
+    mean = _backward(factor, white)
     inverse = jax.scipy.linalg.solve_triangular(
         factor, jnp.eye(factor.shape[0], dtype=factor.dtype), lower=True
     )

@@ -116,20 +116,15 @@ def renyi(log_w, alpha):
     return log_mean_exp((1 - alpha) * log_w) / (1 - alpha)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _scale_gradient(z, weight):
     return z
 
 
-def _scale_forward(z, weight):
-    return z, weight
-
-
-def _scale_backward(weight, gradient):
-    return gradient * weight, jnp.zeros_like(weight)
-
-
-_scale_gradient.defvjp(_scale_forward, _scale_backward)
+@_scale_gradient.defjvp
+def _scale_tangent(primals, tangents):
+    z, weight = primals
+    return z, tangents[0] * weight
 
 
 def dreg(log_weight_fn, z):
@@ -151,7 +146,9 @@ def dreg(log_weight_fn, z):
     weight = jax.lax.stop_gradient(jax.nn.softmax(log_weight_fn(z), axis=0))
     spread = weight.reshape(weight.shape + (1,) * (z.ndim - weight.ndim))
     log_w = log_weight_fn(_scale_gradient(z, jnp.broadcast_to(spread, z.shape)))
-    surrogate = jnp.sum(weight * log_w, axis=0)
+    surrogate = jnp.sum(
+        jnp.where(weight > 0, weight * log_w, 0.0), axis=0
+    )  # a weight of zero may have log w = -inf
     return jax.lax.stop_gradient(importance_weighted(log_w) - surrogate) + surrogate
 
 

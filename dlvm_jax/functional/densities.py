@@ -93,7 +93,8 @@ def multivariate_normal_log_prob(x, mean, scale_tril):
     -1.8378770351409912
     """
     residual = x - mean
-    scale = jnp.broadcast_to(scale_tril, residual.shape + residual.shape[-1:])
+    shape = jnp.broadcast_shapes(residual.shape, scale_tril.shape[:-1])
+    residual, scale = jnp.broadcast_to(residual, shape), jnp.broadcast_to(scale_tril, shape + shape[-1:])
     white = jax.lax.linalg.triangular_solve(scale, residual[..., None], left_side=True, lower=True)[..., 0]
     log_diagonal = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1))
     return sum_event(-0.5 * jnp.square(white) - log_diagonal - 0.5 * LOG_2PI, 1)
@@ -178,10 +179,14 @@ def categorical_sample(key, logits, shape=()):
     return jax.random.categorical(key, logits, shape=shape + logits.shape[:-1]).astype(logits.dtype)
 
 
-def _bin_edges(x, mean, log_std, levels):
-    """Standardised bin edges a < b and their distance, computed in units of bins so that neighbours share an edge."""
+def _check_levels(levels):
     if levels < 2:
         raise ValueError(f"a discretised density needs at least 2 levels, got {levels}")
+
+
+def _bin_edges(x, mean, log_std, levels):
+    """Standardised bin edges a < b and their distance, computed in units of bins so that neighbours share an edge."""
+    _check_levels(levels)
     width = jnp.exp(-log_std) / levels
     a = (x - levels * mean) * width
     b = (x + 1 - levels * mean) * width
@@ -222,6 +227,7 @@ def discretised_logistic_sample(key, mean, log_scale, levels=256, shape=()):
     >>> discretised_logistic_sample(jax.random.key(0), jnp.array([0.5]), -9.0, levels=3)
     Array([1.], dtype=float32)
     """
+    _check_levels(levels)
     mean = jnp.asarray(mean)
     full = shape + jnp.broadcast_shapes(mean.shape, jnp.shape(log_scale))
     noise = jax.random.logistic(key, full, jnp.result_type(mean, log_scale, float))
@@ -231,8 +237,37 @@ def discretised_logistic_sample(key, mean, log_scale, levels=256, shape=()):
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
+@jax.custom_jvp
+def _mills(x):
+    """Phi(x) / phi(x) for x <= 0: erfc near zero, Laplace's continued fraction below -8."""
+    near = x > -8
+    small, large = jnp.where(near, x, -1.0), jnp.where(near, 8.0, -x)
+    centre = math.sqrt(math.pi / 2) * jax.lax.erfc(-math.sqrt(0.5) * small) * jnp.exp(0.5 * jnp.square(small))
+    u = 1 / jnp.square(large)
+    above, above_next, below, below_next = 1.0, 1.0, 0.0, 1.0
+    for n in range(1, 21):  # 1 / (t + 1 / (t + 2 / (t + ...))), right to double precision from t = 8
+        above, above_next = above_next, above_next + n * u * above
+        below, below_next = below_next, below_next + n * u * below
+    return jnp.where(near, centre, below_next / (large * above_next))
+
+
+@_mills.defjvp
+def _mills_tangent(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    value = _mills(x)
+    return value, (1 + x * value) * dx
+
+
+def _log_ndtr(x):
+    """log Phi(x), with a right gradient in tails so far that phi / Phi would be the difference of two huge exponents."""
+    tail = x < 0
+    low, high = jnp.where(tail, x, -1.0), jnp.where(tail, 1.0, x)
+    lower = -0.5 * jnp.square(low) - 0.5 * LOG_2PI + jnp.log(_mills(low))
+    return jnp.where(tail, lower, jnp.log1p(-jax.scipy.special.ndtr(-high)))
+
+
 def _log_normal_interval(a, b, width):
-    """log(Phi(b) - Phi(a)), b = a + width: Gauss-Legendre where both tails nearly cancel, log-space difference elsewhere."""
+    """log(Phi(b) - Phi(a)), b = a + width: Gauss-Legendre where both tails nearly cancel, Mills ratios elsewhere."""
     centre = 0.5 * (a + b)
     narrow = width * (1 + jnp.abs(centre)) < 2
     m, w = jnp.where(narrow, centre, 0.0), jnp.where(narrow, width, 1.0)
@@ -241,12 +276,15 @@ def _log_normal_interval(a, b, width):
         wt * jnp.exp(-m * w * t / 2 - jnp.square(w * t) / 8) for t, wt in zip(_NODES, _WEIGHTS, strict=True)
     ]
     quadrature = -0.5 * jnp.square(m) - 0.5 * LOG_2PI + jnp.log(w / 2) + jnp.log(sum(terms))
-    flip = centre > 0  # work in the lower tail, where log_ndtr keeps its precision
-    low = jnp.where(narrow, -1.0, jnp.where(flip, -b, a))
-    high = jnp.where(narrow, 1.0, jnp.where(flip, -a, b))
-    log_high = jax.scipy.special.log_ndtr(high)
-    difference = log_high + log1mexp(log_high - jax.scipy.special.log_ndtr(low))
-    return jnp.where(narrow, quadrature, difference)
+    flip = centre > 0  # work in the lower tail
+    low, high = jnp.where(flip, -b, a), jnp.where(flip, -a, b)
+    straddles = high > 0
+    l, h = (jnp.where(narrow | straddles, safe, edge) for safe, edge in ((-2.0, low), (-1.0, high)))
+    gap = jnp.where(narrow | straddles, 1.0, width * jnp.abs(centre))  # (l^2 - h^2) / 2, which would cancel
+    tail = -0.5 * jnp.square(h) - 0.5 * LOG_2PI + jnp.log(_mills(h) - _mills(l) * jnp.exp(-gap))
+    l, h = (jnp.where(~narrow & straddles, edge, safe) for safe, edge in ((-1.0, low), (1.0, high)))
+    middle = jnp.log(jax.scipy.special.ndtr(h) - jax.scipy.special.ndtr(l))
+    return jnp.where(narrow, quadrature, jnp.where(straddles, middle, tail))
 
 
 def discretised_normal_log_prob(x, mean, log_std, levels=256, event_ndim=1):
@@ -263,7 +301,7 @@ def discretised_normal_log_prob(x, mean, log_std, levels=256, event_ndim=1):
     """
     a, b, width = _bin_edges(x, mean, log_std, levels)
     middle = _log_normal_interval(a, b, width)
-    first, last = jax.scipy.special.log_ndtr(b), jax.scipy.special.log_ndtr(-a)
+    first, last = _log_ndtr(b), _log_ndtr(-a)
     return sum_event(_with_tails(x, levels, first, middle, last), event_ndim)
 
 
@@ -278,6 +316,7 @@ def discretised_normal_sample(key, mean, log_std, levels=256, shape=()):
     >>> discretised_normal_sample(jax.random.key(0), jnp.array([0.5]), -9.0, levels=3)
     Array([1.], dtype=float32)
     """
+    _check_levels(levels)
     draw = normal_sample(key, mean, log_std, shape)
     return jnp.clip(jnp.floor(levels * draw), 0, levels - 1)
 
@@ -289,14 +328,14 @@ def bits_per_dim(log_prob, event_shape, bin_width=1.0):
 
     Shapes: `log_prob` in nats, any -> same; `event_shape` gives $D$; `bin_width` $h$ is the distance between neighbouring
     data values as the density sees them (1 for probabilities of integer levels, 1/256 for 8-bit data scaled to [0, 1]).
-    Raises ValueError for an empty event or a bin width that is not positive.
+    Raises ValueError for an empty event or a bin width that is not positive and finite.
     Source: Theis, van den Oord, Bethge 2016, section 3.1.
 
     >>> round(float(bits_per_dim(-28 * 28 * math.log(256.0), (28, 28))), 6)
     8.0
     """
     dims = math.prod(event_shape)
-    if dims < 1 or bin_width <= 0:
+    if min(event_shape, default=1) < 1 or not 0 < bin_width < math.inf:
         raise ValueError(
             f"bits per dimension need a non-empty event and a positive bin width, got {event_shape}, {bin_width}"
         )

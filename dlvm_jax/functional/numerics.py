@@ -11,13 +11,16 @@ def sum_event(values, event_ndim):
 
     $s_b = \sum_{i_1,\ldots,i_n} v_{b,i_1,\ldots,i_n}$ over the last `event_ndim` axes.
 
-    Shapes: `values` [*batch, *event] -> [*batch].  Raises ValueError when there are fewer axes than `event_ndim`.
+    Shapes: `values` [*batch, *event] -> [*batch].  Raises ValueError when there are fewer axes than `event_ndim`,
+    or when it is negative.
     Source: Higham 1993, "The accuracy of floating point summation", on why the accumulator must be wide.
 
     >>> sum_event(jnp.ones((2, 3, 4)), 2)
     Array([12., 12.], dtype=float32)
     """
     values = jnp.asarray(values)
+    if event_ndim < 0:
+        raise ValueError(f"event_ndim counts trailing axes and cannot be negative, got {event_ndim}")
     if values.ndim < event_ndim:
         raise ValueError(
             f"expected at least {event_ndim} event axes, got shape {values.shape}; lower event_ndim or add axes"
@@ -54,4 +57,13 @@ def log_mean_exp(values, axis=0):
     1000.0
     """
     values = jnp.asarray(values)
-    return jax.nn.logsumexp(values, axis=axis) - jnp.log(values.shape[axis])
+    top = jax.lax.stop_gradient(jnp.max(values, axis=axis, keepdims=True))
+    anchor = jnp.where(jnp.isfinite(top), top, 0.0)
+    mean = jnp.mean(jnp.exp(values - anchor), axis=axis)
+    near = (
+        mean > 0.5
+    )  # nearly equal values: log K would cancel, which Renyi bounds of order near 1 would magnify
+    excess = jnp.where(near, jnp.mean(jnp.expm1(values - anchor), axis=axis), 0.0)
+    far = jnp.log(jnp.where(near | (mean == 0), 1.0, mean))
+    value = jnp.squeeze(anchor, axis) + jnp.where(near, jnp.log1p(excess), far)
+    return jnp.where(mean == 0, -jnp.inf, value)
