@@ -32,13 +32,14 @@ class Formula(NamedTuple):
 
 def _formula(module, name, function):
     text = inspect.getdoc(function)
-    equation = re.search(r"\$(.+?)\$", text, re.DOTALL).group(1)
+    purpose, body = text.split("\n\n", 1)
+    equation = re.search(r"\$(.+?)\$", body, re.DOTALL).group(1)
     source = re.search(r"Source: (.+?)(?:\.?\s*\n\s*\n|$)", text, re.DOTALL).group(1)
     path = Path(inspect.getsourcefile(function)).relative_to(ROOT)
     return Formula(
         name,
         module,
-        text.split("\n\n")[0].replace("\n", " "),
+        purpose.replace("\n", " "),
         " ".join(equation.split()),
         " ".join(source.split()),
         f"{path}:{inspect.getsourcelines(function)[1]}",
