@@ -32,8 +32,11 @@ def main(run, config):
 
 
 def new_folder(name):
-    """The first unused folder runs/NAME-001, runs/NAME-002, ..."""
+    """Create and return the first unused folder of runs/NAME-001, runs/NAME-002, ..."""
     number = 1
-    while (folder := Path("runs") / f"{name}-{number:03d}").exists():
-        number += 1
-    return folder
+    while True:
+        try:
+            (folder := Path("runs") / f"{name}-{number:03d}").mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1

@@ -188,7 +188,7 @@ def build_objective(config, parts):
     if config.objective == "elbo":
         return objectives.maximum_likelihood(vae(*parts, kl=config.kl), config.beta)
     if config.objective == "dreg":
-        return dreg(*parts, config.samples)
+        return dreg(*parts, samples=config.samples)
     alpha = config.alpha if config.objective == "renyi" else 0.0
     return objectives.importance_weighted(vae(*parts), config.samples, alpha)
 

@@ -1,4 +1,4 @@
-"""Settings for all tests: a compilation cache, and a guard against reused random keys."""
+"""Settings for all tests: a compilation cache, and double precision on request."""
 
 import os
 from pathlib import Path

@@ -10,6 +10,7 @@ import numpy as np
 
 from dlvm_jax.functional import bounds, densities
 from dlvm_jax.models.density import require_kind
+from dlvm_jax.models.objectives import unpack
 
 __all__ = ["Record", "active_units", "evaluate", "log_likelihoods"]
 
@@ -18,8 +19,8 @@ __all__ = ["Record", "active_units", "evaluate", "log_likelihoods"]
 class Record:
     """A likelihood with all that is needed to compare it.  Values are means over `examples`, in nats unless said.
 
-    estimator "iwae" is the importance-weighted bound of `samples` draws (a stochastic lower bound on log p), "bound" the mean of
-    `samples` draws of the density's own log_prob.  `standard_error` is the standard deviation over examples / sqrt(examples); it
+    estimator "exact" is the density itself, "iwae" the importance-weighted bound of `samples` draws (a stochastic lower bound
+    on log p), "bound" the mean of `samples` draws of the density's own log_prob.  `standard_error` is the standard deviation over examples / sqrt(examples); it
     contains the Monte-Carlo error.  `reconstruction` - `kl` is the ELBO, for densities that have these parts.
     `effective_samples` is the median over examples of the importance weights' effective sample size.
     """
@@ -45,7 +46,7 @@ class Record:
 
     def __str__(self):
         head = (
-            f"log p(x) {'>=' if self.estimator == 'bound' else '~'} {self.log_likelihood:.2f} +- {self.standard_error:.2f} nats, "
+            f"log p(x) {dict(bound='>=', exact='=').get(self.estimator, '~')} {self.log_likelihood:.2f} +- {self.standard_error:.2f} nats, "
             f"{self.bits_per_dim:.4f} bits/dim ({self.estimator}, K={self.samples}, {self.examples} examples, "
             f"{self.protocol} {self.protocol_hash})"
         )
@@ -61,27 +62,26 @@ class Record:
 
 @lru_cache(maxsize=8)
 def _batch_evaluator(density, chunk, chunks):
-    """Jitted (params, key, x [B, ...]) -> (weights' running sums, mean terms), one chunk of draws after another."""
+    """Jitted (params, key, batch) -> (weights' running sums, mean terms), one chunk of draws after another."""
 
-    def draw(params, key, x):
+    def draw(params, key, batch):
         if density.terms is None:
-            value = density.log_prob(params, key, x)
-            return value, {}
-        terms = density.terms(params, key, x)
+            return density.log_prob(params, key, *unpack(batch)), {}
+        terms = density.terms(params, key, *unpack(batch))
         return terms["reconstruction"] - terms["kl"], terms
 
     @jax.jit
-    def run(params, key, x):
+    def run(params, key, batch):
         def one_chunk(carry, key):
-            log_w, terms = jax.vmap(lambda k: draw(params, k, x))(jax.random.split(key, chunk))
+            log_w, terms = jax.vmap(lambda k: draw(params, k, batch))(jax.random.split(key, chunk))
             weights, total, means = carry
             means = jax.tree.map(lambda m, t: m + t.sum(0) / (chunk * chunks), means, terms)
             return (bounds.accumulate(weights, log_w), total + log_w.sum(0) / (chunk * chunks), means), None
 
-        batch = (x.shape[0],)
-        zeros = jnp.zeros(batch)
+        shape = jax.tree.leaves(batch)[0].shape[:1]
+        zeros = jnp.zeros(shape)
         terms = {} if density.terms is None else {"reconstruction": zeros, "kl": zeros}
-        start = (bounds.empty_weights(batch), zeros, terms)
+        start = (bounds.empty_weights(shape), zeros, terms)
         (weights, mean, terms), _ = jax.lax.scan(one_chunk, start, jax.random.split(key, chunks))
         return bounds.summarise(weights), mean, terms
 
@@ -93,30 +93,35 @@ def log_likelihoods(
 ):
     """Estimates for each example: {"iwae", "bound", "ess", and the density's terms}, each a numpy array [N], in nats.
 
-    x: [N, *event]; the draws are made on the device, `chunk` at a time (`samples` is a multiple of it, or smaller), with
-    exact float32 products; `progress(done)` is called after each batch with the number of examples done.
+    x: [N, *event], or (x, context) for a conditional density; the draws are made on the device, `chunk` at a time (`samples`
+    is a multiple of it, or smaller), with exact float32 products; `progress(done)` is called after each batch with the number of examples done.
     """
     if samples < 1:
         raise ValueError(f"evaluation needs at least one sample, got {samples}")
-    if len(x) == 0:
+    examples = len(jax.tree.leaves(x)[0])
+    if examples == 0:
         raise ValueError("there are no examples to evaluate; choose a split that has some")
     chunk = math.gcd(chunk, samples)
     run = _batch_evaluator(density, chunk, samples // chunk)
-    size = min(batch_size, len(x))
+    size = min(batch_size, examples)
+
+    def padded(array, start):
+        block = np.asarray(array[start : start + size], np.float32)
+        return np.concatenate([block, np.repeat(block[:1], size - len(block), axis=0)])
+
     results = []
     with jax.default_matmul_precision("highest"):
-        for number, start in enumerate(range(0, len(x), size)):
-            block = np.asarray(x[start : start + size], np.float32)
-            padded = np.concatenate([block, np.repeat(block[:1], size - len(block), axis=0)])
-            evidence, mean, terms = run(params, jax.random.fold_in(key, number), padded)
+        for number, start in enumerate(range(0, examples, size)):
+            batch, count = jax.tree.map(lambda a, s=start: padded(a, s), x), min(size, examples - start)
+            evidence, mean, terms = run(params, jax.random.fold_in(key, number), batch)
             values = {
                 "iwae": evidence.log_evidence,
                 "ess": evidence.effective_sample_size,
                 "bound": mean,
                 **terms,
             }
-            results.append({name: np.asarray(value)[: len(block)] for name, value in values.items()})
-            progress(start + len(block))
+            results.append({name: np.asarray(value)[:count] for name, value in values.items()})
+            progress(start + count)
     return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
 
 
@@ -136,21 +141,23 @@ def evaluate(
 ):
     """Likelihood of x under a density, as a `Record`.
 
-    density, params: the model;  x: [N, *event] data as the density sees them;  samples: K draws an example
+    density, params: the model;  x: [N, *event] data as the density sees them, or (x, context);  samples: K draws an example
     protocol, protocol_hash: what the data are (see `dlvm_jax.data`);  bin_width: distance between data values
-    estimator: "iwae" or "bound"; by default "iwae" unless the density is a bound
+    estimator: "iwae" or "bound"; by default what the density's kind allows ("exact" for an exact one, whatever K)
     posterior: (density, params) of a VAE's posterior, to count active units (Burda et al. 2016, section 5.3)
     options: `batch_size`, `chunk`, `progress` of `log_likelihoods`
 
     Raises ValueError for "iwae" on a density of kind "bound", whose importance weights would be meaningless.
     """
-    estimator = estimator or ("bound" if density.kind == "bound" else "iwae")
-    if estimator not in ("iwae", "bound"):
+    estimator = estimator or {"exact": "exact", "weight": "iwae", "bound": "bound"}[density.kind]
+    if estimator not in ("iwae", "bound") and estimator != density.kind:
         raise ValueError(f"the estimator is 'iwae' or 'bound', got {estimator!r}")
+    if estimator == "exact":
+        samples = min(samples, 1)
     if estimator == "iwae":
         require_kind(density, ("exact", "weight"), "an importance-weighted evaluation")
     values = log_likelihoods(density, params, x, key=key, samples=samples, **options)
-    nats = values[estimator].astype(np.float64)
+    nats = values["bound" if estimator == "exact" else estimator].astype(np.float64)
     has_terms = "reconstruction" in values
     return Record(
         estimator=estimator,
@@ -161,7 +168,7 @@ def evaluate(
         kind=density.kind,
         log_likelihood=float(nats.mean()),
         standard_error=float(nats.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else math.nan,
-        bits_per_dim=float(densities.bits_per_dim(nats.mean(), x.shape[1:], bin_width)),
+        bits_per_dim=float(densities.bits_per_dim(nats.mean(), unpack(x)[0].shape[1:], bin_width)),
         elbo=float(values["bound"].mean(dtype=np.float64)) if has_terms else None,
         reconstruction=float(values["reconstruction"].mean(dtype=np.float64)) if has_terms else None,
         kl=float(values["kl"].mean(dtype=np.float64)) if has_terms else None,
@@ -171,10 +178,13 @@ def evaluate(
 
 
 def posterior_means(posterior, params, x, batch_size=1000):
-    """Means E_q[z | x] of a posterior density, [N, M]."""
+    """Means E_q[z | x] of a posterior density, [N, M]; x as it sees it, (x, context) for a conditional VAE."""
     mean = jax.jit(posterior.mean)
-    blocks = [x[i : i + batch_size] for i in range(0, len(x), batch_size)]
-    return np.concatenate([np.asarray(mean(params, np.asarray(block, np.float32))) for block in blocks])
+    blocks = [
+        jax.tree.map(lambda a, i=i: np.asarray(a[i : i + batch_size], np.float32), x)
+        for i in range(0, len(jax.tree.leaves(x)[0]), batch_size)
+    ]
+    return np.concatenate([np.asarray(mean(params, block)) for block in blocks])
 
 
 def active_units(posterior, params, x, threshold=0.01):

@@ -2,11 +2,8 @@
 
 from statistics import NormalDist
 
-import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure  # not pyplot: importing that would change a notebook's backend
 
 __all__ = ["curves", "grid", "image_grid", "latent_scatter", "unit_square"]
 
@@ -27,7 +24,7 @@ def grid(path, images, columns, title=None, scale=None):
     """Write images with values in [0, 1] as a grid; `scale` screen pixels an image pixel."""
     tiled = np.clip(image_grid(images, columns), 0, 1)
     scale = scale or max(1, round(720 / tiled.shape[1]))
-    figure = plt.figure(
+    figure = Figure(
         figsize=(tiled.shape[1] * scale / 100, tiled.shape[0] * scale / 100 + (0.4 if title else 0)), dpi=100
     )
     axes = figure.add_axes((0, 0, 1, tiled.shape[0] * scale / 100 / figure.get_figheight()))
@@ -42,14 +39,14 @@ def grid(path, images, columns, title=None, scale=None):
     if title:
         figure.suptitle(title, fontsize=10, y=0.99, va="top")
     figure.savefig(path)
-    plt.close(figure)
 
 
 def latent_scatter(path, means, labels, title=None):
     """Scatter of posterior means [N, M], coloured by label: the two latent units of largest variance."""
     means = np.asarray(means)
     first, second = np.argsort(-means.var(0))[:2] if means.shape[1] > 1 else (0, 0)
-    figure, axes = plt.subplots(figsize=(6, 5.4), layout="constrained")
+    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    axes = figure.subplots()
     shown = axes.scatter(
         means[:, first], means[:, second], c=labels, cmap="tab10" if labels is not None else None, s=6
     )
@@ -57,7 +54,6 @@ def latent_scatter(path, means, labels, title=None):
     if labels is not None:
         figure.colorbar(shown, label="label", ticks=np.unique(labels))
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def unit_square(size):
@@ -71,7 +67,8 @@ def unit_square(size):
 
 def curves(path, series, ylabel, xlabel="step"):
     """Curves {name: (x, y)} in one plot; the y axis leaves out the first wild values."""
-    figure, axes = plt.subplots(figsize=(6.4, 4), layout="constrained")
+    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
     tails = []
     for name, (x, y) in series.items():
         axes.plot(x, y, label=name, lw=1.2)
@@ -85,4 +82,3 @@ def curves(path, series, ylabel, xlabel="step"):
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
-    plt.close(figure)

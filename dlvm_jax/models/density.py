@@ -28,8 +28,10 @@ __all__ = [
     "discretised_normal",
     "fixed_normal",
     "from_linen",
+    "logistic_mixture",
     "normal",
     "require_kind",
+    "share_last",
     "standard_normal",
 ]
 
@@ -50,6 +52,7 @@ class Density(NamedTuple):
     mean:     (params, context=None) -> E[x | context]
     normal:   (params, context=None) -> (mean, log_std), for a diagonal Gaussian: allows an analytic KL
     terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob
+    reparameterised: whether samples carry the gradient of their parameters; a posterior's must
     """
 
     init: Callable
@@ -59,6 +62,7 @@ class Density(NamedTuple):
     mean: Callable | None = None
     normal: Callable | None = None
     terms: Callable | None = None
+    reparameterised: bool = True
 
 
 def require_kind(density, kinds, use):
@@ -103,7 +107,8 @@ class Family(NamedTuple):
     """A distribution given the numbers a network puts out: `width` numbers for each of the D elements of a flattened event.
 
     log_prob(x [*batch, D], outputs [*batch, D, width]) -> [*batch]; sample(key, outputs, shape) -> [*shape, *batch, D];
-    mean(outputs) -> [*batch, D]; normal(outputs) -> (mean, log_std), for a diagonal Gaussian.
+    mean(outputs) -> [*batch, D]; normal(outputs) -> (mean, log_std), for a diagonal Gaussian.  `discrete`: samples carry no
+    gradient.
     """
 
     width: int
@@ -111,6 +116,7 @@ class Family(NamedTuple):
     sample: Callable
     mean: Callable
     normal: Callable | None = None
+    discrete: bool = False
 
 
 def _two(outputs):
@@ -152,6 +158,7 @@ def bernoulli():
         lambda x, out: densities.bernoulli_log_prob(x, out[..., 0]),
         lambda key, out, shape: densities.bernoulli_sample(key, out[..., 0], shape),
         lambda out: jax.nn.sigmoid(out[..., 0]),
+        discrete=True,
     )
 
 
@@ -162,6 +169,7 @@ def categorical(levels):
         densities.categorical_log_prob,
         densities.categorical_sample,
         lambda out: jax.nn.softmax(out) @ jnp.arange(levels, dtype=out.dtype),
+        discrete=True,
     )
 
 
@@ -176,6 +184,7 @@ def _discretised(levels, log_prob, sample):
         lambda x, out: log_prob(x, *two(out), levels),
         lambda key, out, shape: sample(key, *two(out), levels, shape),
         lambda out: jnp.clip(levels * two(out)[0] - 0.5, 0, levels - 1),
+        discrete=True,
     )
 
 
@@ -189,6 +198,49 @@ def discretised_logistic(levels):
 def discretised_normal(levels):
     """Integer levels 0..L-1 under a discretised Gaussian (its `mean` is the bin of the location parameter)."""
     return _discretised(levels, densities.discretised_normal_log_prob, densities.discretised_normal_sample)
+
+
+def logistic_mixture(levels, components):
+    """Integer levels 0..L-1 under a mixture of K discretised logistics for each element (Salimans et al. 2017)."""
+
+    def three(out):
+        logits, mean, log_scale = jnp.split(out, 3, axis=-1)
+        start = (
+            jnp.linspace(-1.5, 1.5, components) if components > 1 else 0.0
+        )  # components apart from the start
+        return logits, jax.nn.sigmoid(mean + start), log_scale - 2.0
+
+    def mean(out):
+        logits, location, _ = three(out)
+        weights = jax.nn.softmax(logits, axis=-1)
+        return jnp.clip(levels * jnp.sum(weights * location, axis=-1) - 0.5, 0, levels - 1)
+
+    return Family(
+        3 * components,
+        lambda x, out: densities.discretised_logistic_mixture_log_prob(x, *three(out), levels),
+        lambda key, out, shape: densities.discretised_logistic_mixture_sample(
+            key, *three(out), levels, shape
+        ),
+        mean,
+        discrete=True,
+    )
+
+
+def share_last(net, count=1):
+    """A network whose last `count` numbers of each element are trained constants, the same everywhere.
+
+    With `normal()` and a network of width 1 it is the Gaussian decoder with one shared, learned standard deviation.
+    """
+
+    def init(key):
+        return {"net": net.init(key), "shared": jnp.zeros(count)}
+
+    def apply(params, *inputs):
+        outputs = net.apply(params["net"], *inputs)
+        shared = jnp.broadcast_to(params["shared"], (*outputs.shape[:-1], count))
+        return jnp.concatenate([outputs, shared], axis=-1)
+
+    return Net(init, apply)
 
 
 def conditional(net, family, event_shape):
@@ -214,6 +266,10 @@ def conditional(net, family, event_shape):
         return unflatten(x), family.log_prob(x, outputs)
 
     def log_prob(params, key, x, context=None):
+        if x.shape[x.ndim - ndim :] != event_shape:
+            raise ValueError(
+                f"this density is of events of shape {event_shape}, got an array of shape {x.shape}"
+            )
         return family.log_prob(flatten(x), outputs_at(params, context))
 
     def mean(params, context=None):
@@ -223,16 +279,30 @@ def conditional(net, family, event_shape):
         return family.normal(outputs_at(params, context))
 
     normal_parameters = parameters if family.normal and ndim == 1 else None
-    return Density(net.init, sample, log_prob, "exact", mean, normal_parameters)
+    return Density(
+        net.init, sample, log_prob, "exact", mean, normal_parameters, reparameterised=not family.discrete
+    )
+
+
+def check_dim(dim):
+    """Raise ValueError unless `dim` is a positive integer."""
+    if not isinstance(dim, int) or dim < 1:
+        raise ValueError(f"a latent space needs a positive integer dimension, got {dim!r}")
+
+
+def check_event(z, dim):
+    """Raise ValueError unless `z` is [*batch, dim]: another width would broadcast into a wrong likelihood."""
+    if z.shape[-1:] != (dim,):
+        raise ValueError(f"this density is of vectors of {dim} numbers, got an array of shape {z.shape}")
 
 
 def standard_normal(dim):
     """The density N(0, I) on R^dim; raises ValueError unless dim is a positive integer."""
-    if not isinstance(dim, int) or dim < 1:
-        raise ValueError(f"a latent space needs a positive integer dimension, got {dim!r}")
+    check_dim(dim)
     zeros = jnp.zeros(dim)
 
     def log_prob(params: Any, key, z, context=None):
+        check_event(z, dim)
         return densities.normal_log_prob(z, zeros, zeros)
 
     def sample(params, key, context=None, shape=()):

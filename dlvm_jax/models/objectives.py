@@ -1,18 +1,36 @@
 """What training minimises: `objective(params, key, batch) -> (loss, metrics)`, one scalar and a few more.
 
-A batch is x, or the tuple (x, context).  Means over the batch are taken here and nowhere else.
+A batch is x, or the tuple (x, context).  Means over the batch are taken here and nowhere else.  An objective that changes in
+the course of training takes a keyword `step`, which the engine fills in.
 """
 
+import inspect
+
 import jax
+import jax.numpy as jnp
 
 from dlvm_jax.functional import bounds
 from dlvm_jax.models.density import require_kind
 
-__all__ = ["importance_weighted", "log_weights", "maximum_likelihood", "preprocessed"]
+__all__ = ["importance_weighted", "log_weights", "maximum_likelihood", "preprocessed", "unpack", "warm_up"]
 
 
-def _unpack(batch):
+def unpack(batch):
+    """(x, context) of a batch; the context is None where there is none."""
     return batch if isinstance(batch, tuple) else (batch, None)
+
+
+def warm_up(objective_of, final, steps):
+    """An objective whose weight grows linearly from 0 to `final` over so many steps: `objective_of(weight)` is the objective.
+
+    The beta warm-up of Bowman et al. 2016 and Sonderby et al. 2016.  Without a step (in validation) the weight is final.
+    """
+
+    def objective(params, key, batch, step=None):
+        weight = final if step is None else final * jnp.minimum(step / steps, 1.0)
+        return objective_of(weight)(params, key, batch)
+
+    return objective
 
 
 def maximum_likelihood(density, beta=1.0):
@@ -21,11 +39,11 @@ def maximum_likelihood(density, beta=1.0):
     Metrics: "bound" (beta = 1, whatever beta is) and the density's terms.  Raises ValueError for a beta on a density
     without terms.
     """
-    if beta != 1 and density.terms is None:
+    if density.terms is None and not (isinstance(beta, (int, float)) and beta == 1):
         raise ValueError(f"beta={beta} needs a density made of reconstruction and kl; this one has no terms")
 
     def objective(params, key, batch):
-        x, context = _unpack(batch)
+        x, context = unpack(batch)
         if density.terms is None:
             bound = density.log_prob(params, key, x, context).mean()
             return -bound, {"bound": bound}
@@ -58,7 +76,7 @@ def importance_weighted(density, samples, alpha=0.0):
     weights = log_weights(density, samples)
 
     def objective(params, key, batch):
-        bound = bounds.renyi(weights(params, key, *_unpack(batch)), alpha).mean()
+        bound = bounds.renyi(weights(params, key, *unpack(batch)), alpha).mean()
         return -bound, {"bound": bound}
 
     return objective
@@ -67,10 +85,12 @@ def importance_weighted(density, samples, alpha=0.0):
 def preprocessed(objective, preprocess):
     """An objective of raw minibatches: `preprocess(key, raw) -> x` first (binarisation, dequantisation), its own key."""
 
-    def wrapped(params, key, batch):
+    def prepare(key, batch):
         key_data, key_model = jax.random.split(key)
         if isinstance(batch, tuple):
-            return objective(params, key_model, (preprocess(key_data, batch[0]), *batch[1:]))
-        return objective(params, key_model, preprocess(key_data, batch))
+            return key_model, (preprocess(key_data, batch[0]), *batch[1:])
+        return key_model, preprocess(key_data, batch)
 
-    return wrapped
+    if "step" in inspect.signature(objective).parameters:
+        return lambda params, key, batch, step: objective(params, *prepare(key, batch), step=step)
+    return lambda params, key, batch: objective(params, *prepare(key, batch))

@@ -4,15 +4,49 @@ Draw z from the posterior; the log-weight is log p(x|z) + log p(z) - log q(z|x).
 can be the prior of another.
 """
 
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 
 from dlvm_jax.functional import bounds, densities, divergences
 from dlvm_jax.models.density import Density, require_kind
 
-__all__ = ["dreg", "vae"]
+__all__ = ["Parts", "dreg", "join", "vae"]
 
 
-def _join(x, context):
+class Parts(NamedTuple):
+    """What a VAE is made of; `vae(*parts)` joins them.
+
+    prior, posterior, decoder: the three `Density`s
+    tie: (params) -> params, fills in what one part borrows from another (a VampPrior the posterior's parameters), or None
+    """
+
+    prior: Density
+    posterior: Density
+    decoder: Density
+    tie: Callable | None = None
+
+    def init(self, key):
+        """Fresh parameters of the three parts, {"prior", "posterior", "decoder"}."""
+        keys = jax.random.split(key, 3)
+        return {
+            "prior": self.prior.init(keys[0]),
+            "posterior": self.posterior.init(keys[1]),
+            "decoder": self.decoder.init(keys[2]),
+        }
+
+    def tied(self, params):
+        """The parameters with everything borrowed filled in."""
+        return params if self.tie is None else self.tie(params)
+
+    def prior_sample(self, params, key, x, context):
+        """A draw of the prior for each example of x; `params` already tied."""
+        return self.prior.sample(params["prior"], key, context, (len(x),) if context is None else ())[0]
+
+
+def join(x, context):
     """What a part is conditioned on: the variable alone, or with the context."""
     return x if context is None else (x, context)
 
@@ -22,14 +56,19 @@ def _kind(prior, decoder, kl):
     return "weight" if unbiased and kl == "sampled" else "bound"
 
 
-def vae(prior, posterior, decoder, kl="sampled"):
+def vae(prior, posterior, decoder, tie=None, *, kl="sampled"):
     """The VAE p(x) = E_p(z) p(x|z) with posterior q(z|x), as a `Density` (Kingma & Welling 2014, eq. 6 and 7).
 
     `kl="sampled"` gives a "weight" (if prior and decoder are no bounds), `kl="analytic"` a "bound" of lower variance, for
     Gaussian prior and posterior.  `prior` is sampled and scored under the context, `posterior` under x (with the context),
-    `decoder` under z (with the context).  Raises ValueError for a posterior that is not exact, or a KL with no closed form.
+    `decoder` under z (with the context); `tie` as in `Parts`.  Raises ValueError for a posterior that is not exact, or a KL
+    with no closed form.
     """
     require_kind(posterior, ("exact",), "a posterior")
+    if not posterior.reparameterised:
+        raise ValueError(
+            "a posterior needs samples that carry gradients, got a discrete density: it would never learn"
+        )
     for part, role in ((prior, "a prior"), (decoder, "a decoder")):
         require_kind(part, ("exact", "weight", "bound"), role)
     if kl not in ("sampled", "analytic"):
@@ -37,13 +76,7 @@ def vae(prior, posterior, decoder, kl="sampled"):
     if kl == "analytic" and (prior.normal is None or posterior.normal is None):
         raise ValueError("an analytic KL needs a Gaussian prior and posterior; use kl='sampled'")
 
-    def init(key):
-        keys = jax.random.split(key, 3)
-        return {
-            "prior": prior.init(keys[0]),
-            "posterior": posterior.init(keys[1]),
-            "decoder": decoder.init(keys[2]),
-        }
+    parts = Parts(prior, posterior, decoder, tie)
 
     def draw(params, key, condition, context):
         """A latent sample and its KL, with one pass through the posterior's network."""
@@ -56,41 +89,51 @@ def vae(prior, posterior, decoder, kl="sampled"):
         return z, log_posterior - prior.log_prob(params["prior"], key_prior, z, context)
 
     def terms(params, key, x, context=None):
+        params = parts.tied(params)
         key_latent, key_lik = jax.random.split(key)
-        z, divergence = draw(params, key_latent, _join(x, context), context)
-        log_lik = decoder.log_prob(params["decoder"], key_lik, x, _join(z, context))
+        z, divergence = draw(params, key_latent, join(x, context), context)
+        log_lik = decoder.log_prob(params["decoder"], key_lik, x, join(z, context))
         return {"reconstruction": log_lik, "kl": divergence}
 
     def log_prob(params, key, x, context=None):
-        parts = terms(params, key, x, context)
-        return parts["reconstruction"] - parts["kl"]
+        both = terms(params, key, x, context)
+        return both["reconstruction"] - both["kl"]
 
     def sample(params, key, context=None, shape=()):
+        params = parts.tied(params)
         key_z, key_x = jax.random.split(key)
-        z, _ = prior.sample(params["prior"], key_z, context, shape)
-        return decoder.sample(params["decoder"], key_x, _join(z, context))[0], None
+        count = math.prod(shape)
+        z, _ = prior.sample(params["prior"], key_z, context, (count,))
+        if context is None:
+            x, _ = decoder.sample(params["decoder"], key_x, z)
+        else:  # the decoder's context has one batch axis
+            keys = jax.random.split(key_x, count)
+            x, _ = jax.vmap(lambda k, z: decoder.sample(params["decoder"], k, (z, context)))(keys, z)
+        return x.reshape(*shape, *x.shape[1:]), None
 
-    return Density(init, sample, log_prob, _kind(prior, decoder, kl), terms=terms)
+    return Density(parts.init, sample, log_prob, _kind(prior, decoder, kl), terms=terms)
 
 
-def dreg(prior, posterior, decoder, samples):
+def dreg(prior, posterior, decoder, tie=None, *, samples):
     """Training objective: the importance-weighted bound with doubly reparameterised gradients (Tucker et al. 2019, eq. 8).
 
     `(params, key, batch) -> (loss, metrics)` for the parameters of `vae(prior, posterior, decoder)`.  Raises ValueError
     where importance weights would not be unbiased.
     """
     require_kind(vae(prior, posterior, decoder), ("weight",), "an importance-weighted bound")
+    parts = Parts(prior, posterior, decoder, tie)
 
     def objective(params, key, batch):
+        params = parts.tied(params)
         x, context = batch if isinstance(batch, tuple) else (batch, None)
         key_z, key_lik, key_prior = jax.random.split(key, 3)
-        condition = _join(x, context)
+        condition = join(x, context)
         z, _ = posterior.sample(params["posterior"], key_z, condition, (samples,))
         held = jax.lax.stop_gradient(params["posterior"])
 
         def log_weight(z):
             return bounds.log_weight(
-                decoder.log_prob(params["decoder"], key_lik, x, _join(z, context)),
+                decoder.log_prob(params["decoder"], key_lik, x, join(z, context)),
                 prior.log_prob(params["prior"], key_prior, z, context),
                 posterior.log_prob(held, None, z, condition),
             )

@@ -55,6 +55,9 @@ class Head(nn.Module):
 class MLP(nn.Module):
     """Multi-layer perceptron from flattened events to `out_shape`; `gated` replaces each layer by a `GatedDense`.
 
+    `connect` says what a layer h = f(x) hands on: h itself ("plain"), x + h ("residual", He et al. 2016; x is projected where
+    the width changes) or both side by side ("dense", Huang et al. 2017).
+
     Shapes: [*batch, *event] with `event_ndim` event axes (a tuple of arrays is joined) -> [*batch, *out_shape].
     `MLP((300,), (M, 2))` is the encoder of the lectures, `MLP((500,), (20, 2))` that of Kingma & Welling 2014.
     """
@@ -64,14 +67,22 @@ class MLP(nn.Module):
     event_ndim: int | tuple[int, ...] = 1
     activation: Callable = nn.relu
     gated: bool = False
+    connect: str = "plain"
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, inputs):
+        if self.connect not in ("plain", "residual", "dense"):
+            raise ValueError(f"connect is 'plain', 'residual' or 'dense', got {self.connect!r}")
         x = concatenate_events(inputs, self.event_ndim)
         for width in self.hidden:
             if self.gated:
-                x = GatedDense(width, self.dtype)(x)
+                h = GatedDense(width, self.dtype)(x)
             else:
-                x = self.activation(nn.Dense(width, dtype=self.dtype)(x))
+                h = self.activation(nn.Dense(width, dtype=self.dtype)(x))
+            if self.connect == "residual":
+                h = h + (x if x.shape[-1] == width else nn.Dense(width, use_bias=False, dtype=self.dtype)(x))
+            elif self.connect == "dense":
+                h = jnp.concatenate([x.astype(h.dtype), h], axis=-1)
+            x = h
         return Head(self.out_shape, self.dtype)(x)

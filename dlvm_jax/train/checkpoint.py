@@ -1,8 +1,8 @@
 """Checkpoints: the only file that knows Orbax.
 
 A checkpoint is a folder `<step>` written by Orbax (asynchronously, renamed into place when complete) and a note
-`<step>.json` with the run's configuration, a validation score and a digest of every array, so that a truncated or
-bit-flipped checkpoint is noticed and the one before it is used.
+`<step>.json` with the run's configuration, a validation score, a digest of every array and one of the note itself, so that a
+truncated or bit-flipped checkpoint is noticed and the one before it is used.
 """
 
 import hashlib
@@ -43,6 +43,12 @@ def digest(tree):
     return total.hexdigest()
 
 
+def seal(note):
+    """SHA-256 over the contents of a note, its own "seal" left out."""
+    content = {name: value for name, value in note.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def _differences(theirs, ours):
     """The settings in which two flat configurations differ, as text."""
     names = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
@@ -56,7 +62,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder, config, keep=2):
-        self.folder, self.config, self.keep = Path(folder).absolute(), config, keep
+        self.folder, self.keep = Path(folder).absolute(), keep
+        self.config = json.loads(json.dumps(config, default=str))  # as a note gives it back
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -72,8 +79,13 @@ class Checkpoints:
             if not path.stem.isdigit() or not (self.folder / path.stem).is_dir():
                 continue
             try:
-                notes[int(path.stem)] = json.loads(path.read_text())
-            except (ValueError, OSError):
+                note = json.loads(path.read_text())
+                intact = note["seal"] == seal(note)
+            except (ValueError, OSError, KeyError, TypeError):
+                intact = False
+            if intact:
+                notes[int(path.stem)] = note
+            else:
                 self._warn(int(path.stem), "its note cannot be read")
         return dict(sorted(notes.items()))
 
@@ -84,7 +96,7 @@ class Checkpoints:
     def best_step(self):
         """Step of the checkpoint with the lowest score, or of the last one where none has a score; None without any."""
         notes = self._notes()
-        scored = {step: note["score"] for step, note in notes.items() if note.get("score") is not None}
+        scored = {step: note["score"] for step, note in notes.items() if note["score"] is not None}
         return min(scored, key=scored.get) if scored else max(notes, default=None)
 
     def save(self, step, state, score=None):
@@ -95,6 +107,7 @@ class Checkpoints:
         self.wait()
         raw = _raw(state)
         note = {"step": step, "score": score, "digest": digest(raw), "config": self.config}
+        note["seal"] = seal(note)
         try:
             if parallel.is_primary():
                 self._drop_old()
@@ -167,6 +180,8 @@ class Checkpoints:
     def _drop_old(self):
         notes = self._notes()
         kept = {*sorted(notes)[-self.keep :], self.best_step()}
+        for leftover in self.folder.glob("*.orbax-checkpoint-tmp*"):  # of a save that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         for step in set(notes) - kept:
             (self.folder / f"{step}.json").unlink()  # first the note: a folder without one is never restored
             shutil.rmtree(self.folder / str(step), ignore_errors=True)

@@ -6,11 +6,14 @@ chunk of steps is one jitted `lax.scan` with donated state, so Python is not in 
 to go on, bit for bit.
 """
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -38,12 +41,14 @@ class Engine(NamedTuple):
            the state passed in is consumed
     put:   (arrays) -> the same arrays, replicated on every device
     eval_params: (state) -> the parameters to evaluate: the moving average where there is one
+    largest: (state) -> the largest absolute parameter; not finite as soon as one of them is not
     """
 
     init: Callable
     chunk: Callable
     put: Callable
     eval_params: Callable
+    largest: Callable
 
 
 def ema_decay_at(step, decay):
@@ -58,7 +63,8 @@ def _gradient(objective, accumulate):
         return gradient
 
     def accumulated(params, key, batch):
-        parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+        # micro-batch i takes every accumulate-th example from the i-th on, so that each spans all devices
+        parts = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total, part):
             value = gradient(params, *part)
@@ -75,29 +81,34 @@ def _gradient(objective, accumulate):
     return accumulated
 
 
-def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, devices=None, unroll=1):
+def _largest(state):
+    leaves = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(state.params)]
+    return jnp.max(jnp.stack(leaves)) if leaves else jnp.zeros(())
+
+
+def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, devices=None):
     """Build an `Engine`.
 
-    objective:  (params, key, batch) -> (loss, metrics), scalars; batch is a minibatch of the data's leading axis
+    objective:  (params, key, batch) -> (loss, metrics), scalars; batch is a minibatch of the data's leading axis.  One that
+                changes in the course of training (a warm-up) takes a keyword `step` besides.
     init:       (key) -> params
     optimizer:  an Optax gradient transformation
     ema:        decay of the parameters' moving average, or None for none
     accumulate: number of micro-batches a step is split into
     seeds:      number of independent runs trained together by `vmap`
     devices:    devices the batch is split over (all by default)
-    unroll:     steps unrolled in the scan
 
     Raises ValueError for an impossible setting.
     """
     if ema is not None and not 0 <= ema < 1:
         raise ValueError(f"the moving average's decay lies in [0, 1), got {ema}")
-    for name, value in (("accumulate", accumulate), ("seeds", seeds), ("unroll", unroll)):
+    for name, value in (("accumulate", accumulate), ("seeds", seeds)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     mesh = parallel.mesh(devices)
     replicated = NamedSharding(mesh, PartitionSpec())
     sharded = NamedSharding(mesh, PartitionSpec("data"))
-    gradient = _gradient(objective, accumulate)
+    follows_step = "step" in inspect.signature(objective).parameters
 
     def create(seed):
         key_init, key_run = jax.random.split(jax.random.key(seed))
@@ -111,6 +122,8 @@ def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, device
                 f"a batch of {index.shape[0]} does not split over {mesh.size} device(s) and {accumulate} micro-batch(es)"
             )
         batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[index], sharded), data)
+        current = functools.partial(objective, step=state.step) if follows_step else objective
+        gradient = _gradient(current, accumulate)
         (loss, metrics), grads = gradient(state.params, jax.random.fold_in(state.key, state.step), batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -122,13 +135,15 @@ def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, device
     run = jax.vmap(step, in_axes=(0, None, 0)) if seeds > 1 else step
 
     def chunk(state, data, indices):
-        return jax.lax.scan(lambda s, index: run(s, data, index), state, indices, unroll=unroll)
+        return jax.lax.scan(lambda s, index: run(s, data, index), state, indices)
 
     create_all = jax.vmap(create) if seeds > 1 else create
     jitted_init = jax.jit(create_all, out_shardings=replicated)
     jitted_chunk = jax.jit(chunk, donate_argnums=0, out_shardings=replicated)
 
     def initialise(seed):
+        if np.min(seed) < 0 or np.max(seed) >= 2**32:
+            raise ValueError(f"a seed lies between 0 and 2^32 - 1, got {seed}")
         values = jnp.asarray(seed, jnp.uint32)
         if values.shape != ((seeds,) if seeds > 1 else ()):
             raise ValueError(f"expected {seeds} seed(s), got shape {values.shape}")
@@ -139,4 +154,5 @@ def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, device
         jitted_chunk,
         lambda tree: parallel.replicate(tree, replicated),
         lambda state: state.params if ema is None else state.ema,
+        jax.jit(_largest),
     )

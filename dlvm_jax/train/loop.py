@@ -1,5 +1,6 @@
 """Training from start or checkpoint to the end: chunks of steps, and between them validation, logging, checkpoint, guard."""
 
+import contextlib
 import signal
 import time
 from dataclasses import dataclass
@@ -42,19 +43,21 @@ class Plan:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "every"):
-            if getattr(self, name) < 1:
+        for name in ("steps", "batch_size", "every", "patience"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 def _guard(metrics, start, checkpoints):
-    """Raise at the first step whose metrics are not all finite."""
+    """Raise at the first step whose metrics {name: [steps, ...]} are not all finite."""
     bad = {name: ~np.isfinite(values).reshape(len(values), -1).all(1) for name, values in metrics.items()}
     if not any(flags.any() for flags in bad.values()):
         return
     first = min(int(flags.argmax()) for flags in bad.values() if flags.any())
     names = [name for name, flags in bad.items() if flags[first]]
-    saved = checkpoints.steps() if checkpoints else []
+    if checkpoints is not None:
+        checkpoints.wait()  # one may be on its way to the disk
+    saved = checkpoints.steps() if checkpoints is not None else []
     last = (
         f"the last good checkpoint is that of step {saved[-1]}" if saved else "no checkpoint was written yet"
     )
@@ -67,7 +70,7 @@ def _guard(metrics, start, checkpoints):
 def _stopped_early(history, patience):
     scores = [line["valid_score"] for line in history if "valid_score" in line]
     return (
-        patience is not None and len(scores) > patience and min(scores[-patience:]) > min(scores[:-patience])
+        patience is not None and len(scores) > patience and min(scores[-patience:]) >= min(scores[:-patience])
     )
 
 
@@ -122,7 +125,9 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
         disable=not (progress and parallel.is_primary()),
         dynamic_ncols=True,
     )
-    with bar, _Signals() as signals:
+    with bar, _Signals() as signals, contextlib.ExitStack() as leaving:
+        if checkpoints is not None:
+            leaving.callback(checkpoints.wait)  # an error must not lose the checkpoint on its way to the disk
         while step < plan.steps and not _stopped_early(history, plan.patience):
             count = min(plan.every - step % plan.every, plan.steps - step)
             rows = [order.minibatches(examples, plan.batch_size, seed, step, count) for seed in plan.seeds]
@@ -132,9 +137,11 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
             _guard(metrics, step, checkpoints)
             step += count
             line = {name: np.mean(values, axis=0).tolist() for name, values in metrics.items()}
+            after = {"largest parameter": engine.largest(state)}
             if validate is not None:
-                valid = validate(engine.eval_params(state))
-                line |= {f"valid_{name}": value for name, value in valid.items()}
+                valid = {f"valid_{k}": v for k, v in validate(engine.eval_params(state)).items()}
+                line, after = line | valid, after | valid
+            _guard({name: np.asarray(value)[None] for name, value in after.items()}, step, checkpoints)
             history.append({"step": step, **line})
             folder.log(step, line, before + time.monotonic() - started)
             if checkpoints is not None:
@@ -142,10 +149,6 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
             shown = "valid_bound" if "valid_bound" in line else "bound" if "bound" in line else "loss"
             bar.set_postfix_str(f"{shown} {np.mean(line[shown]):.2f}")
             bar.update(count)
-            if signals.asked(step) and step < plan.steps:
-                if checkpoints is not None:
-                    checkpoints.wait()
+            if signals.asked(step):
                 raise Interrupted(int(signals.received), step)
-    if checkpoints is not None:
-        checkpoints.wait()
     return state

@@ -1,10 +1,12 @@
 """Devices: the mesh, placing arrays, and the start of several processes."""
 
+import warnings
+
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-__all__ = ["initialise", "is_primary", "mesh", "replicate"]
+__all__ = ["devices_for", "initialise", "is_primary", "mesh", "replicate"]
 
 
 def initialise(coordinator=None, processes=None, process=None):
@@ -27,6 +29,21 @@ def initialise(coordinator=None, processes=None, process=None):
 def is_primary():
     """Whether this process writes files and draws the progress bar."""
     return jax.process_index() == 0
+
+
+def devices_for(batch_size):
+    """All devices, or as many of them as divide the batch, with a warning; in a run of several processes always all."""
+    devices = jax.devices()
+    if jax.process_count() > 1:
+        return devices
+    count = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    if count < len(devices):
+        warnings.warn(
+            f"a batch of {batch_size} does not split over {len(devices)} devices: using {count}; "
+            f"a batch size divisible by {len(devices)} would use all",
+            stacklevel=2,
+        )
+    return devices[:count]
 
 
 def mesh(devices=None):

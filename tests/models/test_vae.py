@@ -117,13 +117,47 @@ def test_a_random_posterior_is_refused():
         vae(prior._replace(kind="nearly"), posterior, decoder)
 
 
+def test_a_discrete_posterior_is_refused():
+    prior, _, decoder = small_parts()
+    encoder = density.from_linen(nets.MLP((8,), (2, 1)), (1, 4))
+    with pytest.raises(ValueError, match="samples that carry gradients, got a discrete density"):
+        vae(prior, density.conditional(encoder, density.bernoulli(), (2,)), decoder)
+
+
+def test_shapes_that_would_broadcast_into_a_wrong_likelihood_are_refused():
+    _, posterior, decoder = small_parts()
+    model = vae(density.standard_normal(8), posterior, decoder)
+    params = model.init(jax.random.key(0))
+    with pytest.raises(ValueError, match=r"vectors of 8 numbers, got an array of shape \(3, 2\)"):
+        model.log_prob(params, jax.random.key(1), jnp.zeros((3, 4)))
+    with pytest.raises(ValueError, match=r"events of shape \(4,\), got an array of shape \(3, 1\)"):
+        decoder.log_prob(params["decoder"], None, jnp.zeros((3, 1)), jnp.zeros((3, 2)))
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (7, 6)])
+def test_a_vae_as_the_decoder_of_another_samples_any_shape(shape):
+    """The inner VAE of x in R^4 is conditional on the outer latent in R^3."""
+    net = lambda inputs, out: density.from_linen(nets.MLP((8,), out), inputs)  # noqa: E731
+    inner = vae(
+        density.standard_normal(2),
+        density.conditional(net(((1, 4), (1, 3)), (2, 2)), density.normal(), (2,)),
+        density.conditional(net(((1, 2), (1, 3)), (4, 1)), density.bernoulli(), (4,)),
+    )
+    posterior = density.conditional(net((1, 4), (3, 2)), density.normal(), (3,))
+    outer = vae(density.standard_normal(3), posterior, inner)
+    params = outer.init(jax.random.key(0))
+    x, _ = outer.sample(params, jax.random.key(1), shape=shape)
+    assert x.shape == (*shape, 4)
+    assert outer.log_prob(params, jax.random.key(2), x.reshape(-1, 4)).shape == (int(np.prod(shape)),)
+
+
 def test_importance_weights_of_a_bound_are_refused():
     parts = small_parts()
     loose = vae(*parts, kl="analytic")
     for make in (
         lambda: objectives.importance_weighted(loose, 5),
         lambda: objectives.log_weights(loose, 1),
-        lambda: dreg(parts[0]._replace(kind="bound"), *parts[1:], 5),
+        lambda: dreg(parts[0]._replace(kind="bound"), *parts[1:], samples=5),
         lambda: objectives.importance_weighted(vae(loose._replace(terms=None), *small_parts(4, (5,))[1:]), 5),
     ):
         with pytest.raises(ValueError, match=r"importance-weighted bound needs .* got kind 'bound'"):
@@ -140,7 +174,9 @@ def test_importance_weights_of_a_bound_are_refused():
 ])  # fmt: skip
 def test_kind_of_the_result(prior, decoder, kl, expected):
     parts = small_parts()
-    assert vae(parts[0]._replace(kind=prior), parts[1], parts[2]._replace(kind=decoder), kl).kind == expected
+    assert (
+        vae(parts[0]._replace(kind=prior), parts[1], parts[2]._replace(kind=decoder), kl=kl).kind == expected
+    )
 
 
 def test_impossible_settings_are_refused():
@@ -213,7 +249,11 @@ def test_objectives_of_one_sample_agree():
     model = vae(*parts)
     params = model.init(jax.random.key(0))
     x = (jax.random.uniform(jax.random.key(1), (20, 4)) < 0.5).astype(float)
-    made = [objectives.maximum_likelihood(model), objectives.importance_weighted(model, 1), dreg(*parts, 1)]
+    made = [
+        objectives.maximum_likelihood(model),
+        objectives.importance_weighted(model, 1),
+        dreg(*parts, samples=1),
+    ]
     keys = jax.random.split(jax.random.key(2), 2000)
     losses = np.array([jax.vmap(lambda k, o=o: o(params, k, x)[0])(keys) for o in made])
     errors = losses.std(1) / np.sqrt(len(keys))
@@ -233,7 +273,7 @@ def test_every_objective_has_a_gradient_in_every_part(samples):
     x = (jax.random.uniform(jax.random.key(1), (20, 4)) < 0.5).astype(float)
     for make in (
         objectives.importance_weighted(model, samples),
-        dreg(*parts, samples),
+        dreg(*parts, samples=samples),
         objectives.maximum_likelihood(model),
     ):
         gradient = jax.grad(lambda p, o=make: o(p, jax.random.key(2), x)[0])(params)

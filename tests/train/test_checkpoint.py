@@ -2,11 +2,13 @@
 
 import json
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from dlvm_jax.train import checkpoint
 from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints
 from tests.train.common import assert_same, build
 
@@ -95,8 +97,9 @@ def test_every_flipped_bit_in_the_array_data_is_noticed(tmp_path):
 
 def test_a_wrong_digest_is_noticed(tmp_path):
     kept, state = write(tmp_path)
-    note = tmp_path / "50.json"
-    note.write_text(json.dumps(json.loads(note.read_text()) | {"digest": "0" * 64}))
+    path = tmp_path / "50.json"
+    note = json.loads(path.read_text()) | {"digest": "0" * 64}
+    path.write_text(json.dumps(note | {"seal": checkpoint.seal(note)}))
     with pytest.warns(UserWarning, match="do not match their digest"):
         assert kept.restore(state)[0] == 40
 
@@ -106,6 +109,27 @@ def test_an_unreadable_note_is_passed_over(tmp_path):
     (tmp_path / "50.json").write_text('{"step": 5')
     with pytest.warns(UserWarning, match="its note cannot be read"):
         assert kept.restore(state)[0] == 40
+
+
+@pytest.mark.parametrize(
+    "old, new", [('"latent_dim": 2', '"latent_dim": 3'), ('"score"', '"scope"'), ('"digest"', '"digast"')]
+)
+def test_a_note_with_a_flipped_bit_is_passed_over(tmp_path, old, new):
+    kept, state = write(tmp_path)
+    path = tmp_path / "50.json"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.warns(UserWarning, match="its note cannot be read"):
+        assert kept.restore(state)[0] == 40
+
+
+def test_a_configuration_of_any_plain_types_is_recognised(tmp_path):
+    _, state = write(tmp_path, (1.0,))
+    config = {"hidden": (300, 200), "place": Path("a/b")}
+    kept = Checkpoints(tmp_path / "own", config)
+    kept.save(5, state)
+    kept.wait()
+    assert Checkpoints(tmp_path / "own", config).restore(state)[0] == 5
 
 
 def test_when_all_are_damaged_nothing_is_guessed(tmp_path):

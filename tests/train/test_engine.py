@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from dlvm_jax.models import objectives
 from dlvm_jax.train import engine, optimisers, order
 from tests.train.common import X, assert_same, build, init, objective
 
@@ -81,6 +82,62 @@ def test_accumulated_gradient_equals_the_whole_batch():
     np.testing.assert_allclose(*results, rtol=1e-5)
 
 
+def test_micro_batches_have_their_own_randomness():
+    """A loss that is the noise alone: with one key for all, the mean over micro-batches would be one micro-batch's."""
+
+    def noise(params, key, batch):
+        return jax.random.normal(key) + 0 * params["w"].sum(), {}
+
+    _, metrics = run(engine.build(noise, init, optax.sgd(0.0), accumulate=4), 1)
+    step_key = jax.random.fold_in(build().init(0).key, 0)
+    expected = jnp.mean(jax.vmap(jax.random.normal)(jax.random.split(step_key, 4)))
+    np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-6)
+
+
+def test_an_objective_may_follow_the_step():
+    def objective(params, key, batch, step):
+        return params["w"].sum() * 0 + step, {}
+
+    _, metrics = run(engine.build(objective, init, optax.sgd(0.0), accumulate=2), 5)
+    np.testing.assert_array_equal(metrics["loss"], np.arange(5))
+
+
+def test_preprocessing_draws_anew_each_step():
+    raw = objectives.preprocessed(
+        lambda params, key, x: (x.mean() + 0 * params["w"].sum(), {}),
+        lambda key, x: jax.random.normal(key, x.shape),
+    )
+    _, metrics = run(engine.build(raw, init, optax.sgd(0.0)), 5)
+    assert len(np.unique(metrics["loss"])) == 5
+
+
+def test_clipping_bounds_the_norm_of_an_update():
+    gradient = {"w": jnp.full((3,), 100.0)}
+    for clip, norm in ((None, 100 * np.sqrt(3)), (0.5, 0.5)):
+        tx = optimisers.make("sgd", 1.0, 10, clip=clip)
+        update, _ = tx.update(gradient, tx.init(gradient), gradient)
+        np.testing.assert_allclose(optax.tree.norm(update), norm, rtol=1e-6)
+
+
+def test_schedules_rise_and_fall_as_they_say():
+    """Sizes of sgd updates under a unit gradient: linear warm-up over 4 steps, then constant, or a half cosine to 0 at step 20."""
+    one = jnp.ones(())
+
+    def sizes(**options):
+        tx = optimisers.make("sgd", 2.0, 20, **options)
+        state, found = tx.init(one), []
+        for _ in range(20):
+            update, state = tx.update(one, state, one)
+            found.append(-float(update))
+        return np.array(found)
+
+    t = np.arange(20)
+    np.testing.assert_allclose(sizes(), 2.0)
+    np.testing.assert_allclose(sizes(warm_up=4), 2 * np.minimum(t / 4, 1), rtol=1e-6)
+    cosine = np.where(t < 4, 2 * t / 4, 1 + np.cos(np.pi * (t - 4) / 16))
+    np.testing.assert_allclose(sizes(warm_up=4, schedule="cosine"), cosine, rtol=1e-5, atol=1e-6)
+
+
 def test_training_learns_and_the_average_is_evaluated():
     trainer = build(
         ema=0.99, optimizer=optimisers.make("adam", 0.02, 400, schedule="cosine", warm_up=10, clip=1.0)
@@ -126,6 +183,9 @@ def test_impossible_batches_and_optimisers_are_refused():
         run(build(accumulate=3), 1)
     with pytest.raises(ValueError, match="expected 2 seed"):
         build(seeds=2).init(0)
+    for seed in (-1, 2**32):
+        with pytest.raises(ValueError, match=rf"a seed lies between 0 and 2\^32 - 1, got {seed}"):
+            build().init(seed)
     with pytest.raises(ValueError, match="unknown optimiser 'adm'; there are adam"):
         optimisers.make("adm", 0.1, 10)
     with pytest.raises(ValueError, match="learning rate must be positive, got nan"):

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from dlvm_jax.train import engine, loop, validation
+from dlvm_jax.train.checkpoint import Checkpoints
 from dlvm_jax.train.run import RunFolder, manifest
 from tests.train.common import X, assert_same, build, fit, init, objective
 
@@ -41,6 +42,39 @@ def test_non_finite_metric_stops_with_step_metric_and_checkpoint(tmp_path):
         match=r"stopped at step \d+: kl = nan; the last good checkpoint is that of step \d+",
     ):
         fit(tmp_path, trainer=trainer)
+
+
+def test_parameters_that_overflow_are_not_saved_and_earlier_checkpoints_stay(tmp_path):
+    """sqrt has an infinite gradient at 0: the loss of the last step of a round is finite, the parameters after it are not."""
+
+    def edge(params, key, batch):
+        return jnp.sqrt(params["w"]).sum(), {}
+
+    trainer = engine.build(edge, lambda key: {"w": jnp.zeros(1)}, optax.sgd(1.0))
+    with pytest.raises(loop.NonFiniteError, match="step 1: largest parameter = inf; no checkpoint"):
+        fit(tmp_path, steps=4, every=1, trainer=trainer)
+    assert not list((tmp_path / "checkpoints").glob("*.json"))
+
+
+def test_a_validation_that_is_not_finite_stops_before_it_is_saved(tmp_path):
+    scores = iter([5.0, float("nan")])
+    with pytest.raises(loop.NonFiniteError, match="step 20: valid_score = nan; the last good .* step 10"):
+        fit(tmp_path, validate=lambda params: {"score": next(scores)})
+    assert [p.name for p in (tmp_path / "checkpoints").glob("*.json")] == ["10.json"]
+
+
+def test_an_error_between_rounds_does_not_lose_the_checkpoint_on_its_way(tmp_path):
+    calls = iter([1.0])
+    with pytest.raises(StopIteration):
+        fit(tmp_path, validate=lambda params: {"score": next(calls)})
+    trainer = build(ema=0.9)
+    restored = Checkpoints(tmp_path / "checkpoints", {"steps": 60}).restore(trainer.init(0))
+    assert restored is not None and restored[0] == 10
+
+
+def test_equal_scores_are_no_improvement(tmp_path):
+    _, state, _ = fit(tmp_path, validate=lambda params: {"score": 1.0}, patience=3)
+    assert int(state.step) == 40
 
 
 def test_nan_in_the_data_stops_at_the_first_step(tmp_path):
@@ -107,7 +141,7 @@ def test_metrics_are_means_over_the_round_and_validation_is_reproducible(tmp_pat
     from jax.random import fold_in, key
 
     parts = [
-        objective(state.ema, fold_in(key(0), i), jnp.asarray(X[8 * i : min(20, 8 * i + 8)]))[0]
+        objective(state.ema, fold_in(key(2**31), i), jnp.asarray(X[8 * i : min(20, 8 * i + 8)]))[0]
         for i in range(3)
     ]
     assert again["loss"] == pytest.approx(float(8 * parts[0] + 8 * parts[1] + 4 * parts[2]) / 20, rel=1e-5)
@@ -124,7 +158,7 @@ def test_manifest_says_what_produced_a_result():
     assert content["packages"]["jax"] and content["devices"] and content["matmul_precision"]
 
 
-@pytest.mark.parametrize("name", ["steps", "batch_size", "every"])
+@pytest.mark.parametrize("name", ["steps", "batch_size", "every", "patience"])
 def test_impossible_plans_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         loop.Plan(**{"steps": 1, "batch_size": 1, "every": 1, name: 0})

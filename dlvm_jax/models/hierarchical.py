@@ -1,0 +1,53 @@
+"""Several latent layers as one: the joint density of (z2, z1) as a density of the vector that holds both."""
+
+import jax
+import jax.numpy as jnp
+
+from dlvm_jax.models.density import Density
+from dlvm_jax.models.vae import join
+
+__all__ = ["borrow_top_posterior", "joint"]
+
+
+def joint(first, second, dim):
+    """The density p(z2 | c) p(z1 | z2, c) of the vector [z2, z1], z2 its first `dim` numbers.
+
+    first: the density of z2 (under the context c);  second: that of z1 under z2 (with c).  The kind is the weaker of the two.
+    As a prior p(z2) p(z1 | z2) and a posterior q(z2 | x) q(z1 | x, z2) it makes the two-layer VAE of Tomczak & Welling 2018,
+    eq. 11 to 14.
+    """
+    kinds = ("exact", "weight", "bound")
+    kind = max(first.kind, second.kind, key=kinds.index)
+
+    def init(key):
+        keys = jax.random.split(key)
+        return {"first": first.init(keys[0]), "second": second.init(keys[1])}
+
+    def log_prob(params, key, z, context=None):
+        keys = (None, None) if key is None else jax.random.split(key)
+        z2, z1 = z[..., :dim], z[..., dim:]
+        top = first.log_prob(params["first"], keys[0], z2, context)
+        return top + second.log_prob(params["second"], keys[1], z1, join(z2, context))
+
+    def sample(params, key, context=None, shape=()):
+        keys = jax.random.split(key)
+        z2, top = first.sample(params["first"], keys[0], context, shape)
+        z1, below = second.sample(params["second"], keys[1], join(z2, context))
+        value = None if top is None or below is None else top + below
+        return jnp.concatenate([z2, z1], axis=-1), value
+
+    def mean(params, context=None):
+        """The mean of z2, and the mean of z1 at it."""
+        z2 = first.mean(params["first"], context)
+        z1 = second.mean(params["second"], join(z2, context))
+        return jnp.concatenate([jnp.broadcast_to(z2, (*z1.shape[:-1], dim)), z1], axis=-1)
+
+    has_mean = first.mean is not None and second.mean is not None
+    return Density(init, sample, log_prob, kind, mean if has_mean else None)
+
+
+def borrow_top_posterior(params):
+    """The `tie` of a two-layer VAE with a VampPrior on z2: the prior's first part with the posterior's."""
+    prior = params["prior"]
+    first = {**prior["first"], "posterior": params["posterior"]["first"]}
+    return {**params, "prior": {**prior, "first": first}}

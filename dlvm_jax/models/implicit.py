@@ -1,0 +1,93 @@
+"""Priors and posteriors known through a discriminator: the implicit optimal prior, and the adversarial autoencoder."""
+
+import jax
+import jax.numpy as jnp
+
+from dlvm_jax.functional import adversarial
+from dlvm_jax.functional.numerics import log_mean_exp
+from dlvm_jax.models.density import Density, batch_of, standard_normal
+from dlvm_jax.models.objectives import unpack
+from dlvm_jax.models.vae import Parts, join, vae
+
+__all__ = ["adversarial_autoencoder", "implicit_prior", "implicit_prior_objective"]
+
+
+def implicit_prior(net, dim, draws=256):
+    r"""The prior $p(z) = \mathcal N(z; 0, I)\,e^{T(z)} / Z$, T a network: the log-ratio of aggregated posterior and N(0, I).
+
+    It is trained by `implicit_prior_objective` (density-ratio estimation), never through the bound.  The normaliser
+    $Z = \mathbb E_{\mathcal N(0,I)}[e^{T}]$, 1 for the exact ratio, is bounded by $\log Z \le \hat Z - 1$ with the
+    unbiased mean $\hat Z$ of `draws` samples, so `log_prob` is an honest "bound".  Samples are drawn by importance resampling
+    from `draws` proposals.  net: [*batch, dim] -> [*batch].
+    Source: Takahashi et al. 2019 (implicit optimal prior), eq. 12 to 15; Lawson et al. 2019 (resampling).
+    """
+    base = standard_normal(dim)
+
+    def log_prob(params, key, z, context=None):
+        ratio = lambda z: net.apply(params, z)  # noqa: E731
+        log_normaliser = log_mean_exp(ratio(base.sample({}, key, shape=(draws,))[0]))
+        return base.log_prob({}, None, z) + ratio(z) - (jnp.exp(log_normaliser) - 1)
+
+    def sample(params, key, context=None, shape=()):
+        key_proposal, key_choice = jax.random.split(key)
+        proposals, _ = base.sample({}, key_proposal, shape=(*shape, *batch_of(context), draws))
+        which = jax.random.categorical(key_choice, net.apply(params, proposals), axis=-1)
+        return jnp.take_along_axis(proposals, which[..., None, None], axis=-2)[..., 0, :], None
+
+    return Density(net.init, sample, log_prob, "bound")
+
+
+def _held(tree):
+    return jax.lax.stop_gradient(tree)
+
+
+def implicit_prior_objective(prior_net, prior, posterior, decoder, tie=None):
+    """The ELBO under an `implicit_prior`, and the discriminator's loss that trains its ratio, as one scalar.
+
+    The ELBO does not train the ratio, the discriminator does not train the posterior (Takahashi et al. 2019, algorithm 1).
+    Metrics "bound" (which here holds the discriminator's normaliser) and "discriminator".
+    """
+    parts = Parts(prior, posterior, decoder, tie)
+    model = vae(*parts)
+
+    def objective(params, key, batch):
+        x, context = unpack(batch)
+        key_model, key_z, key_base = jax.random.split(key, 3)
+        bound = model.log_prob({**params, "prior": _held(params["prior"])}, key_model, x, context).mean()
+        z, _ = posterior.sample(_held(parts.tied(params))["posterior"], key_z, join(x, context))
+        logits = lambda z: prior_net.apply(params["prior"], z)  # noqa: E731
+        loss = adversarial.discriminator_loss(logits(z), logits(jax.random.normal(key_base, z.shape)))
+        return loss - bound, {"bound": bound, "discriminator": loss}
+
+    return objective
+
+
+def adversarial_autoencoder(discriminator, prior, posterior, decoder, tie=None, *, weight=1.0):
+    """Reconstruction, and a discriminator between posterior and prior samples in place of the KL (Makhzani et al. 2016).
+
+    discriminator: a `Net` [*batch, M] -> [*batch];  weight: of the generator's loss.  Returns (init, objective); the
+    parameters are those of the VAE, and beside them "discriminator".  One scalar: the encoder sees the discriminator held,
+    the discriminator sees the codes held.  The result is evaluated as the VAE of the same parts.
+    """
+    parts = Parts(prior, posterior, decoder, tie)
+
+    def init(key):
+        key_parts, key_discriminator = jax.random.split(key)
+        return {**parts.init(key_parts), "discriminator": discriminator.init(key_discriminator)}
+
+    def objective(params, key, batch):
+        x, context = unpack(batch)
+        key_z, key_prior, key_lik = jax.random.split(key, 3)
+        own = parts.tied(params)
+        z, _ = posterior.sample(own["posterior"], key_z, join(x, context))
+        reconstruction = decoder.log_prob(own["decoder"], key_lik, x, join(z, context)).mean()
+        wanted = parts.prior_sample(own, key_prior, x, context)
+        logits = lambda params, z: discriminator.apply(params, z)  # noqa: E731
+        fooled = adversarial.generator_loss(logits(_held(params["discriminator"]), z))
+        loss = adversarial.discriminator_loss(
+            logits(params["discriminator"], _held(wanted)), logits(params["discriminator"], _held(z))
+        )
+        metrics = {"reconstruction": reconstruction, "generator": fooled, "discriminator": loss}
+        return loss + weight * fooled - reconstruction, metrics
+
+    return init, objective

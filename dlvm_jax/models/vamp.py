@@ -1,0 +1,51 @@
+"""The VampPrior: the posterior's mixture over pseudo-inputs (Tomczak & Welling 2018)."""
+
+import jax
+import jax.numpy as jnp
+
+from dlvm_jax.models.density import Density, batch_of
+
+__all__ = ["borrow_posterior", "vamp"]
+
+
+def vamp(posterior, pseudo_inputs, scale=1.0, train=True):
+    r"""The prior $p(z) = \frac1K\sum_k q(z\mid u_k)$, u_k pseudo-inputs (Tomczak & Welling 2018, eq. 9).
+
+    posterior: an exact conditional density, whose parameters are lent through `borrow_posterior`
+    pseudo_inputs: [K, *event], where the u_k start, in [0, scale]: training examples, or noise;  scale: the largest input
+    train: whether they are trained (then scale * sigmoid of a free array; a hard clip would stop learning at the ends), or stay
+
+    With every training example as a fixed pseudo-input it is the aggregated posterior.  All are encoded once a step.
+    """
+    pseudo_inputs = jnp.asarray(pseudo_inputs, jnp.float32)
+    count = pseudo_inputs.shape[0]
+    if count < 1:
+        raise ValueError("a VampPrior needs at least one pseudo-input, got none")
+
+    def init(key):
+        if not train:
+            return {}
+        share = jnp.clip(pseudo_inputs / scale, 0.02, 0.98)
+        return {"pseudo_inputs": jnp.log(share) - jnp.log1p(-share)}
+
+    def inputs(params):
+        return scale * jax.nn.sigmoid(params["pseudo_inputs"]) if train else pseudo_inputs
+
+    def log_prob(params, key, z, context=None):
+        each = posterior.log_prob(params["posterior"], None, z[..., None, :], inputs(params))
+        return jax.nn.logsumexp(each, axis=-1) - jnp.log(count)
+
+    def sample(params, key, context=None, shape=()):
+        key_component, key_z = jax.random.split(key)
+        full = shape + batch_of(context)
+        which = jax.random.randint(key_component, full, 0, count)
+        flat, _ = posterior.sample(params["posterior"], key_z, inputs(params)[which.reshape(-1)])
+        z = flat.reshape(*full, -1)
+        return z, log_prob(params, None, z)
+
+    return Density(init, sample, log_prob, "exact")
+
+
+def borrow_posterior(params):
+    """The `tie` of a VAE with a VampPrior: the prior's parameters together with the posterior's."""
+    return {**params, "prior": {**params["prior"], "posterior": params["posterior"]}}
