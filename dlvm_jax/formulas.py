@@ -78,7 +78,9 @@ def table():
         function = f"{f.module.removeprefix('dlvm_jax.')}.{f.name}"
         path = f.place.split(":")[0]
         test = _test_of(f)
-        linked = f"[{Path(test).name}]({test})" if test else "not installed"  # without the repository around it
+        linked = (
+            f"[{Path(test).name}]({test})" if test else "not installed"
+        )  # without the repository around it
         rows.append(f"| ${equation}$ | [`{function}`]({path}) | {linked} | {f.source} |")
     return "\n".join(rows)
 

@@ -10,7 +10,7 @@ import jax
 from dlvm_jax.train.checkpoint import CheckpointError
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
 
-__all__ = ["main", "new_folder"]
+__all__ = ["at_least", "evaluation_key", "main", "new_folder", "restore"]
 
 
 def main(run, config):
@@ -40,3 +40,33 @@ def new_folder(name):
             return folder
         except FileExistsError:
             number += 1
+
+
+def at_least(name, value, lowest):
+    """Raise ValueError unless a setting (None: not given) is at least `lowest`."""
+    if value is not None and value < lowest:
+        raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
+
+
+def evaluation_key(seed):
+    """The random key of a seed's evaluation, apart from those of its initialisation and training."""
+    return jax.random.fold_in(jax.random.key(seed), 2**31)
+
+
+def restore(checkpoints, state, resume):
+    """The state to start from: the newest checkpoint's with `resume`, else the fresh one if the folder holds no run.
+
+    Raises ValueError for a folder that already holds a run which is not to be resumed.
+    """
+    steps = checkpoints.steps()
+    if steps and not resume:
+        raise ValueError(
+            f"{checkpoints.folder.parent} already holds a run (up to step {steps[-1]}); add --resume to go on, "
+            "or choose another --out"
+        )
+    restored = checkpoints.restore(state) if resume else None
+    if resume and restored is None:
+        warnings.warn(
+            f"{checkpoints.folder.parent} holds no checkpoint yet: starting from the beginning", stacklevel=2
+        )
+    return state if restored is None else restored[1]

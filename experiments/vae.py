@@ -11,28 +11,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 from tqdm import tqdm
 
 from dlvm_jax import data as datasets
-from dlvm_jax import nets
 from dlvm_jax.evaluate import evaluate
-from dlvm_jax.models import density, objectives
-from dlvm_jax.models.vae import dreg, vae
+from dlvm_jax.models import objectives
 from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, parallel, validation
 from dlvm_jax.train.run import RunFolder, manifest
-from experiments import common, vae_report
-
-LIKELIHOODS = {
-    "bernoulli": lambda levels: density.bernoulli(),
-    "normal": lambda levels: density.normal(),
-    "unit-normal": lambda levels: density.fixed_normal(1.0),
-    "discretised-logistic": density.discretised_logistic,
-    "discretised-normal": density.discretised_normal,
-    "categorical": density.categorical,
-}
+from experiments import common, conditions, vae_parts, vae_report
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,23 +32,89 @@ class Config:
     """split and transformation by name (an unknown name lists them); default: the set's usual one for the likelihood"""
     latent_dim: int = 8
     """dimension of the latent space"""
-    likelihood: Literal[
-        "bernoulli", "normal", "unit-normal", "discretised-logistic", "discretised-normal", "categorical"
+    prior: Literal[
+        "standard",
+        "learned",
+        "mixture",
+        "vamp",
+        "vamp-data",
+        "autoregressive",
+        "implicit",
+        "sphere",
+        "hyperbolic",
+    ] = "standard"
+    """p(z): N(0, I), a learned Gaussian (of the context with --condition), a mixture of Gaussians, VampPrior with trained
+    pseudo-inputs or with training images, autoregressive, implicit by density ratio, uniform on the sphere, wrapped normal on
+    hyperbolic space"""
+    posterior: Literal[
+        "normal",
+        "full-normal",
+        "planar",
+        "radial",
+        "sylvester-orthogonal",
+        "sylvester-householder",
+        "sylvester-triangular",
+        "householder",
+        "iaf",
+        "von-mises-fisher",
+        "wrapped-normal",
+    ] = "normal"
+    """q(z|x): diagonal or full-covariance Gaussian, flows from a Gaussian, von Mises-Fisher on the sphere, wrapped normal"""
+    likelihood: Annotated[
+        Literal[
+            "bernoulli",
+            "normal",
+            "shared-normal",
+            "unit-normal",
+            "discretised-logistic",
+            "discretised-normal",
+            "logistic-mixture",
+            "categorical",
+        ],
+        tyro.conf.arg(aliases=["--decoder"]),
     ] = "bernoulli"
-    """p(x|z): bernoulli for bits, the discretised and categorical ones for grey levels, the normal ones for dequantised data"""
-    net: Literal["mlp", "gated", "conv"] = "mlp"
-    """encoder and decoder: dense layers, gated dense layers, or a small convolutional pair"""
+    """p(x|z): bernoulli for bits; discretised, mixture and categorical ones for grey levels; the normal ones (a scale for each
+    pixel, one learned scale, scale 1) for dequantised data"""
+    layers: Literal[1, 2] = 1
+    """layers of latent variables; 2: q(z2|x) q(z1|x,z2), p(z2) p(z1|z2), each of --latent-dim"""
+    condition: Literal["label", "quadrants-1", "quadrants-2", "quadrants-3"] | None = None
+    """conditional VAE: given the label, or so many quadrants of the image, model the (rest of the) image"""
+    components: int = 100
+    """components of a mixture prior, pseudo-inputs of a VampPrior"""
+    flow_steps: int = 4
+    """steps of a flow posterior"""
+    curvature: float = 1.0
+    """minus the curvature of hyperbolic space"""
+    net: Literal["mlp", "gated", "residual", "dense", "conv"] = "mlp"
+    """encoder and decoder: dense layers, gated ones, with residual or dense connections, or a small convolutional pair"""
     hidden: tuple[int, ...] = (300,)
     """widths of the hidden layers (channels for conv), from the data inwards"""
-    objective: Literal["elbo", "iwae", "dreg", "renyi"] = "elbo"
-    """training objective"""
-    kl: Literal["analytic", "sampled"] = "analytic"
-    """how the KL of the ELBO is computed in training (evaluation always samples)"""
+    objective: Literal[
+        "elbo",
+        "iwae",
+        "dreg",
+        "renyi",
+        "free-bits",
+        "total-correlation",
+        "wae",
+        "info",
+        "adversarial",
+    ] = "elbo"
+    """training objective: (beta-)ELBO, importance-weighted bound, its DReG gradient, Renyi bound, ELBO with free bits,
+    beta-TCVAE, WAE with MMD, InfoVAE (beta weighs the KL), adversarial autoencoder"""
+    kl: Literal["auto", "analytic", "sampled"] = "auto"
+    """how the KL of the ELBO is computed in training (evaluation always samples); auto: analytic where it has a closed form"""
     beta: float = 1.0
-    """weight of the KL in the ELBO"""
+    """weight of the KL (of the total correlation for total-correlation)"""
+    beta_warm_up: int = 0
+    """steps over which beta grows linearly from 0"""
+    free_nats: float | None = None
+    """KL in nats that each latent unit may spend for nothing, for free-bits"""
+    regulariser: float | None = None
+    """weight of the MMD (wae, info: default 100) or of the discriminator's signal (adversarial: default 1)"""
     samples: int = 1
     """latent samples of each example for iwae, dreg and renyi"""
-    alpha: float = 0.5
+    alpha: float | None = None
     """order of the renyi bound (0: iwae, 1: ELBO)"""
     steps: int | None = None
     """training steps; default 5000 unless --epochs is given"""
@@ -125,85 +178,77 @@ def _protocol(config):
     """The protocol for the likelihood, unless one is named."""
     if config.protocol is not None:
         return config.protocol
-    kind = {"bernoulli": None, "normal": "dequantised", "unit-normal": "dequantised"}.get(
-        config.likelihood, "levels"
-    )
-    return kind
+    if config.likelihood == "bernoulli":
+        return None
+    return "dequantised" if config.likelihood in vae_parts.CONTINUOUS else "levels"
 
 
-def check(config, dataset):
-    """Raise ValueError for a likelihood that does not fit the data, or settings that contradict each other."""
+def check(config):
+    """Raise ValueError for settings that are impossible whatever the data, before anything is loaded or written."""
+    vae_parts.check(config)
+    for name in (
+        "latent_dim",
+        "components",
+        "flow_steps",
+        "samples",
+        "steps",
+        "epochs",
+        "batch_size",
+        "accumulate",
+    ):
+        common.at_least(name, getattr(config, name), 1)
+    for name in ("every", "patience", "eval_samples", "eval_limit"):
+        common.at_least(name, getattr(config, name), 1)
+    if not config.hidden or min(config.hidden) < 1:
+        raise ValueError(f"--hidden needs at least one positive width, got {config.hidden}")
+    if config.steps is not None and config.epochs is not None:
+        raise ValueError("give --steps or --epochs, not both")
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        raise ValueError(f"--seeds needs different seeds, as in --seeds 0 1, got {config.seeds}")
+    if config.resume and config.out is None:
+        raise ValueError("--resume goes on with the run in --out; say which")
+    if config.processes is not None and config.out is None:
+        raise ValueError("several processes need one --out that all of them see")
+
+
+def check_data(config, dataset):
+    """Raise ValueError for a likelihood that does not fit the data."""
     if config.likelihood == "bernoulli" and not (dataset.discrete and dataset.levels == 2):
         raise ValueError(
             f"a bernoulli likelihood needs bits, the protocol {dataset.protocol.name!r} has {dataset.levels} levels; "
             "use --likelihood discretised-logistic or a binarising --protocol"
         )
-    continuous = config.likelihood in ("normal", "unit-normal")
+    continuous = config.likelihood in vae_parts.CONTINUOUS
     if continuous == dataset.discrete:
         raise ValueError(
             f"a {config.likelihood} likelihood needs {'real' if continuous else 'integer'} data, the protocol "
             f"{dataset.protocol.name!r} is {'discrete' if dataset.discrete else 'real'}; "
             f"use --protocol {'dequantised' if continuous else 'levels'}"
         )
-    if config.steps is not None and config.epochs is not None:
-        raise ValueError("give --steps or --epochs, not both")
-    if config.samples > 1 and config.objective == "elbo":
-        raise ValueError("--samples belongs to --objective iwae, dreg or renyi; the ELBO uses one")
-    if config.beta != 1 and config.objective != "elbo":
-        raise ValueError("--beta belongs to --objective elbo")
     if config.patience is not None and not len(dataset.valid):
         raise ValueError(
             f"--patience needs a validation set, and the protocol {dataset.protocol.name!r} has none"
         )
-    if not config.seeds:
-        raise ValueError("give at least one seed, as in --seeds 0")
-
-
-def build_parts(config, dataset):
-    """Prior, posterior and decoder of the VAE of a configuration: three `Density`s."""
-    shape, latent = dataset.train.shape[1:], config.latent_dim
-    prior = density.standard_normal(latent)
-    dtype = jnp.dtype(config.dtype)
-    family = LIKELIHOODS[config.likelihood](dataset.levels)
-    inward, outward = (latent, 2), (*shape, family.width)
-    backwards = config.hidden[::-1]
-    if config.net == "conv":
-        encoder = nets.ConvEncoder(config.hidden, inward, dtype)
-        decoder = nets.ConvDecoder(backwards, outward, dtype)
-    else:
-        gated = config.net == "gated"
-        encoder = nets.MLP(config.hidden, inward, len(shape), gated=gated, dtype=dtype)
-        decoder = nets.MLP(backwards, outward, gated=gated, dtype=dtype)
-    encoder = density.from_linen(encoder, (1, *shape))
-    if dataset.discrete and dataset.levels > 2:  # the encoder sees [0, 1]
-        top = dataset.levels - 1
-        encoder = density.Net(encoder.init, lambda params, x, apply=encoder.apply: apply(params, x / top))
-    posterior = density.conditional(encoder, density.normal(), (latent,))
-    likelihood = density.conditional(density.from_linen(decoder, (1, latent)), family, shape)
-    return prior, posterior, likelihood
-
-
-def build_objective(config, parts):
-    """The training objective of a configuration."""
-    if config.objective == "elbo":
-        return objectives.maximum_likelihood(vae(*parts, kl=config.kl), config.beta)
-    if config.objective == "dreg":
-        return dreg(*parts, samples=config.samples)
-    alpha = config.alpha if config.objective == "renyi" else 0.0
-    return objectives.importance_weighted(vae(*parts), config.samples, alpha)
 
 
 def run(config):
     """One experiment from configuration to report."""
+    check(config)
     parallel.initialise(config.coordinator, config.processes, config.process)
     dataset = datasets.load(config.data, _protocol(config))
-    check(config, dataset)
-    parts = build_parts(config, dataset)
-    model, objective = vae(*parts), build_objective(config, parts)
+    check_data(config, dataset)
+    condition = conditions.make(config.condition, dataset)
+    model = vae_parts.build(config, dataset, condition.event, condition.context)
+    train = condition.arrays(dataset.train, dataset.train_labels)
     per_epoch = order.steps_per_epoch(len(dataset.train), config.batch_size)
     steps = config.epochs * per_epoch if config.epochs is not None else (config.steps or 5000)
     plan = loop.Plan(
-        steps, config.batch_size, config.every or max(1, steps // 40), config.patience, seeds=config.seeds
+        steps,
+        config.batch_size,
+        config.every or max(1, steps // 40),
+        config.patience,
+        seeds=config.seeds,
+        patience_from=config.beta_warm_up,
     )
     optimiser = optimisers.make(
         config.optimiser,
@@ -213,14 +258,17 @@ def run(config):
         warm_up=config.warm_up,
         clip=config.clip,
     )
+    several = len(config.seeds) > 1
     trainer = engine.build(
-        objectives.preprocessed(objective, dataset.preprocess),
+        objectives.preprocessed(objectives.split(model.objective, condition.split), dataset.preprocess),
         model.init,
         optimiser,
         ema=config.ema,
         accumulate=config.accumulate,
         seeds=len(config.seeds),
+        devices=parallel.devices_for(config.batch_size // config.accumulate),
     )
+    state = trainer.init(config.seeds if several else config.seeds[0])
     root = config.out or common.new_folder(f"vae-{config.data}")
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {
         "steps": steps,
@@ -229,15 +277,7 @@ def run(config):
     identity = {k: v for k, v in settings.items() if k not in _NOT_PART_OF_THE_RUN}
     identity["protocol"] = f"{dataset.protocol.name} {dataset.protocol.hash}"
     kept = checkpoint.Checkpoints(root / "checkpoints", identity)
-    if kept.steps() and not config.resume:
-        raise ValueError(
-            f"{root} already holds a run (up to step {kept.steps()[-1]}); add --resume to go on, or choose another --out"
-        )
-    state = trainer.init(config.seeds if len(config.seeds) > 1 else config.seeds[0])
-    if config.resume:
-        restored = kept.restore(state)
-        if restored is not None:
-            state = restored[1]
+    state = common.restore(kept, state, config.resume)
     folder = RunFolder(root, config.tensorboard, parallel.is_primary())
     folder.write("config.json", settings)
     folder.write("manifest.json", manifest())
@@ -245,10 +285,11 @@ def run(config):
         print(f"{config.data}, {dataset.protocol.name}: {dataset.protocol.description}\nrun folder {root}")
     validate = None
     if len(dataset.valid):
-        validate = validation.validator(objective, dataset.valid, seeds=len(config.seeds))
+        held_out = condition.split(condition.arrays(dataset.valid, dataset.valid_labels))
+        validate = validation.validator(model.validation, held_out, seeds=len(config.seeds))
     started = time.monotonic()
     state = loop.fit(
-        trainer, plan, trainer.put(dataset.train), state, folder=folder, checkpoints=kept, validate=validate
+        trainer, plan, trainer.put(train), state, folder=folder, checkpoints=kept, validate=validate
     )
     best_step, best = kept.restore(state, kept.best_step())
     kept.close()
@@ -256,10 +297,13 @@ def run(config):
     if not parallel.is_primary():
         return
     params = trainer.eval_params(best)
-    per_seed = [jax.tree.map(lambda x, i=i: x[i], params) for i in range(len(config.seeds))]
-    per_seed = per_seed if len(config.seeds) > 1 else [params]
+    per_seed = (
+        [jax.tree.map(lambda x, i=i: x[i], params) for i in range(len(config.seeds))] if several else [params]
+    )
+    test = condition.split(condition.arrays(dataset.test, dataset.test_labels))
+    test = jax.tree.map(lambda x: x[: config.eval_limit], test)
     records = [
-        _evaluate(config, dataset, model, parts[1], p, seed)
+        _evaluate(config, dataset, model, p, test, seed)
         for p, seed in zip(per_seed, config.seeds, strict=True)
     ]
     result = {
@@ -267,30 +311,29 @@ def run(config):
         "step": best_step,
     }
     folder.write("result.json", result)
-    vae_report.write(root, config, dataset, parts, per_seed[0], records, folder, best_step)
+    vae_report.write(root, config, dataset, condition, model, per_seed[0], test, records, folder, best_step)
     for seed, record in zip(config.seeds, records, strict=True):
         print(f"seed {seed}, step {best_step}: {record}")
     print(f"trained {trained:.0f} s; report in {root / 'report.md'}")
 
 
-def _evaluate(config, dataset, model, posterior, params, seed):
+def _evaluate(config, dataset, model, params, test, seed):
     """The test record of one seed."""
-    x = dataset.test[: config.eval_limit]
-    with tqdm(total=len(x), unit="example", desc="evaluate", dynamic_ncols=True) as bar:
+    examples = len(jax.tree.leaves(test)[0])
+    with tqdm(total=examples, unit="example", desc="evaluate", dynamic_ncols=True) as bar:
         return evaluate(
-            model,
+            model.density,
             params,
-            x,
-            key=jax.random.key(seed),
+            test,
+            key=common.evaluation_key(seed),
             samples=config.eval_samples,
             protocol=dataset.protocol.name,
             protocol_hash=dataset.protocol.hash,
             bin_width=dataset.bin_width,
-            posterior=(posterior, params["posterior"]),
+            posterior=(model.parts.posterior, params["posterior"]) if model.parts.posterior.mean else None,
             progress=lambda done: bar.update(done - bar.n),
         )
 
 
 if __name__ == "__main__":
-    np.set_printoptions(precision=4)
     common.main(run, tyro.cli(Config, description=__doc__))

@@ -5,15 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.evaluate import likelihood, pictures
-from dlvm_jax.models.vae import vae
+from dlvm_jax.models.objectives import unpack
+from dlvm_jax.models.vae import join
 
 __all__ = ["write"]
-
-
-def _shown(dataset, images):
-    """Images on the scale [0, 1]."""
-    top = dataset.levels - 1 if dataset.discrete else 1.0
-    return np.asarray(images, np.float32) / top
 
 
 def _manifold(parts, params, means, size):
@@ -23,60 +18,92 @@ def _manifold(parts, params, means, size):
     square = pictures.unit_square(size)
     for column, unit in enumerate(units):
         z[:, unit] = square[:, column]
-    return parts[2].mean(params["decoder"], jnp.asarray(z))
+    return parts.decoder.mean(params["decoder"], jnp.asarray(z))
 
 
-def write(root, config, dataset, parts, params, records, folder, step):
-    """Write samples, reconstructions, latent space, manifold and learning curves, and report.md."""
-    _, posterior, decoder = parts
-    model = vae(*parts)
-    key_sample, key_reconstruct, key_prior = jax.random.split(jax.random.key(config.seeds[0]), 3)
-    x = np.asarray(dataset.test[: min(2000, len(dataset.test))], np.float32)
-    labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
+def _samples(model, params, key, contexts, rows):
+    """Means of p(x|z, c) and draws of p(x|c), each [contexts, rows, *event], or [rows * rows, *event] without a context."""
+    key_prior, key_draw = jax.random.split(key)
+    shape = (rows,) if contexts is not None else (rows * rows,)
+    own = model.parts.tied(params)
+    z, _ = model.parts.prior.sample(own["prior"], key_prior, contexts, shape)
+    means = model.parts.decoder.mean(own["decoder"], join(z, contexts))
+    drawn, _ = model.density.sample(params, key_draw, contexts, shape)
+    if contexts is None:
+        return means, drawn
+    return jnp.swapaxes(means, 0, 1), jnp.swapaxes(drawn, 0, 1)
 
-    z, _ = parts[0].sample(params["prior"], key_prior, shape=(100,))
-    pictures.grid(
-        root / "samples.png",
-        _shown(dataset, decoder.mean(params["decoder"], z)),
-        10,
-        "means of p(x|z), z ~ p(z)",
-    )
-    drawn, _ = model.sample(params, key_sample, shape=(100,))
-    pictures.grid(root / "samples_drawn.png", _shown(dataset, drawn), 10, "draws from p(x)")
-    z, _ = posterior.sample(params["posterior"], key_reconstruct, x[:20])
-    pairs = np.concatenate([x[:20], decoder.mean(params["decoder"], z)])
-    pictures.grid(
-        root / "reconstructions.png",
-        _shown(dataset, pairs),
-        20,
-        "test images, and below them p(x|z), z ~ q(z|x)",
-    )
-    means = likelihood.posterior_means(posterior, params["posterior"], x)
-    pictures.latent_scatter(root / "latent.png", means, labels, "posterior means of test images")
-    pictures.grid(
-        root / "manifold.png",
-        _shown(dataset, _manifold(parts, params, means, 20)),
-        20,
-        "p(x|z) on the inverse-CDF grid of two latent units",
-    )
-    history = folder.metrics()
+
+def _pictures(root, config, dataset, condition, model, params, test, key):
+    """Samples, reconstructions, latent space and, for a Gaussian prior in the plane's sense, the manifold."""
+    parts = model.parts
+    top = dataset.levels - 1 if dataset.discrete else 1.0
+    head = lambda count: jax.tree.map(lambda a: jnp.asarray(a[:count], jnp.float32), test)  # noqa: E731
+
+    def grid(name, x, context, columns, title):
+        images = np.asarray(condition.merge(x, context), np.float32) / top
+        pictures.grid(root / name, images.reshape(-1, *images.shape[-3:]), columns, title)
+
+    key_sample, key_reconstruct = jax.random.split(key)
+    _, contexts = unpack(head(10))
+    means, drawn = _samples(model, params, key_sample, contexts, 10)
+    shared = None if contexts is None else contexts[:, None]
+    told = "" if contexts is None else ", a row for each test image's context"
+    grid("samples.png", means, shared, 10, f"means of p(x|z), z ~ p(z){told}")
+    grid("samples_drawn.png", drawn, shared, 10, f"draws from p(x){told}")
+    x, context = unpack(head(20))
+    own = parts.tied(params)
+    z, _ = parts.posterior.sample(own["posterior"], key_reconstruct, join(x, context))
+    again = parts.decoder.mean(own["decoder"], join(z, context))
+    both = None if context is None else jnp.concatenate([context, context])
+    title = "test images, and below them p(x|z), z ~ q(z|x)"
+    grid("reconstructions.png", jnp.concatenate([x, again]), both, 20, title)
+    made = ["samples", "reconstructions"]
+    if parts.posterior.mean is not None:
+        few = head(2000)
+        labels = None if dataset.test_labels is None else dataset.test_labels[: len(unpack(few)[0])]
+        codes = likelihood.posterior_means(parts.posterior, own["posterior"], few)
+        pictures.latent_scatter(root / "latent.png", codes, labels, "posterior means of test images")
+        made.append("latent")
+        if config.prior == "standard" and context is None and config.layers == 1:
+            title = "p(x|z) on the inverse-CDF grid of two latent units"
+            grid("manifold.png", _manifold(parts, own, codes, 20), None, 20, title)
+            made.append("manifold")
+    return made
+
+
+def _curves(root, history):
+    """Learning curves of the bound, or of the loss where none is trained."""
     steps = [line["step"] for line in history]
-    series = {
-        "training": (steps, np.array([line["bound"] for line in history]).reshape(len(steps), -1).mean(1))
-    }
-    if "valid_bound" in history[-1]:
-        values = np.array([line["valid_bound"] for line in history]).reshape(len(steps), -1).mean(1)
-        series["validation"] = (steps, values)
-    pictures.curves(root / "curves.png", series, "bound on log p(x), nats")
-    (root / "report.md").write_text(_report(config, dataset, records, folder, step))
+    name = "bound" if "bound" in history[-1] else "loss"
+
+    def of(field):
+        return steps, np.array([line[field] for line in history]).reshape(len(steps), -1).mean(1)
+
+    series = {"training": of(name)}
+    if f"valid_{name}" in history[-1]:
+        series["validation"] = of(f"valid_{name}")
+    pictures.curves(root / "curves.png", series, f"{name}, nats")
 
 
-def _report(config, dataset, records, folder, step):
-    rows = "\n".join(
-        f"| {seed} | {r.log_likelihood:.2f} ± {r.standard_error:.2f} | {r.bits_per_dim:.4f} | {r.elbo:.2f} "
-        f"| {r.reconstruction:.2f} | {r.kl:.2f} | {r.active_units} of {config.latent_dim} | {r.effective_samples:.1f} |"
-        for seed, r in zip(config.seeds, records, strict=True)
-    )
+def write(root, config, dataset, condition, model, params, test, records, folder, step):
+    """Write the pictures, learning curves and report.md of the first seed's parameters."""
+    key = jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 1)
+    made = _pictures(root, config, dataset, condition, model, params, test, key)
+    _curves(root, folder.metrics())
+    (root / "report.md").write_text(_report(config, dataset, records, folder, step, [*made, "curves"]))
+
+
+def _report(config, dataset, records, folder, step, made):
+    def row(seed, r):
+        units = "-" if r.active_units is None else f"{r.active_units} of {config.latent_dim * config.layers}"
+        effective = "-" if r.effective_samples is None else f"{r.effective_samples:.1f}"
+        return (
+            f"| {seed} | {r.log_likelihood:.2f} ± {r.standard_error:.2f} | {r.bits_per_dim:.4f} | {r.elbo:.2f} "
+            f"| {r.reconstruction:.2f} | {r.kl:.2f} | {units} | {effective} |"
+        )
+
+    rows = "\n".join(row(seed, record) for seed, record in zip(config.seeds, records, strict=True))
     first = records[0]
     between = ""
     if len(records) > 1:
@@ -85,7 +112,12 @@ def _report(config, dataset, records, folder, step):
             f"\nOver seeds: {np.mean(values):.2f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.2f} "
             "(standard error of the mean over seeds).\n"
         )
+    told = "" if config.condition is None else f", given {config.condition}"
+    shown = "\n".join(f"![{name}]({name}.png)" for name in made)
     return f"""# VAE on {config.data}
+
+Prior {config.prior}, posterior {config.posterior}, likelihood {config.likelihood}, objective {config.objective}{told};
+{config.layers} layer(s) of {config.latent_dim} latent units.
 
 {dataset.protocol.description} (protocol `{dataset.protocol.name}`, hash `{dataset.protocol.hash}`).
 Evaluated: {first.examples} test examples, estimator `{first.estimator}` with K = {first.samples}, checkpoint of step {step},
@@ -95,11 +127,7 @@ Evaluated: {first.examples} test examples, estimator `{first.estimator}` with K 
 |---|---|---|---|---|---|---|---|
 {rows}
 {between}
-![samples](samples.png)
-![reconstructions](reconstructions.png)
-![latent space](latent.png)
-![manifold](manifold.png)
-![learning curves](curves.png)
+{shown}
 
 Draws with the likelihood's own noise: [samples_drawn.png](samples_drawn.png). Settings: `config.json`; versions and devices:
 `manifest.json`; curves: `metrics.jsonl`; figures above: `result.json`.

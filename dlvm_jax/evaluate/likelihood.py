@@ -20,8 +20,9 @@ class Record:
     """A likelihood with all that is needed to compare it.  Values are means over `examples`, in nats unless said.
 
     estimator "exact" is the density itself, "iwae" the importance-weighted bound of `samples` draws (a stochastic lower bound
-    on log p), "bound" the mean of `samples` draws of the density's own log_prob.  `standard_error` is the standard deviation over examples / sqrt(examples); it
-    contains the Monte-Carlo error.  `reconstruction` - `kl` is the ELBO, for densities that have these parts.
+    on log p), "bound" the mean of `samples` draws of the density's own log_prob.  `standard_error` is the standard deviation
+    over examples / sqrt(examples); it contains the Monte-Carlo error.  `reconstruction` - `kl` is the ELBO, for densities
+    that have these parts.
     `effective_samples` is the median over examples of the importance weights' effective sample size.
     """
 
@@ -45,8 +46,9 @@ class Record:
         return asdict(self)
 
     def __str__(self):
+        relation = {"bound": ">=", "exact": "="}.get(self.estimator, "~")
         head = (
-            f"log p(x) {dict(bound='>=', exact='=').get(self.estimator, '~')} {self.log_likelihood:.2f} +- {self.standard_error:.2f} nats, "
+            f"log p(x) {relation} {self.log_likelihood:.2f} +- {self.standard_error:.2f} nats, "
             f"{self.bits_per_dim:.4f} bits/dim ({self.estimator}, K={self.samples}, {self.examples} examples, "
             f"{self.protocol} {self.protocol_hash})"
         )
@@ -94,7 +96,8 @@ def log_likelihoods(
     """Estimates for each example: {"iwae", "bound", "ess", and the density's terms}, each a numpy array [N], in nats.
 
     x: [N, *event], or (x, context) for a conditional density; the draws are made on the device, `chunk` at a time (`samples`
-    is a multiple of it, or smaller), with exact float32 products; `progress(done)` is called after each batch with the number of examples done.
+    is a multiple of it, or smaller), with exact float32 products; `progress(done)` is called after each batch with the number
+    of examples done.
     """
     if samples < 1:
         raise ValueError(f"evaluation needs at least one sample, got {samples}")

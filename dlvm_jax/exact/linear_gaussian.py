@@ -1,103 +1,76 @@
-r"""The linear-Gaussian model: z ~ N(0, I_M), x = W z + mu + noise, noise ~ N(0, sigma^2 I_D).
+r"""Linear-Gaussian models: probabilistic PCA (from `functional.linear_gaussian`), and a hierarchy of two of them.
 
-Probabilistic PCA with its parameters given.  Evidence and posterior come from the M x M matrix
-$M = W^\top W + \sigma^2 I$, in O(DM + M^2) an example.
+The hierarchy is `top`, z2 -> z1, and `bottom`, z1 -> x: z2 ~ N(0, I), z1 ~ N(W2 z2 + mu2, sigma2^2 I) and
+x ~ N(W1 z1 + mu1, sigma1^2 I), each a `LinearGaussian`.  The joint law is Gaussian, so the evidence and the top-down
+posterior p(z2 | x) p(z1 | x, z2), which a hierarchical VAE approximates, are known.
 """
 
-from typing import NamedTuple
-
-import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.densities import LOG_2PI, multivariate_normal_sample, normal_sample
+from dlvm_jax.functional.densities import multivariate_normal_log_prob
+from dlvm_jax.functional.linear_gaussian import LinearGaussian as LinearGaussian
+from dlvm_jax.functional.linear_gaussian import gaussian_marginal, gaussian_posterior
+from dlvm_jax.functional.linear_gaussian import log_evidence as log_evidence
+from dlvm_jax.functional.linear_gaussian import posterior as posterior
+from dlvm_jax.functional.linear_gaussian import sample as sample
 
-__all__ = ["LinearGaussian", "log_evidence", "posterior", "sample"]
-
-
-class LinearGaussian(NamedTuple):
-    """Weights `w` [D, M], mean `mean` [D] and the logarithm of the noise's standard deviation, `log_std` []."""
-
-    w: jax.Array
-    mean: jax.Array
-    log_std: jax.Array
+__all__ = ["hierarchy_conditional", "hierarchy_log_evidence", "hierarchy_posterior"]
 
 
-def _cholesky(model):
-    r"""Cholesky factor of $M = W^\top W + \sigma^2 I$."""
-    gram = jnp.einsum("di,dj->ij", model.w, model.w, precision="highest")
-    return jnp.linalg.cholesky(gram + jnp.exp(2 * model.log_std) * jnp.eye(gram.shape[0], dtype=gram.dtype))
+def _noise(model):
+    return jnp.exp(model.log_std) * jnp.eye(model.w.shape[0], dtype=model.w.dtype)
 
 
-def _project(model, x):
-    r"""$L^{-1} W^\top (x-\mu)$ with $LL^\top = M$."""
-    projected = jnp.einsum("dm,...d->...m", model.w, x - model.mean, precision="highest")
-    factor = _cholesky(model)
-    return factor, jax.scipy.linalg.solve_triangular(factor, projected[..., None], lower=True)[..., 0]
+def _collapsed(top, bottom):
+    """Weights, offset and factor of the noise of x given z2, with z1 integrated out."""
+    mean, tril = gaussian_marginal(top.mean, _noise(top), bottom.w, bottom.mean, _noise(bottom))
+    return jnp.einsum("di,ij->dj", bottom.w, top.w, precision="highest"), mean, tril
 
 
-def _backward(factor, white):
-    r"""$L^{-\top}$ times `white`: with the result of `_project`, the posterior mean."""
-    return jax.scipy.linalg.solve_triangular(factor, white[..., None], lower=True, trans=1)[..., 0]
+def _prior(top):
+    latent = top.w.shape[1]
+    return jnp.zeros(latent, top.w.dtype), jnp.eye(latent, dtype=top.w.dtype)
 
 
-def log_evidence(model, x):
-    r"""Exact log-evidence.
+def hierarchy_log_evidence(top, bottom, x):
+    r"""Exact log-evidence of a two-level linear-Gaussian hierarchy.
 
-    $\log\mathcal N(x\mid\mu, C),\quad C = WW^\top+\sigma^2I,\quad C^{-1} = \sigma^{-2}I - \sigma^{-2}WM^{-1}W^\top,
-        \quad \log|C| = (D-M)\log\sigma^2 + \log|M|$
+    $\log\mathcal N(x\mid W_1\mu_2+\mu_1,\ W_1(W_2W_2^\top+\sigma_2^2I)W_1^\top+\sigma_1^2I)$
 
-    Shapes: `x` [*batch, D] -> [*batch], nats.  Source: Tipping & Bishop 1999, eq. 4 and section 3.1 (lectures that print
-    $\sigma^{-1}I$ as the first term of $C^{-1}$ err; it is $\sigma^{-2}I$).
+    Shapes: `x` [*batch, D] -> [*batch], nats.  Source: Bishop 2006, eq. 2.115, twice.
 
-    >>> model = LinearGaussian(jnp.zeros((1, 1)), jnp.zeros(1), jnp.float32(0))
-    >>> round(float(log_evidence(model, jnp.zeros(1))), 6)
-    -0.918939
+    >>> one = LinearGaussian(jnp.ones((1, 1)), jnp.zeros(1), jnp.float32(0))
+    >>> round(float(hierarchy_log_evidence(one, one, jnp.zeros(1)) + 0.5 * jnp.log(2 * jnp.pi * 3)), 6)
+    0.0
     """
-    dim, latent = model.w.shape
-    factor, white = _project(model, x)
-    z = _backward(factor, white)
-    # (x-mu)^T C^-1 (x-mu) as a sum of squares, the minimum over z: C^-1 written out cancels in float32 for small noise
-    residual = x - model.mean - jnp.einsum("dm,...m->...d", model.w, z, precision="highest")
-    square = jnp.sum(jnp.square(residual * jnp.exp(-model.log_std)), -1) + jnp.sum(jnp.square(z), -1)
-    log_det = 2 * (dim - latent) * model.log_std + 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-    return -0.5 * (square + log_det + dim * LOG_2PI)
+    return multivariate_normal_log_prob(x, *gaussian_marginal(*_prior(top), *_collapsed(top, bottom)))
 
 
-def posterior(model, x):
-    r"""Exact posterior p(z | x), as mean and Cholesky factor of the covariance.
+def hierarchy_posterior(top, bottom, x):
+    r"""Exact posterior of the upper level, the first factor of the top-down posterior.
 
-    $\mathcal N(M^{-1}W^\top(x-\mu),\ \sigma^2M^{-1})$
+    $p(z_2\mid x) \propto \mathcal N(z_2\mid 0,I)\,
+        \mathcal N(x\mid W_1(W_2z_2+\mu_2)+\mu_1,\ \sigma_2^2W_1W_1^\top+\sigma_1^2I)$
 
-    Shapes: `x` [*batch, D] -> mean [*batch, M], scale_tril [M, M].  Source: Tipping & Bishop 1999, eq. 6 (the covariance is
-    $\sigma^2M^{-1}$; the $\sigma^{-2}M$ printed in some lectures is the precision).
+    Shapes: `x` [*batch, D] -> mean [*batch, M2], scale_tril [M2, M2].  Source: Bishop 2006, eq. 2.116.
 
-    >>> model = LinearGaussian(jnp.ones((1, 1)), jnp.zeros(1), jnp.float32(0))
-    >>> round(float(posterior(model, jnp.ones(1))[0][0]), 6)
+    >>> one = LinearGaussian(jnp.ones((1, 1)), jnp.zeros(1), jnp.float32(0))
+    >>> round(float(hierarchy_posterior(one, one, jnp.ones(1))[0][0]), 6)
+    0.333333
+    """
+    return gaussian_posterior(*_prior(top), *_collapsed(top, bottom), x)
+
+
+def hierarchy_conditional(top, bottom, x, z2):
+    r"""Exact posterior of the lower level given the upper one, the second factor of the top-down posterior.
+
+    $p(z_1\mid x,z_2) \propto \mathcal N(z_1\mid W_2z_2+\mu_2,\sigma_2^2I)\,\mathcal N(x\mid W_1z_1+\mu_1,\sigma_1^2I)$
+
+    Shapes: `x` [*batch, D], `z2` [*batch, M2] -> mean [*batch, M1], scale_tril [M1, M1].  Source: Bishop 2006, eq. 2.116.
+
+    >>> one = LinearGaussian(jnp.ones((1, 1)), jnp.zeros(1), jnp.float32(0))
+    >>> round(float(hierarchy_conditional(one, one, jnp.ones(1), jnp.zeros(1))[0][0]), 6)
     0.5
     """
-    factor, white = _project(model, x)
-    mean = _backward(factor, white)
-    inverse = jax.scipy.linalg.solve_triangular(
-        factor, jnp.eye(factor.shape[0], dtype=factor.dtype), lower=True
-    )
-    covariance = jnp.exp(2 * model.log_std) * jnp.einsum("ki,kj->ij", inverse, inverse, precision="highest")
-    return mean, jnp.linalg.cholesky(covariance)
-
-
-def sample(model, key, shape=()):
-    r"""Ancestral sample (x, z).
-
-    $z\sim\mathcal N(0,I),\ x\sim\mathcal N(Wz+\mu,\sigma^2I)$
-
-    Shapes: -> x [*shape, D], z [*shape, M].  Source: Tipping & Bishop 1999, eq. 1.
-
-    >>> model = LinearGaussian(jnp.ones((3, 2)), jnp.zeros(3), jnp.float32(0))
-    >>> [a.shape for a in sample(model, jax.random.key(0), (5,))]
-    [(5, 3), (5, 2)]
-    """
-    key_z, key_x = jax.random.split(key)
-    latent = model.w.shape[1]
-    identity = jnp.eye(latent, dtype=model.w.dtype)
-    z = multivariate_normal_sample(key_z, jnp.zeros(latent, model.w.dtype), identity, shape)
-    mean = jnp.einsum("dm,...m->...d", model.w, z, precision="highest") + model.mean
-    return normal_sample(key_x, mean, model.log_std), z
+    mean = jnp.einsum("ij,...j->...i", top.w, z2, precision="highest") + top.mean
+    return gaussian_posterior(mean, _noise(top), bottom.w, bottom.mean, _noise(bottom), x)

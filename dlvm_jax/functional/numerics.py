@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-__all__ = ["log1mexp", "log_mean_exp", "sum_event"]
+__all__ = ["inner_product", "log1mexp", "log_mean_exp", "sum_event"]
 
 
 def sum_event(values, event_ndim):
@@ -27,6 +27,22 @@ def sum_event(values, event_ndim):
         )
     wide = jnp.promote_types(values.dtype, jnp.float32)
     return jnp.sum(values, axis=tuple(range(values.ndim - event_ndim, values.ndim)), dtype=wide)
+
+
+def inner_product(a, b):
+    r"""Inner product of vectors on the last axis.
+
+    $a^\top b = \sum_i a_i b_i$
+
+    A contraction, which also serves for safety: where `a` is shared by thousands of rows of b, XLA 0.10 for CPU compiles
+    `(a * b).sum(-1)[..., None] * a` to wrong numbers.
+    Shapes: `a`, `b` broadcast to [*batch, D] -> [*batch], with full precision on every device.
+    Source: Golub & Van Loan 2013, section 1.1.
+
+    >>> inner_product(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))
+    Array(11., dtype=float32)
+    """
+    return jnp.einsum("...i,...i->...", a, b, precision="highest")
 
 
 def log1mexp(x):

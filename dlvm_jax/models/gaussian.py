@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional import densities
+from dlvm_jax.functional import densities, mixtures
 from dlvm_jax.models.density import Density, batch_of, check_dim, check_event
 
 __all__ = ["full_normal", "learned_normal", "mixture", "triangle_size"]
@@ -49,8 +49,8 @@ def mixture(dim, components):
 
     def log_prob(params, key, z, context=None):
         check_event(z, dim)
-        each = densities.normal_log_prob(z[..., None, :], params["mean"], params["log_std"])
-        return jax.nn.logsumexp(jax.nn.log_softmax(params["logits"]) + each, axis=-1)
+        log_weights = jax.nn.log_softmax(params["logits"])
+        return mixtures.normal_mixture_log_prob(z, params["mean"], params["log_std"], log_weights)
 
     def sample(params, key, context=None, shape=()):
         key_component, key_z = jax.random.split(key)

@@ -12,7 +12,15 @@ import jax.numpy as jnp
 from dlvm_jax.functional import bounds
 from dlvm_jax.models.density import require_kind
 
-__all__ = ["importance_weighted", "log_weights", "maximum_likelihood", "preprocessed", "unpack", "warm_up"]
+__all__ = [
+    "importance_weighted",
+    "log_weights",
+    "maximum_likelihood",
+    "preprocessed",
+    "split",
+    "unpack",
+    "warm_up",
+]
 
 
 def unpack(batch):
@@ -82,6 +90,13 @@ def importance_weighted(density, samples, alpha=0.0):
     return objective
 
 
+def _of(objective, prepare):
+    """The objective of what `prepare(key, batch)` -> (key, batch) makes of a batch."""
+    if "step" in inspect.signature(objective).parameters:
+        return lambda params, key, batch, step: objective(params, *prepare(key, batch), step=step)
+    return lambda params, key, batch: objective(params, *prepare(key, batch))
+
+
 def preprocessed(objective, preprocess):
     """An objective of raw minibatches: `preprocess(key, raw) -> x` first (binarisation, dequantisation), its own key."""
 
@@ -91,6 +106,9 @@ def preprocessed(objective, preprocess):
             return key_model, (preprocess(key_data, batch[0]), *batch[1:])
         return key_model, preprocess(key_data, batch)
 
-    if "step" in inspect.signature(objective).parameters:
-        return lambda params, key, batch, step: objective(params, *prepare(key, batch), step=step)
-    return lambda params, key, batch: objective(params, *prepare(key, batch))
+    return _of(objective, prepare)
+
+
+def split(objective, how):
+    """An objective of batches that `how(batch)` first cuts into (x, context), such as an image into known and unknown parts."""
+    return _of(objective, lambda key, batch: (key, how(batch)))

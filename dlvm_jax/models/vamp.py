@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional import mixtures
 from dlvm_jax.models.density import Density, batch_of
 
 __all__ = ["borrow_posterior", "vamp"]
@@ -32,6 +33,8 @@ def vamp(posterior, pseudo_inputs, scale=1.0, train=True):
         return scale * jax.nn.sigmoid(params["pseudo_inputs"]) if train else pseudo_inputs
 
     def log_prob(params, key, z, context=None):
+        if posterior.normal is not None:
+            return mixtures.normal_mixture_log_prob(z, *posterior.normal(params["posterior"], inputs(params)))
         each = posterior.log_prob(params["posterior"], None, z[..., None, :], inputs(params))
         return jax.nn.logsumexp(each, axis=-1) - jnp.log(count)
 

@@ -33,7 +33,7 @@ class Plan:
 
     steps: training steps in all; batch_size; every: steps of a round (validation, log line, checkpoint after each);
     patience: rounds without a better validation score after which training stops, None for never; seeds: one seed of the
-    minibatches for each run trained together.
+    minibatches for each run trained together; patience_from: the step from which rounds count (the end of a warm-up).
     """
 
     steps: int
@@ -41,6 +41,7 @@ class Plan:
     every: int
     patience: int | None = None
     seeds: tuple[int, ...] = (0,)
+    patience_from: int = 0
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "every", "patience"):
@@ -67,8 +68,13 @@ def _guard(metrics, start, checkpoints):
     )
 
 
-def _stopped_early(history, patience):
-    scores = [line["valid_score"] for line in history if "valid_score" in line]
+def _stopped_early(history, plan):
+    scores = [
+        line["valid_score"]
+        for line in history
+        if "valid_score" in line and line["step"] >= plan.patience_from
+    ]
+    patience = plan.patience
     return (
         patience is not None and len(scores) > patience and min(scores[-patience:]) >= min(scores[:-patience])
     )
@@ -128,7 +134,7 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
     with bar, _Signals() as signals, contextlib.ExitStack() as leaving:
         if checkpoints is not None:
             leaving.callback(checkpoints.wait)  # an error must not lose the checkpoint on its way to the disk
-        while step < plan.steps and not _stopped_early(history, plan.patience):
+        while step < plan.steps and not _stopped_early(history, plan):
             count = min(plan.every - step % plan.every, plan.steps - step)
             rows = [order.minibatches(examples, plan.batch_size, seed, step, count) for seed in plan.seeds]
             indices = rows[0] if len(rows) == 1 else np.stack(rows, axis=1)

@@ -7,110 +7,88 @@ import pytest
 import scipy.stats
 
 from dlvm_jax.exact import discrete, linear_gaussian
+from dlvm_jax.functional import densities
 
 
-def linear_model(dim, latent, log_std=-0.7, seed=3):
-    rng = np.random.RandomState(seed)
-    parts = rng.randn(dim, latent), rng.randn(dim), log_std
-    return linear_gaussian.LinearGaussian(*map(jnp.asarray, parts))
+def hierarchy():
+    """Two latent dimensions over three over five, and the joint Gaussian of (z2, z1, x) by its definition."""
+    rng = np.random.RandomState(3)
+    top, bottom = (
+        linear_gaussian.LinearGaussian(*map(jnp.asarray, (rng.randn(n, m), rng.randn(n), log_std)))
+        for n, m, log_std in ((3, 2, -0.4), (5, 3, -0.9))
+    )
+    (w2, m2, s2), (w1, m1, s1) = (tuple(map(np.asarray, model)) for model in (top, bottom))
+    # (z2, z1, x) as a linear map of independent standard normals
+    root = np.zeros((10, 10))
+    root[:2, :2] = np.eye(2)
+    root[2:5] = np.hstack([w2, np.exp(s2) * np.eye(3), np.zeros((3, 5))])
+    root[5:] = np.hstack([w1 @ root[2:5, :5], np.exp(s1) * np.eye(5)])
+    return top, bottom, np.concatenate([np.zeros(2), m2, w1 @ m2 + m1]), root @ root.T
 
 
-def dense(model):
-    """Mean and covariance of the joint of (x, z), by the definition of the model."""
-    w, sigma2 = np.asarray(model.w, np.float64), np.exp(2 * float(model.log_std))
-    dim, latent = w.shape
-    mean = np.concatenate([np.asarray(model.mean, np.float64), np.zeros(latent)])
-    return mean, np.block([[w @ w.T + sigma2 * np.eye(dim), w], [w.T, np.eye(latent)]])
+def conditional(mean, covariance, of, given, value):
+    """The textbook conditional of a joint Gaussian, with the inverse of a block of the covariance."""
+    of, given = list(of), list(given)
+    gain = np.linalg.solve(covariance[np.ix_(given, given)], covariance[np.ix_(given, of)]).T
+    right = covariance[np.ix_(of, of)] - gain @ covariance[np.ix_(given, of)]
+    return mean[of] + (value - mean[given]) @ gain.T, right
 
 
-@pytest.mark.parametrize("dim, latent", [(5, 2), (3, 3), (2, 4), (1, 1), (40, 6)])
-@pytest.mark.parametrize("log_std", [-3.0, -0.7, 1.5])
-def test_linear_gaussian_evidence_equals_scipy(dim, latent, log_std, x64):
-    """1e-9 of values of up to a thousand: SciPy's eigendecomposition of C has condition number up to 1e5."""
-    model = linear_model(dim, latent, log_std)
-    x = 2 * np.random.RandomState(1).randn(7, dim)
-    mean, joint = dense(model)
-    expected = scipy.stats.multivariate_normal(mean[:dim], joint[:dim, :dim]).logpdf(x)
-    np.testing.assert_allclose(linear_gaussian.log_evidence(model, x), expected, rtol=1e-9, atol=1e-9)
+def test_hierarchy_equals_conditioning_the_joint_gaussian(x64):
+    """1e-11: rounding of 1e-16 times condition numbers of at most 1e4."""
+    top, bottom, mean, joint = hierarchy()
+    x, z2 = np.random.RandomState(1).randn(7, 5), np.random.RandomState(2).randn(7, 2)
+    expected = scipy.stats.multivariate_normal(mean[5:], joint[5:, 5:]).logpdf(x)
+    np.testing.assert_allclose(
+        linear_gaussian.hierarchy_log_evidence(top, bottom, x), expected, rtol=1e-11, atol=1e-11
+    )
+    upper = conditional(mean, joint, [0, 1], range(5, 10), x)
+    lower = conditional(mean, joint, [2, 3, 4], [0, 1, *range(5, 10)], np.hstack([z2, x]))
+    for ours, right in (
+        (linear_gaussian.hierarchy_posterior(top, bottom, x), upper),
+        (linear_gaussian.hierarchy_conditional(top, bottom, x, z2), lower),
+    ):
+        np.testing.assert_allclose(ours[0], right[0], atol=1e-11)
+        np.testing.assert_allclose(ours[1] @ ours[1].T, right[1], atol=1e-11)
 
 
-def is_posterior(model, x, mean, covariance):
-    """Whether these are the conditional of the joint Gaussian, computed without the M x M identity."""
-    dim = model.w.shape[0]
-    joint_mean, joint = dense(model)
-    gain = np.linalg.solve(joint[:dim, :dim], joint[:dim, dim:]).T
-    right_mean = (x - joint_mean[:dim]) @ gain.T
-    right_covariance = joint[dim:, dim:] - gain @ joint[:dim, dim:]
-    # subtracting from the identity leaves 1e-16 times a condition number of 1e5
-    return np.allclose(mean, right_mean, atol=1e-9) and np.allclose(covariance, right_covariance, atol=1e-9)
-
-
-@pytest.mark.parametrize("dim, latent", [(5, 2), (3, 3), (2, 4), (40, 6)])
-def test_linear_gaussian_posterior_equals_conditioning_the_joint(dim, latent, x64):
-    model = linear_model(dim, latent)
-    x = np.random.RandomState(1).randn(7, dim)
-    mean, tril = linear_gaussian.posterior(model, x)
-    assert is_posterior(model, x, mean, tril @ tril.T)
-    np.testing.assert_array_equal(tril, jnp.tril(tril))
-    assert (jnp.diagonal(tril) > 0).all()
-
-
-def test_misprinted_formulas_would_fail(x64):
-    r"""The precision $\sigma^{-2}M$ in place of the covariance, and $\sigma^{-1}I$ in place of $\sigma^{-2}I$ in $C^{-1}$."""
-    model = linear_model(5, 2)
+def test_hierarchy_without_its_upper_level_is_ppca(x64):
+    """p(z1 | z2) that does not look at z2, and is standard normal: what is left is the lower model."""
+    top, bottom, _, _ = hierarchy()
+    blind = linear_gaussian.LinearGaussian(0 * top.w, 0 * top.mean, 0 * top.log_std)
     x = np.random.RandomState(1).randn(7, 5)
-    w, sigma2 = np.asarray(model.w), np.exp(2 * float(model.log_std))
-    m = w.T @ w + sigma2 * np.eye(2)
-    mean = linear_gaussian.posterior(model, x)[0]
-    assert is_posterior(model, x, mean, sigma2 * np.linalg.inv(m))
-    assert not is_posterior(model, x, mean, m / sigma2)
-    joint = dense(model)[1]
-    for power, right in ((1.0, True), (0.5, False)):
-        inverse = np.eye(5) / sigma2**power - w @ np.linalg.inv(m) @ w.T / sigma2
-        assert np.allclose(inverse @ joint[:5, :5], np.eye(5), atol=1e-9) is right
-        centred = x - np.asarray(model.mean)
-        square = np.einsum("nd,de,ne->n", centred, inverse, centred)
-        value = -0.5 * (square + np.linalg.slogdet(2 * np.pi * joint[:5, :5])[1])
-        assert np.allclose(linear_gaussian.log_evidence(model, x), value, rtol=1e-9) is right
+    np.testing.assert_allclose(
+        linear_gaussian.hierarchy_log_evidence(blind, bottom, x),
+        linear_gaussian.log_evidence(bottom, x),
+        rtol=1e-12,
+    )
+    mean, tril = linear_gaussian.hierarchy_posterior(blind, bottom, x)
+    np.testing.assert_allclose(mean, 0, atol=1e-12)
+    np.testing.assert_allclose(tril, np.eye(2), atol=1e-12)
+    ours = linear_gaussian.hierarchy_conditional(blind, bottom, x, np.ones((7, 2)))
+    for one, other in zip(ours, linear_gaussian.posterior(bottom, x), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-11)
 
 
-@pytest.mark.parametrize("log_std", [0.0, -3.0, -6.0])
-def test_linear_gaussian_evidence_in_float32_survives_small_noise(log_std):
-    """Rounding of x moves it by eps |x| / sigma standard deviations, with a slope of about sqrt(D): 5 of each."""
-    single = jax.tree.map(jnp.float32, linear_model(20, 3, log_std))
-    x = linear_gaussian.sample(single, jax.random.key(0), (50,))[0]
-    ours = linear_gaussian.log_evidence(single, x)
-    with jax.enable_x64(True):
-        double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (single, x))
-        truth = np.asarray(linear_gaussian.log_evidence(*double))
-    slack = 25 * 1.2e-7 * np.sqrt(20) * float(np.abs(x).max()) * np.exp(-log_std)
-    np.testing.assert_allclose(ours, truth, rtol=1e-6, atol=max(slack, 1e-5))
-
-
-def test_linear_gaussian_samples_have_the_right_moments(x64):
-    """Every entry of mean and covariance of (x, z) within five standard errors; false alarm 6e-7 each, 1e-5 in all."""
-    model, draws = linear_model(3, 2), 100_000
-    x, z = linear_gaussian.sample(model, jax.random.key(0), (draws,))
-    joint = np.concatenate([x, z], axis=1)
-    mean, covariance = dense(model)
-    variance = np.diag(covariance)
-    assert (np.abs(joint.mean(0) - mean) < 5 * np.sqrt(variance / draws)).all()
-    error = np.sqrt((np.outer(variance, variance) + covariance**2) / draws)
-    assert (np.abs(np.cov(joint.T) - covariance) < 5 * error).all()
-
-
-def test_linear_gaussian_batches_models_and_data(dtype):
-    model = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), linear_model(4, 2))
-    x = jnp.asarray(np.random.RandomState(1).randn(2, 3, 4), dtype)
-    value = linear_gaussian.log_evidence(model, x)
-    assert value.shape == (2, 3) and value.dtype == dtype
-    mean, tril = linear_gaussian.posterior(model, x)
-    assert mean.shape == (2, 3, 2) and tril.shape == (2, 2)
-    for i in range(2):
-        np.testing.assert_allclose(linear_gaussian.log_evidence(model, x[i, 1]), value[i, 1], rtol=1e-5)
-    models = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), model)
-    both = jax.vmap(linear_gaussian.log_evidence)(models, x)
-    np.testing.assert_allclose(both[0], value[0], rtol=1e-5)
+def test_top_down_posterior_makes_every_weight_the_evidence(x64):
+    """log p(x | z1) + log p(z1 | z2) + log p(z2) - log q(z1 | x, z2) - log q(z2 | x) at any draw."""
+    top, bottom, _, _ = hierarchy()
+    key_x, key_2, key_1 = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(key_x, (6, 5))
+    law_2 = linear_gaussian.hierarchy_posterior(top, bottom, x)
+    z2 = densities.multivariate_normal_sample(key_2, *law_2)
+    law_1 = linear_gaussian.hierarchy_conditional(top, bottom, x, z2)
+    z1 = densities.multivariate_normal_sample(key_1, *law_1)
+    log_joint = (
+        densities.normal_log_prob(x, z1 @ bottom.w.T + bottom.mean, bottom.log_std)
+        + densities.normal_log_prob(z1, z2 @ top.w.T + top.mean, top.log_std)
+        + densities.normal_log_prob(z2, 0.0, 0.0)
+    )
+    log_q = densities.multivariate_normal_log_prob(z1, *law_1) + densities.multivariate_normal_log_prob(
+        z2, *law_2
+    )
+    truth = linear_gaussian.hierarchy_log_evidence(top, bottom, x)
+    np.testing.assert_allclose(log_joint - log_q, truth, rtol=1e-11)
 
 
 def test_discrete_model_is_normalised_and_obeys_bayes(dtype):

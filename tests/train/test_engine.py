@@ -120,7 +120,7 @@ def test_clipping_bounds_the_norm_of_an_update():
 
 
 def test_schedules_rise_and_fall_as_they_say():
-    """Sizes of sgd updates under a unit gradient: linear warm-up over 4 steps, then constant, or a half cosine to 0 at step 20."""
+    """sgd updates under a unit gradient: linear warm-up over 4 steps, then constant, or a half cosine to 0 at step 20."""
     one = jnp.ones(())
 
     def sizes(**options):

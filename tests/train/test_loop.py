@@ -58,7 +58,7 @@ def test_parameters_that_overflow_are_not_saved_and_earlier_checkpoints_stay(tmp
 
 def test_a_validation_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     scores = iter([5.0, float("nan")])
-    with pytest.raises(loop.NonFiniteError, match="step 20: valid_score = nan; the last good .* step 10"):
+    with pytest.raises(loop.NonFiniteError, match=r"step 20: valid_score = nan; the last good .* step 10"):
         fit(tmp_path, validate=lambda params: {"score": next(scores)})
     assert [p.name for p in (tmp_path / "checkpoints").glob("*.json")] == ["10.json"]
 

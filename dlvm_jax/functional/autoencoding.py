@@ -1,0 +1,128 @@
+"""Autoencoder losses: squared error, sparse and contractive penalties, the corruptions of denoising.
+
+An encoder E maps x to a code z = E(x) and a decoder D maps it back.  A loss is one example's: the penalties below stand inside
+the sum over examples, each with its own weight.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dlvm_jax.functional.numerics import sum_event
+
+__all__ = [
+    "contractive_penalty",
+    "gaussian_corruption",
+    "masking_corruption",
+    "soft_threshold",
+    "sparse_code",
+    "sparse_penalty",
+    "squared_error",
+]
+
+
+def squared_error(x, reconstruction, event_ndim=1):
+    r"""Autoencoder loss of each example.
+
+    $\|D(E(x)) - x\|_2^2 = \sum_i (D(E(x))_i - x_i)^2$
+
+    Shapes: `x`, `reconstruction` broadcast to [*batch, *event] -> [*batch].  It is -2 log N(x | D(E(x)), I) up to a constant, so
+    half of it is in nats; a mean over pixels in place of the sum would underweight it against any penalty.
+    Source: Goodfellow, Bengio, Courville 2016, eq. 14.1.
+
+    >>> squared_error(jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0]))
+    Array(5., dtype=float32)
+    """
+    return sum_event(jnp.square(reconstruction - x), event_ndim)
+
+
+def sparse_penalty(code):
+    r"""Penalty of a sparse autoencoder, the l1 norm of the code.
+
+    $\Omega(x) = \|E(x)\|_1 = \sum_j |E(x)_j|$
+
+    The sparse loss is $\sum_n \big[\|D(E(x_n))-x_n\|_2^2 + \lambda\|E(x_n)\|_1\big]$, the penalty inside the sum (some lectures
+    lose the brackets).  Small codes under a large decoder lower the penalty without being sparse: bound the decoder's scale
+    (orthonormal or unit columns, weight decay) where that matters.
+    Shapes: `code` [*batch, k] -> [*batch].  Source: Goodfellow, Bengio, Courville 2016, eq. 14.2.
+
+    >>> sparse_penalty(jnp.array([3.0, -4.0]))
+    Array(7., dtype=float32)
+    """
+    return sum_event(code * jnp.sign(code), 1)  # |z| with slope 0 at 0; that of jnp.abs is 1 there
+
+
+def soft_threshold(x, threshold):
+    r"""Soft-threshold, the proximal map of the l1 norm.
+
+    $S_\tau(x) = \mathrm{sign}(x)\max(|x|-\tau, 0) = \arg\min_z \tfrac12(z-x)^2 + \tau|z|$
+
+    Shapes: `x`, `threshold` broadcast -> their common shape.  Source: Donoho & Johnstone 1994, eq. 16.
+
+    >>> soft_threshold(jnp.array([3.0, -3.0, 0.5]), 1.0)
+    Array([ 2., -2.,  0.], dtype=float32)
+    """
+    return jnp.sign(x) * jnp.maximum(jnp.abs(x) - threshold, 0)
+
+
+def sparse_code(x, dictionary, penalty):
+    r"""Best code of a sparse autoencoder whose decoder is linear with orthonormal columns, in closed form.
+
+    $\arg\min_z \|Wz - x\|_2^2 + \lambda\|z\|_1 = S_{\lambda/2}(W^\top x),\ W^\top W = I$
+
+    Half of the weight, since the squared error has no factor 1/2.  Orthonormality is the caller's to ensure.
+    Shapes: `x` [*batch, D], `dictionary` W [D, k], `penalty` a weight or [k] weights -> [*batch, k].
+    Source: Hastie, Tibshirani, Friedman 2009, table 3.4.
+
+    >>> sparse_code(jnp.array([3.0, 0.5]), jnp.eye(2), 2.0)
+    Array([2., 0.], dtype=float32)
+    """
+    return soft_threshold(jnp.matmul(x, dictionary, precision="highest"), penalty / 2)
+
+
+def gaussian_corruption(key, x, std):
+    r"""Additive Gaussian noise on the input of a denoising autoencoder.
+
+    $\tilde x = x + \sigma\epsilon,\ \epsilon\sim\mathcal N(0, I)$
+
+    The denoising loss is $\|D(E(\tilde x)) - x\|_2^2$ against the clean x; its best D(E(.)) of all functions is the posterior
+    mean $\mathbb E[x\mid\tilde x] = \tilde x + \sigma^2\nabla\log p_\sigma(\tilde x)$ (Tweedie), p_sigma the law of x~.
+    Shapes: `x` any, `std` broadcasts -> as `x`.  Source: Vincent et al. 2010, section 3.3.
+
+    >>> gaussian_corruption(jax.random.key(0), jnp.ones(2), 0.0)
+    Array([1., 1.], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    return x + std * jax.random.normal(key, x.shape, x.dtype)
+
+
+def masking_corruption(key, x, rate):
+    r"""Masking noise on the input of a denoising autoencoder: each element is zeroed with probability `rate`.
+
+    $\tilde x = m\odot x,\ m_i\sim\mathrm{Bernoulli}(1-\rho)$
+
+    Shapes: `x` any, `rate` in [0, 1] broadcasts -> as `x`.  Source: Vincent et al. 2010, section 3.3.
+
+    >>> masking_corruption(jax.random.key(0), jnp.ones(2), 1.0)
+    Array([0., 0.], dtype=float32)
+    """
+    x = jnp.asarray(x)
+    kept = jax.random.bernoulli(key, 1 - jnp.asarray(rate), x.shape)
+    return jnp.where(kept, x, 0)
+
+
+def contractive_penalty(encode, x, event_ndim=1):
+    r"""Penalty of a contractive autoencoder, the squared Frobenius norm of the encoder's Jacobian.
+
+    $\Omega(x) = \|\partial E(x)/\partial x\|_F^2 = \sum_j\sum_i (\partial E_j/\partial x_i)^2$
+
+    One reverse pass a code unit, for all examples at once: `encode` must treat them independently (no batch normalisation).
+    Shapes: `encode` maps [*batch, *event] -> [*batch, k]; `x` [*batch, *event] -> [*batch].
+    Source: Rifai et al. 2011, eq. 1.
+
+    >>> contractive_penalty(lambda x: 2 * x, jnp.ones((4, 3)))
+    Array([12., 12., 12., 12.], dtype=float32)
+    """
+    code, pullback = jax.vjp(encode, x)
+    units = jnp.eye(code.shape[-1], dtype=code.dtype)
+    rows = jax.vmap(lambda unit: pullback(jnp.broadcast_to(unit, code.shape))[0])(units)
+    return sum_event(jnp.square(rows), event_ndim).sum(0)

@@ -1,0 +1,72 @@
+"""From free numbers to parameters under which a flow is invertible.
+
+Zero gives the identity map.  Every constraint keeps the slope that could vanish above `MIN_SLOPE`, so that an inverse magnifies
+rounding errors by at most 1 / MIN_SLOPE and float32 keeps its digits.
+"""
+
+import math
+
+import jax.numpy as jnp
+
+from dlvm_jax.functional.numerics import inner_product
+
+__all__ = ["MIN_SLOPE", "planar_u_hat", "radial_beta_hat", "sylvester_triangle"]
+
+MIN_SLOPE = 0.01
+_REST = math.exp(MIN_SLOPE - 1)  # e^m at minus infinity
+
+
+def _above_minus_one(x):
+    """m(x) = log(c + (1 - c) e^x), c = e^(MIN_SLOPE - 1): a softplus moved to m(0) = 0 and m > MIN_SLOPE - 1."""
+    small = x < 1
+    near, far = jnp.where(small, x, 0.0), jnp.where(small, 1.0, x)
+    near = jnp.log1p((1 - _REST) * jnp.expm1(near))
+    return jnp.where(small, near, far + jnp.log(1 - _REST + _REST * jnp.exp(-far)))
+
+
+def planar_u_hat(w, u):
+    r"""The direction nearest to u along w under which a planar flow is invertible.
+
+    $\hat u = u + [m(w^\top u) - w^\top u]\,\frac{w}{\|w\|^2},\quad m(x) = \log(c + (1-c)e^x),\ c = e^{\delta-1}$
+
+    so that $w^\top\hat u = m(w^\top u) > -1 + \delta$, with $\delta$ = `MIN_SLOPE`.  The paper's $m(x) = -1 + \log(1+e^x)$ is
+    the same curve moved: with it u = 0 would not give the identity, and $\hat u$ would grow without bound as w -> 0.
+    Shapes: `w`, `u` broadcast to [*batch, D] -> [*batch, D].  Source: Rezende & Mohamed 2015, appendix A.1.
+
+    >>> planar_u_hat(jnp.array([1.0, 0.0]), jnp.array([0.0, 5.0]))
+    Array([0., 5.], dtype=float32)
+    """
+    dot, square = inner_product(w, u), inner_product(w, w)
+    length = (_above_minus_one(dot) - dot) / jnp.where(square > 0, square, 1.0)
+    return u + length[..., None] * w
+
+
+def radial_beta_hat(alpha, beta):
+    r"""The strength under which a radial flow is invertible.
+
+    $\hat\beta = \alpha\,m(\beta) > -\alpha$ with the $m$ of `planar_u_hat`
+
+    The paper's $\hat\beta = -\alpha + \log(1+e^\beta)$, with the softplus in units of alpha and moved so that beta = 0 gives
+    the identity.
+    Shapes: `alpha` > 0, `beta` broadcast -> same.  Source: Rezende & Mohamed 2015, appendix A.2.
+
+    >>> radial_beta_hat(2.0, jnp.array([0.0]))
+    Array([0.], dtype=float32)
+    """
+    return alpha * _above_minus_one(beta)
+
+
+def sylvester_triangle(a):
+    r"""An upper-triangular matrix whose diagonal lies so far inside (-1, 1) that any two of them make an invertible flow.
+
+    $r_{ij} = a_{ij}\ (i<j),\quad r_{ii} = \sqrt{1-\delta}\,\tanh a_{ii},\quad\text{so } r_{ii}\tilde r_{ii} > -1 + \delta$
+
+    Shapes: `a` [*batch, M, M], of which the upper triangle is read -> [*batch, M, M].
+    Source: van den Berg et al. 2018, theorem 2 (with tanh diagonals; the factor keeps them from rounding to 1).
+
+    >>> sylvester_triangle(jnp.zeros((2, 2)).at[0, 1].set(3.0))
+    Array([[0., 3.],
+           [0., 0.]], dtype=float32)
+    """
+    identity = jnp.eye(a.shape[-1], dtype=a.dtype)
+    return jnp.triu(a, 1) + math.sqrt(1 - MIN_SLOPE) * jnp.tanh(a * identity)

@@ -1,0 +1,395 @@
+r"""Gaussian conditioning, and the linear-Gaussian model z ~ N(0, I_M), x = W z + mu + noise, noise ~ N(0, sigma^2 I_D).
+
+The model is probabilistic PCA: evidence and posterior come from the M x M matrix $M = W^\top W + \sigma^2 I$, its maximum
+of likelihood from a singular value decomposition or from EM.  Full covariances are given by lower Cholesky factors
+(`scale_tril`), and factors are found from factors, by QR: a covariance formed on the way would cost half the digits.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import cho_solve, solve_triangular
+
+from dlvm_jax.functional.densities import (
+    LOG_2PI,
+    _log_normal_interval,
+    multivariate_normal_sample,
+    normal_sample,
+)
+
+__all__ = [
+    "BetaVaeOptimum",
+    "Code",
+    "LinearGaussian",
+    "beta_vae_optimum",
+    "code",
+    "gaussian_condition",
+    "gaussian_marginal",
+    "gaussian_posterior",
+    "log_evidence",
+    "log_evidence_observed",
+    "posterior",
+    "posterior_mean_variance",
+    "ppca_em_step",
+    "ppca_fit",
+    "reconstruct",
+    "sample",
+]
+
+
+def _dot(subscripts, *arrays):
+    """A product at full precision: a TF32 one would spoil log-determinants."""
+    return jnp.einsum(subscripts, *arrays, precision="highest")
+
+
+def _lower(root):
+    """The lower-triangular L with positive diagonal and LL^T = RR^T, for R [n, k] of full rank n <= k."""
+    upper = jnp.linalg.qr(root.T, mode="r")
+    return (jnp.where(jnp.diagonal(upper) < 0, -1, 1)[:, None] * upper).T
+
+
+def gaussian_marginal(mean, scale_tril, a, b, noise_tril):
+    r"""Marginal p(y) of a linear-Gaussian model with x ~ N(mu, Lambda^-1) and y | x ~ N(A x + b, L^-1).
+
+    $p(y) = \mathcal N(y\mid A\mu+b,\ L^{-1}+A\Lambda^{-1}A^\top)$
+
+    Shapes: `mean` [*batch, n], `scale_tril` [n, n] (Cholesky factor of $\Lambda^{-1}$), `a` [m, n], `b` [m], `noise_tril`
+    [m, m] (of $L^{-1}$) -> mean [*batch, m], scale_tril [m, m].  Source: Bishop 2006, eq. 2.115.
+
+    >>> gaussian_marginal(jnp.ones(1), 3 * jnp.eye(1), jnp.ones((1, 1)), jnp.ones(1), 4 * jnp.eye(1))
+    (Array([2.], dtype=float32), Array([[5.]], dtype=float32))
+    """
+    root = jnp.concatenate([_dot("ij,jk->ik", a, scale_tril), noise_tril], axis=1)
+    return _dot("ij,...j->...i", a, mean) + b, _lower(root)
+
+
+def gaussian_posterior(mean, scale_tril, a, b, noise_tril, y):
+    r"""Posterior p(x | y) of a linear-Gaussian model with x ~ N(mu, Lambda^-1) and y | x ~ N(A x + b, L^-1).
+
+    $p(x\mid y) = \mathcal N(x\mid \Sigma\{A^\top L(y-b)+\Lambda\mu\},\ \Sigma),\quad \Sigma = (\Lambda+A^\top LA)^{-1}$
+
+    Shapes: as `gaussian_marginal`, and `y` [*batch, m] -> mean [*batch, n], scale_tril [n, n].
+    Source: Bishop 2006, eq. 2.116 and 2.117.
+
+    >>> one = jnp.eye(1)
+    >>> mean, tril = gaussian_posterior(jnp.zeros(1), one, one, jnp.zeros(1), one, jnp.ones(1))
+    >>> round(float(mean[0]), 6), round(float(tril[0, 0] ** 2), 6)
+    (0.5, 0.5)
+    """
+    # in units of the prior and of the noise the model is y = B x + noise, B = N^-1 A S, and the precision I + B^T B
+    white = solve_triangular(noise_tril, _dot("ij,jk->ik", a, scale_tril), lower=True)
+    factor = _lower(jnp.concatenate([jnp.eye(white.shape[1], dtype=white.dtype), white.T], axis=1))
+    root = solve_triangular(factor, scale_tril.T, lower=True).T  # root root^T = Sigma
+    gain = _dot("ij,jk->ik", root, solve_triangular(factor, white.T, lower=True))
+    gain = solve_triangular(noise_tril, gain.T, lower=True, trans=1).T
+    residual = y - _dot("ij,...j->...i", a, mean) - b
+    return mean + _dot("ij,...j->...i", gain, residual), _lower(root)
+
+
+def gaussian_condition(mean, scale_tril, observed, value):
+    r"""Conditional of a joint Gaussian on some of its coordinates; the others (a) keep their order.
+
+    $p(x_a\mid x_b) = \mathcal N(\mu_a+\Sigma_{ab}\Sigma_{bb}^{-1}(x_b-\mu_b),\
+        \Sigma_{aa}-\Sigma_{ab}\Sigma_{bb}^{-1}\Sigma_{ba})$
+
+    Shapes: `mean` [*batch, n], `scale_tril` [n, n], `observed` k different indices b (a sequence of Python integers), `value`
+    [*batch, k] -> mean [*batch, n - k], scale_tril [n - k, n - k].  Raises ValueError for indices out of range or repeated.
+    Source: Bishop 2006, eq. 2.81 and 2.82.
+
+    >>> mean, tril = gaussian_condition(jnp.zeros(2), jnp.array([[1.0, 0], [3, 4]]), [0], jnp.ones(1))
+    >>> float(mean[0]), float(tril[0, 0])
+    (3.0, 4.0)
+    """
+    size, observed = scale_tril.shape[0], np.asarray(observed, int)
+    if len(set(observed.tolist())) < observed.size or not np.isin(observed, np.arange(size)).all():
+        raise ValueError(
+            f"observed coordinates are different indices from 0 to {size - 1}, got {observed.tolist()}"
+        )
+    rest = np.setdiff1d(np.arange(size), observed)
+    # with the observed rows first, the factor holds the answer: its last block, and a gain that needs no inverse of Sigma_bb
+    factor, count = _lower(scale_tril[np.concatenate([observed, rest])]), observed.size
+    gain = solve_triangular(factor[:count, :count], factor[count:, :count].T, lower=True, trans=1).T
+    shift = _dot("ij,...j->...i", gain, value - mean[..., observed])
+    return mean[..., rest] + shift, factor[count:, count:]
+
+
+class LinearGaussian(NamedTuple):
+    """Weights `w` [D, M], mean `mean` [D] and the logarithm of the noise's standard deviation, `log_std` []."""
+
+    w: jax.Array
+    mean: jax.Array
+    log_std: jax.Array
+
+
+def _cholesky(model):
+    r"""Cholesky factor of $M = W^\top W + \sigma^2 I$."""
+    gram = _dot("di,dj->ij", model.w, model.w)
+    return jnp.linalg.cholesky(gram + jnp.exp(2 * model.log_std) * jnp.eye(gram.shape[0], dtype=gram.dtype))
+
+
+def _posterior_mean(model, factor, x):
+    r"""$M^{-1}W^\top(x-\mu)$, from the Cholesky factor of M."""
+    projected = _dot("dm,...d->...m", model.w, x - model.mean)
+    columns = projected.reshape(-1, projected.shape[-1]).T
+    return cho_solve((factor, True), columns).T.reshape(projected.shape)
+
+
+def log_evidence(model, x):
+    r"""Exact log-evidence.
+
+    $\log\mathcal N(x\mid\mu, C),\quad C = WW^\top+\sigma^2I,\quad C^{-1} = \sigma^{-2}I - \sigma^{-2}WM^{-1}W^\top,
+        \quad \log|C| = (D-M)\log\sigma^2 + \log|M|$
+
+    Shapes: `x` [*batch, D] -> [*batch], nats.  Source: Tipping & Bishop 1999, eq. 4 and section 3.1 (lectures that print
+    $\sigma^{-1}I$ as the first term of $C^{-1}$ err; it is $\sigma^{-2}I$).
+
+    >>> model = LinearGaussian(jnp.zeros((1, 1)), jnp.zeros(1), jnp.float32(0))
+    >>> round(float(log_evidence(model, jnp.zeros(1))), 6)
+    -0.918939
+    """
+    dim, latent = model.w.shape
+    factor = _cholesky(model)
+    z = _posterior_mean(model, factor, x)
+    # (x-mu)^T C^-1 (x-mu) as a sum of squares, the minimum over z: C^-1 written out cancels in float32 for small noise
+    residual = x - model.mean - _dot("dm,...m->...d", model.w, z)
+    square = jnp.sum(jnp.square(residual * jnp.exp(-model.log_std)), -1) + jnp.sum(jnp.square(z), -1)
+    log_det = 2 * (dim - latent) * model.log_std + 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+    return -0.5 * (square + log_det + dim * LOG_2PI)
+
+
+def posterior(model, x):
+    r"""Exact posterior p(z | x), as mean and Cholesky factor of the covariance.
+
+    $\mathcal N(M^{-1}W^\top(x-\mu),\ \sigma^2M^{-1})$
+
+    Shapes: `x` [*batch, D] -> mean [*batch, M], scale_tril [M, M].  Source: Tipping & Bishop 1999, eq. 6 (the covariance is
+    $\sigma^2M^{-1}$; the $\sigma^{-2}M$ printed in some lectures is the precision).
+
+    >>> model = LinearGaussian(jnp.ones((1, 1)), jnp.zeros(1), jnp.float32(0))
+    >>> round(float(posterior(model, jnp.ones(1))[0][0]), 6)
+    0.5
+    """
+    factor = _cholesky(model)
+    identity = jnp.eye(factor.shape[0], dtype=factor.dtype)
+    root = solve_triangular(factor, identity, lower=True, trans=1)  # root root^T = M^-1
+    return _posterior_mean(model, factor, x), jnp.exp(model.log_std) * _lower(root)
+
+
+def sample(model, key, shape=()):
+    r"""Ancestral sample (x, z).
+
+    $z\sim\mathcal N(0,I),\ x\sim\mathcal N(Wz+\mu,\sigma^2I)$
+
+    Shapes: -> x [*shape, D], z [*shape, M].  Source: Tipping & Bishop 1999, eq. 1.
+
+    >>> model = LinearGaussian(jnp.ones((3, 2)), jnp.zeros(3), jnp.float32(0))
+    >>> [a.shape for a in sample(model, jax.random.key(0), (5,))]
+    [(5, 3), (5, 2)]
+    """
+    key_z, key_x = jax.random.split(key)
+    latent = model.w.shape[1]
+    identity = jnp.eye(latent, dtype=model.w.dtype)
+    z = multivariate_normal_sample(key_z, jnp.zeros(latent, model.w.dtype), identity, shape)
+    mean = _dot("dm,...m->...d", model.w, z) + model.mean
+    return normal_sample(key_x, mean, model.log_std), z
+
+
+def reconstruct(model, x):
+    r"""Least-squares reconstruction of x from its latent mean: the projection on the principal subspace.
+
+    $\hat x = W(W^\top W)^{-1}M\,\mathbb E[z\mid x]+\mu = WW^+(x-\mu)+\mu$
+
+    The mean $W\,\mathbb E[z\mid x]+\mu$ of the decoder shrinks towards $\mu$ instead.  At the maximum of likelihood the mean
+    squared error is the sum of the left-out eigenvalues, the least there is.
+    Shapes: `x` [*batch, D] -> same.  Source: Bishop 2006, eq. 12.18 and 12.20.
+
+    >>> reconstruct(LinearGaussian(jnp.array([[3.0], [0.0]]), jnp.ones(2), jnp.float32(0)), jnp.zeros(2))
+    Array([0., 1.], dtype=float32)
+    """
+    z = _dot("md,...d->...m", jnp.linalg.pinv(model.w), x - model.mean)
+    return model.mean + _dot("dm,...m->...d", model.w, z)
+
+
+def _masked(model, x, observed):
+    """One example with its missing coordinates made pure noise and put at the noise's mean: they say nothing of z."""
+    return model._replace(w=jnp.where(observed[:, None], model.w, 0)), jnp.where(observed, x, model.mean)
+
+
+def log_evidence_observed(model, x, observed):
+    r"""Exact log-evidence of the observed coordinates of each example; what stands at the others (NaN, say) is ignored.
+
+    $\log p(x_o) = \log\mathcal N(x_o\mid\mu_o,\ W_oW_o^\top+\sigma^2I)$
+
+    Shapes: `x` [N, D], `observed` [N, D] boolean -> [N], nats; 0 where nothing is observed.
+    Source: Bishop 2006, eq. 2.98, for the marginal of section 12.2.
+
+    >>> model = LinearGaussian(jnp.ones((2, 1)), jnp.zeros(2), jnp.float32(0))
+    >>> log_evidence_observed(model, jnp.full((1, 2), jnp.nan), jnp.zeros((1, 2), bool))
+    Array([0.], dtype=float32)
+    """
+    padded = jax.vmap(lambda x, o: log_evidence(*_masked(model, x, o)))(x, observed)
+    return padded + jnp.sum(~observed, axis=1) * (model.log_std + 0.5 * LOG_2PI)
+
+
+def ppca_fit(x, latent):
+    r"""Maximum-likelihood pPCA in closed form, from the M largest eigenpairs of the covariance of the data (with 1/N).
+
+    $W = U_M(\Lambda_M-\sigma^2I)^{1/2},\quad \sigma^2 = \frac1{D-M}\sum_{i>M}\lambda_i,\quad \mu = \bar x$
+
+    W is unique up to a rotation of the latent space and has orthogonal columns here.  The eigenpairs are singular pairs of the
+    centred data, found in O(ND min(N, D)), also for D > N.  Shapes: `x` [N, D] -> `LinearGaussian` of w [D, M].
+    Raises ValueError for data of another shape or with NaN, M outside 1..D-1, and data that M dimensions explain without
+    noise (M >= N - 1, or too many constant coordinates); traced values are not looked at.
+    Source: Tipping & Bishop 1999, eq. 7 and 8.
+
+    >>> model = ppca_fit(jnp.array([[3.0, 0], [-3, 0], [0, 1], [0, -1]]), 1)
+    >>> round(float(jnp.exp(2 * model.log_std)), 6), round(float(model.w[0, 0] ** 2), 6)
+    (0.5, 4.0)
+    """
+    x = jnp.asarray(x, jnp.result_type(x, float))
+    if x.ndim != 2:
+        raise ValueError(f"pPCA needs data of shape [N, D], got {x.shape}; flatten the events")
+    count, dim = x.shape
+    if not 1 <= latent < dim:
+        raise ValueError(f"pPCA needs 1 to {dim - 1} latent dimensions for data of {dim}, got {latent}")
+    mean = jnp.mean(x, axis=0)
+    _, singular, axes = jnp.linalg.svd(jnp.linalg.qr(x - mean, mode="r"), full_matrices=False)
+    left, noiseless = singular[latent:], count <= latent + 1
+    if not noiseless and not isinstance(left, jax.core.Tracer):
+        if not jnp.isfinite(singular).all():
+            raise ValueError("pPCA in closed form needs finite data; with missing values use ppca_em_step")
+        noiseless = bool(left[0] <= max(count, dim) * jnp.finfo(x.dtype).eps * singular[0])
+    if noiseless:
+        raise ValueError(
+            f"{latent} latent dimensions explain these {count} examples without noise, where the likelihood has no maximum; "
+            "use fewer dimensions or more examples"
+        )
+    variance = jnp.sum(jnp.square(left)) / (count * (dim - latent))
+    scale = jnp.sqrt(jnp.maximum(jnp.square(singular[:latent]) / count - variance, 0))
+    return LinearGaussian(axes[:latent].T * scale, mean, 0.5 * jnp.log(variance))
+
+
+def ppca_em_step(model, x, observed=None):
+    r"""One step of EM for pPCA; `observed` marks the entries that are not missing, and each example keeps its own posterior.
+
+    $[w_d, \mu_d] = \big(\sum_n o_{nd}\mathbb E[\tilde z_n\tilde z_n^\top]\big)^{-1}\sum_n o_{nd}x_{nd}\mathbb E[\tilde z_n],
+        \quad \sigma^2 = \frac{\sum_{nd} o_{nd}\,\mathbb E[(x_{nd}-w_d^\top z_n-\mu_d)^2]}{\sum_{nd} o_{nd}},
+        \quad \tilde z = [z, 1]$
+
+    The expectations are over the posterior of the old parameters given what is observed; W and the mean are maximised
+    together, so the log-evidence (of what is observed) never falls.  A coordinate that is observed nowhere keeps its
+    parameters.  Shapes: `x` [N, D], `observed` [N, D] boolean -> `LinearGaussian`.
+    Source: Bishop 2006, eq. 12.54 to 12.57; with missing values Ilin & Raiko 2010.
+
+    >>> x = jnp.array([[3.0, 0], [-3, 0], [0, 1], [0, -1]])
+    >>> best = ppca_fit(x, 1)
+    >>> bool(jnp.allclose(ppca_em_step(best, x).w, best.w, atol=1e-5))
+    True
+    """
+    ones = jnp.ones((x.shape[0], 1), model.w.dtype)
+    if observed is None:
+        z, tril = posterior(model, x)
+        z = jnp.concatenate([z, ones], axis=1)
+        spread = x.shape[0] * _dot("ij,kj->ik", tril, tril)  # posterior covariances, summed over examples
+        moment = jnp.pad(spread, ((0, 1), (0, 1))) + _dot("ni,nj->ij", z, z)
+        coefficients = jnp.linalg.solve(moment, _dot("ni,nd->id", z, x)).T
+        residual, entries = x - _dot("ni,di->nd", z, coefficients), x.size
+    else:
+        z, tril = jax.vmap(lambda x, o: posterior(*_masked(model, x, o)))(x, observed)
+        z, weight = jnp.concatenate([z, ones], axis=1), observed.astype(model.w.dtype)
+        x = jnp.where(observed, x, 0)
+        spread = _dot("nd,nij,nkj->dik", weight, tril, tril)  # over those that show coordinate d
+        moment = jnp.pad(spread, ((0, 0), (0, 1), (0, 1))) + _dot("nd,ni,nj->dij", weight, z, z)
+        unseen = ~jnp.any(observed, axis=0)[:, None]
+        moment = jnp.where(unseen[..., None], jnp.eye(z.shape[1], dtype=z.dtype), moment)
+        coefficients = jnp.linalg.solve(moment, _dot("nd,ni->di", x, z)[..., None])[..., 0]
+        coefficients = jnp.where(unseen, jnp.column_stack([model.w, model.mean]), coefficients)
+        residual, entries = weight * (x - _dot("ni,di->nd", z, coefficients)), jnp.sum(weight)
+    w, mean = coefficients[:, :-1], coefficients[:, -1]
+    uncertainty = jnp.sum(w * jnp.matmul(spread, w[..., None], precision="highest")[..., 0])
+    variance = (jnp.sum(jnp.square(residual)) + uncertainty) / entries
+    return LinearGaussian(w, mean, 0.5 * jnp.log(variance))
+
+
+class BetaVaeOptimum(NamedTuple):
+    """Squared singular values of W and posterior variances along them, both [M]; a unit with 0 and 1 has collapsed."""
+
+    squared_singular_values: jax.Array
+    posterior_variance: jax.Array
+
+
+def beta_vae_optimum(eigenvalues, latent, log_std, beta=1.0):
+    r"""Optimum of the linear beta-VAE with fixed noise: decoder N(W z + mu, sigma^2 I), Gaussian encoder with linear mean.
+
+    $s_i^2 = \max(\lambda_i-\beta\sigma^2, 0),\quad v_i = \frac{\beta\sigma^2}{s_i^2+\beta\sigma^2},\quad
+        \max_q\mathcal L_\beta = \beta\log\int p(z)\,p(x\mid z)^{1/\beta}dz$
+
+    The maximum over q is that of pPCA with noise variance $\beta\sigma^2$, whose W (with the principal axes as left singular
+    vectors) is known: a unit collapses when $\lambda_i\le\beta\sigma^2$.
+    Shapes: `eigenvalues` [D] of the data's covariance in any order -> `BetaVaeOptimum` of [M], largest first.  Raises
+    ValueError for M outside 1..D or beta <= 0.  Source: Lucas et al. 2019 for beta = 1; Higgins et al. 2017, eq. 4.
+
+    >>> beta_vae_optimum(jnp.array([4.0, 1.0]), 2, 0.0, beta=2.0)
+    BetaVaeOptimum(squared_singular_values=Array([2., 0.], dtype=float32), posterior_variance=Array([0.5, 1. ], dtype=float32))
+    """
+    dim = eigenvalues.shape[0]
+    if not 1 <= latent <= dim:
+        raise ValueError(f"a linear VAE needs 1 to {dim} latent dimensions for data of {dim}, got {latent}")
+    if not beta > 0:
+        raise ValueError(f"beta must be positive, got {beta}")
+    noise = beta * jnp.exp(2 * log_std)
+    squares = jnp.maximum(jnp.sort(eigenvalues)[::-1][:latent] - noise, 0)
+    return BetaVaeOptimum(squares, noise / (squares + noise))
+
+
+def posterior_mean_variance(model):
+    r"""How much each unit's posterior mean varies over data of the model; a unit is called active above 0.01.
+
+    $\mathrm{Var}_x(\mathbb E[z_i\mid x]) = (M^{-1}W^\top W)_{ii}$, at the maximum of likelihood $(\lambda_i-\sigma^2)/\lambda_i$.
+
+    So there unit i is active if $\lambda_i > \sigma^2/0.99$.  Shapes: -> [M].
+    Source: Burda, Grosse, Salakhutdinov 2016, section 5.3.
+
+    >>> posterior_mean_variance(LinearGaussian(jnp.ones((3, 1)), jnp.zeros(3), jnp.float32(0)))
+    Array([0.75], dtype=float32)
+    """
+    gram = _dot("di,dj->ij", model.w, model.w)
+    return jnp.diagonal(cho_solve((_cholesky(model), True), gram))
+
+
+class Code(NamedTuple):
+    """Integer codes [*batch, M], their rate in nats [*batch], and the data they decode to [*batch, D]."""
+
+    codes: jax.Array
+    rate: jax.Array
+    reconstruction: jax.Array
+
+
+def code(model, x, step):
+    r"""Lossy coding by the latent mean, rounded to a grid along the principal axes of W = U diag(s) V^T.
+
+    $k_i = \mathrm{round}\big((V^\top\mathbb E[z\mid x])_i/\Delta\big),\quad
+        R = -\sum_i\log\big[\Phi\big(\tfrac{(k_i+1/2)\Delta}{\tau_i}\big)-\Phi\big(\tfrac{(k_i-1/2)\Delta}{\tau_i}\big)\big],
+        \quad \tau_i^2 = \frac{s_i^2}{s_i^2+\sigma^2}$
+
+    Over data of the model the latent means along these axes are independent and N(0, tau_i^2), so an arithmetic coder
+    reaches the rate R; the decoder undoes the shrinkage, as `reconstruct`.
+    Shapes: `x` [*batch, D], `step` positive -> `Code`.  Raises ValueError for a step that is not positive.
+    Source: Cover & Thomas 2006, theorem 8.3.1.
+
+    >>> code(LinearGaussian(jnp.ones((3, 1)), jnp.zeros(3), jnp.float32(0)), jnp.ones(3), 0.1).codes
+    Array([8], dtype=int32)
+    """
+    if not step > 0:
+        raise ValueError(f"a quantisation step is positive, got {step}")
+    axes, scale, _ = jnp.linalg.svd(model.w, full_matrices=False)
+    total = jnp.square(scale) + jnp.exp(2 * model.log_std)
+    gain = scale / total
+    codes = jnp.round(gain * _dot("dm,...d->...m", axes, x - model.mean) / step)
+    tau = scale / jnp.sqrt(total)
+    width = step / jnp.maximum(tau, 1e-6 * step)  # a collapsed unit has code 0 and costs nothing
+    rate = -jnp.sum(_log_normal_interval((codes - 0.5) * width, (codes + 0.5) * width, width), axis=-1)
+    latent = step * codes / jnp.where(gain > 0, gain, 1)
+    return Code(codes.astype(jnp.int32), rate, model.mean + _dot("dm,...m->...d", axes, latent))

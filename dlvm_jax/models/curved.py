@@ -1,0 +1,116 @@
+"""Curved latent spaces: the sphere with von Mises-Fisher posteriors, hyperbolic space with wrapped normal ones."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from dlvm_jax.functional import densities, hyperbolic, spherical
+from dlvm_jax.models.density import Density, batch_of, check_dim, check_event
+
+__all__ = ["standard_wrapped_normal", "uniform_sphere", "von_mises_fisher", "wrapped_normal"]
+
+
+def _check_sphere(dim):
+    if not isinstance(dim, int) or dim < 2:
+        raise ValueError(f"a sphere needs an integer ambient dimension of at least 2, got {dim!r}")
+
+
+def _check_curvature(curvature):
+    if not 0 < curvature < math.inf:
+        raise ValueError(f"hyperbolic space of curvature -c needs a positive finite c, got {curvature}")
+
+
+def uniform_sphere(dim):
+    """The uniform density on the unit sphere of R^dim; raises ValueError for dim below 2."""
+    _check_sphere(dim)
+
+    def log_prob(params, key, z, context=None):
+        check_event(z, dim)
+        return spherical.uniform_sphere_log_prob(z)
+
+    def sample(params, key, context=None, shape=()):
+        z = spherical.uniform_sphere_sample(key, dim, shape + batch_of(context))
+        return z, log_prob(params, None, z)
+
+    return Density(lambda key: {}, sample, log_prob, "exact", lambda params, context=None: jnp.zeros(dim))
+
+
+def von_mises_fisher(net, dim):
+    """The conditional von Mises-Fisher density on the unit sphere of R^dim (Davidson et al. 2018).
+
+    net: context -> [*batch, dim + 1]: a direction, and a number whose softplus plus 1 is the concentration; the 1 keeps a
+    posterior from the uniform law, where its direction would have no gradient.
+    """
+    _check_sphere(dim)
+
+    def law(params, context):
+        out = net.apply(params, context)
+        if out.shape[-1] != dim + 1:
+            raise ValueError(f"a law on the sphere in R^{dim} needs {dim + 1} numbers, got {out.shape[-1]}")
+        return spherical.to_sphere(out[..., :dim]), 1 + jax.nn.softplus(out[..., dim])
+
+    def log_prob(params, key, z, context=None):
+        check_event(z, dim)
+        return spherical.von_mises_fisher_log_prob(z, *law(params, context))
+
+    def sample(params, key, context=None, shape=()):
+        q = law(params, context)
+        z = spherical.von_mises_fisher_sample(key, *q, shape)
+        return z, spherical.von_mises_fisher_log_prob(z, *q)
+
+    def mean(params, context=None):
+        direction, concentration = law(params, context)
+        return spherical.mean_resultant_length(concentration, dim)[..., None] * direction
+
+    return Density(net.init, sample, log_prob, "exact", mean)
+
+
+def _wrapped(init, law, dim, curvature):
+    """The wrapped normal with (mean, log_std) = law(params, context); a draw is scored by its tangent vector, which is exact."""
+    check_dim(dim)
+    _check_curvature(curvature)
+
+    def log_prob(params, key, z, context=None):
+        check_event(z, dim)
+        return hyperbolic.wrapped_normal_log_prob(z, *law(params, context), curvature)
+
+    def sample(params, key, context=None, shape=()):
+        mean, log_std = law(params, context)
+        tangent = densities.normal_sample(key, jnp.zeros_like(mean), log_std, shape)
+        log_density = densities.normal_log_prob(tangent, 0.0, log_std)
+        log_density = log_density - hyperbolic.log_volume_change(tangent, curvature)
+        return hyperbolic.exp_map(mean, tangent, curvature), log_density
+
+    def mean(params, context=None):
+        return law(params, context)[0]
+
+    return Density(init, sample, log_prob, "exact", mean)
+
+
+def standard_wrapped_normal(dim, curvature):
+    """The wrapped normal around the origin with unit deviations, on the Poincare ball of curvature -c in R^dim.
+
+    Densities of this file's wrapped normals are with respect to the Riemannian volume; their `mean` is the centre.
+    Raises ValueError unless dim is a positive integer and the curvature c positive.
+    """
+
+    def law(params, context):
+        zeros = jnp.zeros((*batch_of(context), dim))
+        return zeros, zeros
+
+    return _wrapped(lambda key: {}, law, dim, curvature)
+
+
+def wrapped_normal(net, dim, curvature):
+    """The conditional wrapped normal density on the Poincare ball of curvature -c (Nagano et al. 2019, Mathieu et al. 2019).
+
+    net: context -> [*batch, dim, 2]: the centre as a tangent vector at the origin, and log-standard deviations.
+    """
+
+    def law(params, context):
+        out = net.apply(params, context)
+        centre = out[..., 0]
+        return hyperbolic.exp_map(jnp.zeros_like(centre), centre, curvature), out[..., 1]
+
+    return _wrapped(net.init, law, dim, curvature)

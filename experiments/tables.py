@@ -1,0 +1,146 @@
+"""Train the rows of a table one after another on one budget, and print it with standard errors.
+
+python -m experiments.tables mnist-priors        # prior x objective
+python -m experiments.tables mnist-sphere        # sphere and plane as latent spaces
+python -m experiments.tables freyfaces-flows     # posteriors under a decoder of 256 levels
+
+A row is a run of `experiments.vae`; a table that was interrupted goes on where it was.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import tyro
+
+from dlvm_jax.train.run import RunFolder, manifest
+from experiments import common, vae
+
+
+class Table(NamedTuple):
+    """A title, the settings that all rows share, and what each row has of its own."""
+
+    title: str
+    shared: dict
+    rows: dict[str, dict]
+
+
+_PRIORS = {
+    "standard": {"prior": "standard"},
+    "mixture of 500": {"prior": "mixture", "components": 500},
+    "VampPrior of 500": {"prior": "vamp", "components": 500},
+}
+_OBJECTIVES = {"ELBO": {}, "IWAE-5": {"objective": "iwae", "samples": 5}}
+_FLOWS = ("normal", "planar", "iaf", "sylvester-orthogonal", "sylvester-householder", "sylvester-triangular")
+
+TABLES = {
+    "mnist-priors": Table(
+        "Prior and objective on MNIST: 784-300-300-40, 35 epochs",
+        {
+            **{"data": "mnist", "latent_dim": 40, "hidden": (300, 300), "epochs": 35},
+            **{"schedule": "cosine", "ema": 0.999},
+        },
+        {
+            f"{prior}, {objective}": {**parts, **training}
+            for objective, training in _OBJECTIVES.items()
+            for prior, parts in _PRIORS.items()
+        },
+    ),
+    "mnist-sphere": Table(
+        "Sphere S^d against the plane R^d on MNIST: 784-256-128-d, 35 epochs",
+        {
+            **{"data": "mnist", "protocol": "dynamic-davidson", "hidden": (256, 128), "epochs": 35},
+            **{"schedule": "cosine", "ema": 0.999, "beta_warm_up": 3000},
+        },
+        {
+            f"d = {dim}, {name}": {"latent_dim": dim, "prior": prior, "posterior": posterior}
+            for dim in (2, 5)
+            for name, prior, posterior in (
+                ("Gaussian", "standard", "normal"),
+                ("von Mises-Fisher", "sphere", "von-mises-fisher"),
+            )
+        },
+    ),
+    "freyfaces-flows": Table(
+        "Posteriors on Frey Faces, categorical decoder of 256 levels: 560-100-20, 8 flow steps, 300 epochs",
+        {
+            **{"data": "freyfaces", "likelihood": "categorical", "latent_dim": 20, "hidden": (100,)},
+            **{"flow_steps": 8, "epochs": 300, "beta_warm_up": 1500, "schedule": "cosine", "ema": 0.99},
+        },
+        {posterior: {"posterior": posterior} for posterior in _FLOWS},
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train all rows of a table and print it."""
+
+    table: tyro.conf.Positional[Literal["mnist-priors", "mnist-sphere", "freyfaces-flows"]]
+    """which table"""
+    out: Path | None = None
+    """folder of the table; default runs/TABLE; one that exists is continued"""
+    epochs: int | None = None
+    """passes over the training set for each row, instead of the table's own number"""
+    eval_limit: int | None = None
+    """evaluate on the first so many test examples only"""
+
+
+def row_config(table, config, root, label):
+    """The `experiments.vae` configuration of a row."""
+    folder = root / label.replace(" ", "-").replace(",", "")
+    settings = {**table.shared, **table.rows[label]}
+    if config.epochs is not None:
+        settings["epochs"] = config.epochs
+    return vae.Config(
+        **settings, eval_limit=config.eval_limit, out=folder, resume=(folder / "checkpoints").is_dir()
+    )
+
+
+def run(config):
+    """All rows, and the table."""
+    table, root = TABLES[config.table], config.out or Path("runs") / config.table
+    started, rows = time.monotonic(), {}
+    for label in table.rows:
+        row = row_config(table, config, root, label)
+        print(f"\n{len(rows) + 1} of {len(table.rows)}: {label}")
+        if not (row.out / "result.json").exists():
+            vae.run(row)
+        result = json.loads((row.out / "result.json").read_text())
+        rows[label] = {
+            **result["records"]["0"],
+            "seconds": RunFolder(row.out).seconds(),
+            "step": result["step"],
+        }
+    folder = RunFolder(root)
+    folder.write("manifest.json", manifest())
+    folder.write("result.json", rows)
+    report = _report(table, rows)
+    (root / "report.md").write_text(report)
+    print(f"\n{report}\nwhole table in {time.monotonic() - started:.0f} s; report in {root / 'report.md'}")
+
+
+def _report(table, rows):
+    """The table as Markdown."""
+    first = next(iter(rows.values()))
+    lines = "\n".join(
+        f"| {label} | {r['log_likelihood']:.2f} ± {r['standard_error']:.2f} | {r['bits_per_dim']:.3f} | {r['elbo']:.2f} "
+        f"| {r['kl']:.2f} | {'-' if r['active_units'] is None else r['active_units']} | {r['effective_samples']:.1f} "
+        f"| {r['seconds']:.0f} |"
+        for label, r in rows.items()
+    )
+    return f"""# {table.title}
+
+Protocol `{first["protocol"]}` {first["protocol_hash"]}, {first["examples"]} test examples, one seed, the same steps for each row.
+log p(x) by importance weighting with K = {first["samples"]}, in nats; ± is the standard error over test examples.
+
+| row | log p(x) | bits/dim | ELBO | KL | active units | effective samples | training, s |
+|---|---|---|---|---|---|---|---|
+{lines}
+"""
+
+
+if __name__ == "__main__":
+    common.main(run, tyro.cli(Config, description=__doc__))

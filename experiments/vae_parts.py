@@ -1,0 +1,290 @@
+"""The parts of a VAE by name: priors, posteriors, likelihoods, networks, objectives, and which of them go together."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from dlvm_jax import nets
+from dlvm_jax.models import (
+    curved,
+    density,
+    flow_densities,
+    gaussian,
+    hierarchical,
+    implicit,
+    objectives,
+    regularised,
+)
+from dlvm_jax.models.vae import Parts, dreg, vae
+from dlvm_jax.models.vamp import borrow_posterior, vamp
+from dlvm_jax.nets.masked import MADE
+
+__all__ = ["CONTINUOUS", "LIKELIHOODS", "Model", "build", "check"]
+
+LIKELIHOODS = {
+    "bernoulli": lambda levels: density.bernoulli(),
+    "normal": lambda levels: density.normal(),
+    "shared-normal": lambda levels: density.normal(),
+    "unit-normal": lambda levels: density.fixed_normal(1.0),
+    "discretised-logistic": density.discretised_logistic,
+    "discretised-normal": density.discretised_normal,
+    "logistic-mixture": lambda levels: density.logistic_mixture(levels, 5),
+    "categorical": density.categorical,
+}
+CONTINUOUS = ("normal", "shared-normal", "unit-normal")
+
+EUCLIDEAN = ("standard", "learned", "mixture", "vamp", "vamp-data", "autoregressive", "implicit")
+PRIORS_OF = {"von-mises-fisher": ("sphere",), "wrapped-normal": ("hyperbolic",)}  # all others: EUCLIDEAN
+WEIGHTED = ("iwae", "dreg", "renyi")
+OBJECTIVES_OF_PRIOR = {"implicit": ("elbo",)}  # its log_prob is a bound, and it is trained by a discriminator
+GAUSSIAN_ONLY = ("free-bits", "total-correlation")
+LAYERED = {
+    "prior": ("standard", "vamp", "vamp-data"),
+    "posterior": ("normal",),
+    "objective": ("elbo", *WEIGHTED),
+}
+CONDITIONAL = {
+    "prior": ("standard", "learned"),
+    "posterior": ("normal", "full-normal"),
+    "net": ("mlp", "gated", "residual", "dense"),
+}
+
+
+def refuse(option, given, possible, why):
+    """Raise ValueError that names the option, what was given, why it cannot be, and what could."""
+    raise ValueError(f"--{option} {given} {why}; possible: {', '.join(possible)}")
+
+
+def check(config):
+    """Raise ValueError for parts that do not go together, with those that would."""
+    possible = PRIORS_OF.get(config.posterior, EUCLIDEAN)
+    if config.prior not in possible:
+        refuse("prior", config.prior, possible, f"does not go with --posterior {config.posterior}")
+    allowed = OBJECTIVES_OF_PRIOR.get(config.prior)
+    if allowed and config.objective not in allowed:
+        refuse("objective", config.objective, allowed, f"does not go with --prior {config.prior}")
+    if config.objective in GAUSSIAN_ONLY:
+        if config.posterior != "normal":
+            refuse(
+                "posterior", config.posterior, ("normal",), f"does not go with --objective {config.objective}"
+            )
+        if config.prior not in ("standard", "learned"):
+            refuse(
+                "prior",
+                config.prior,
+                ("standard", "learned"),
+                f"does not go with --objective {config.objective}",
+            )
+    for option, rules in (("layers 2", LAYERED), ("condition", CONDITIONAL)):
+        if (config.layers == 2) if rules is LAYERED else (config.condition is not None):
+            for name, names in rules.items():
+                if getattr(config, name) not in names:
+                    refuse(name, getattr(config, name), names, f"does not go with --{option}")
+    if config.layers == 2 and config.condition is not None:
+        raise ValueError("--layers 2 and --condition do not go together; choose one")
+    analytic = config.posterior == "normal" and config.prior in ("standard", "learned") and config.layers == 1
+    if config.kl == "analytic" and not analytic:
+        raise ValueError(
+            "--kl analytic needs --posterior normal and --prior standard or learned; use --kl sampled or auto"
+        )
+    uses = {
+        "samples": (config.samples != 1, WEIGHTED),
+        "alpha": (config.alpha is not None, ("renyi",)),
+        "beta": (config.beta != 1, ("elbo", "free-bits", "total-correlation", "info")),
+        "beta-warm-up": (config.beta_warm_up > 0, ("elbo", "free-bits")),
+        "free-nats": (config.free_nats is not None, ("free-bits",)),
+        "regulariser": (config.regulariser is not None, ("wae", "info", "adversarial")),
+    }
+    for option, (given, wanted) in uses.items():
+        if given and config.objective not in wanted:
+            raise ValueError(
+                f"--{option} belongs to --objective {' or '.join(wanted)}, not {config.objective}"
+            )
+
+
+class Model(NamedTuple):
+    """A VAE ready for training.
+
+    parts: its three densities;  density: the VAE, for evaluation;  init: (key) -> params
+    objective: what is trained;  validation: what is watched, the same without warm-up
+    """
+
+    parts: Parts
+    density: density.Density
+    init: Callable
+    objective: Callable
+    validation: Callable
+
+
+def _net(config, inputs, outputs, inwards=True):
+    """A network of the configured kind; `inputs` is a shape, or a tuple of shapes to join; widths from the data inwards."""
+    hidden, dtype = config.hidden if inwards else config.hidden[::-1], jnp.dtype(config.dtype)
+    several = isinstance(inputs[0], tuple)
+    example = tuple((1, *shape) for shape in inputs) if several else ((1, *inputs),)
+    if config.net == "conv" and (not inwards or len(inputs) == 3):
+        module = (nets.ConvEncoder if inwards else nets.ConvDecoder)(hidden, outputs, dtype)
+        return density.from_linen(module, *example)
+    module = nets.MLP(
+        hidden if config.net != "conv" else (128,),  # what is no image: a vector to a vector
+        outputs,
+        tuple(len(shape) for shape in inputs) if several else len(inputs),
+        gated=config.net == "gated",
+        connect=config.net if config.net in ("residual", "dense") else "plain",
+        dtype=dtype,
+    )
+    return density.from_linen(module, *((example,) if several else example))
+
+
+def _made(config, latent, context=None):
+    """A masked network of the latent vector, as wide as the widest hidden layer but not above 128."""
+    module = MADE((min(max(config.hidden), 128),), latent, 2)
+    return density.from_linen(module, ((1, latent), (1, context)) if context else (1, latent))
+
+
+def _posterior(config, encoder):
+    """q(z | x) by name; `encoder(outputs)` makes a network of x (and the context) with outputs of that shape."""
+    latent, name = config.latent_dim, config.posterior
+    if name == "normal":
+        return density.conditional(encoder((latent, 2)), density.normal(), (latent,))
+    if name == "full-normal":
+        return gaussian.full_normal(encoder((gaussian.triangle_size(latent),)), latent)
+    if name == "von-mises-fisher":
+        return curved.von_mises_fisher(encoder((latent + 2,)), latent + 1)
+    if name == "wrapped-normal":
+        return curved.wrapped_normal(encoder((latent, 2)), latent, config.curvature)
+    if name == "iaf":
+        net, features = encoder((2 * latent + 32,)), 32
+        return flow_densities.iaf_posterior(net, _made(config, latent, features), latent, config.flow_steps)
+    flow = flow_densities.FLOWS[name](latent)
+    needed = flow_densities.outputs_needed(flow, config.flow_steps)
+    return flow_densities.flow_posterior(encoder((needed,)), flow, config.flow_steps)
+
+
+def _pseudo_inputs(config, dataset):
+    """Training images, one for each component, in a fixed random order."""
+    order = np.random.default_rng(config.seeds[0]).permutation(len(dataset.train))[: config.components]
+    images = np.asarray(dataset.train[order], np.float32)
+    if dataset.discrete and dataset.levels == 2:  # grey of a binarised set: probabilities
+        return images / max(float(dataset.train.max()), 1.0)
+    return images if dataset.discrete else images / dataset.levels
+
+
+def _top(dataset):
+    """The largest value of a pixel as the model sees it."""
+    return dataset.levels - 1 if dataset.discrete else 1.0
+
+
+def _prior(config, dataset, posterior, context):
+    """p(z) by name, and what it borrows; `context` is the context's shape, or None."""
+    latent, name = config.latent_dim, config.prior
+    if name == "learned" and context is not None:
+        net = _net(config, context, (latent, 2))
+        return density.conditional(net, density.normal(), (latent,)), None
+    if name in ("vamp", "vamp-data"):
+        pseudo = _pseudo_inputs(config, dataset)
+        return vamp(posterior, pseudo, _top(dataset), train=name == "vamp"), borrow_posterior
+    made = {
+        "standard": lambda: density.standard_normal(latent),
+        "learned": lambda: gaussian.learned_normal(latent),
+        "mixture": lambda: gaussian.mixture(latent, config.components),
+        "autoregressive": lambda: flow_densities.autoregressive(_made(config, latent), latent),
+        "implicit": lambda: implicit.implicit_prior(_critic(latent), latent),
+        "sphere": lambda: curved.uniform_sphere(latent + 1),
+        "hyperbolic": lambda: curved.standard_wrapped_normal(latent, config.curvature),
+    }
+    return made[name](), None
+
+
+def _critic(latent):
+    """A discriminator of latent vectors, [*batch, latent] -> [*batch]."""
+    return density.from_linen(nets.MLP((256, 256), ()), (1, latent))
+
+
+def _two_layers(config, dataset, encoder):
+    """Prior p(z2) p(z1 | z2) and posterior q(z2 | x) q(z1 | x, z2), each layer of the same size."""
+    latent, shape = config.latent_dim, dataset.train.shape[1:]
+    top = _posterior(config, encoder)
+    below = density.conditional(
+        _scaled(_net(config, ((latent,), shape), (latent, 2)), dataset, 1), density.normal(), (latent,)
+    )
+    first, tie = _prior(config, dataset, top, None)
+    second = density.conditional(_net(config, (latent,), (latent, 2)), density.normal(), (latent,))
+    prior = hierarchical.joint(first, second, latent)
+    return prior, hierarchical.joint(top, below, latent), tie and hierarchical.borrow_top_posterior
+
+
+def _scaled(net, dataset, position=0):
+    """The network with images on [0, 1]; `position` of the image where the input is a tuple."""
+    top = _top(dataset)
+    if top == 1:
+        return net
+
+    def apply(params, inputs):
+        if isinstance(inputs, tuple):
+            inputs = (*inputs[:position], inputs[position] / top, *inputs[position + 1 :])
+            return net.apply(params, inputs)
+        return net.apply(params, inputs / top)
+
+    return density.Net(net.init, apply)
+
+
+def build(config, dataset, event, context=None):
+    """The `Model` of a configuration for events of a shape (and a context of a shape, or None)."""
+    check(config)
+
+    def encoder(outputs):
+        return _scaled(_net(config, event if context is None else (event, context), outputs), dataset)
+
+    if config.layers == 2:
+        prior, posterior, tie = _two_layers(config, dataset, encoder)
+        code = (2 * config.latent_dim,)
+    else:
+        posterior = _posterior(config, encoder)
+        prior, tie = _prior(config, dataset, posterior, context)
+        code = (config.latent_dim + (config.prior == "sphere"),)
+    family = LIKELIHOODS[config.likelihood](dataset.levels)
+    shared = config.likelihood == "shared-normal"
+    net = _net(
+        config, code if context is None else (code, context), (*event, family.width - shared), inwards=False
+    )
+    decoder = density.conditional(density.share_last(net) if shared else net, family, event)
+    parts = Parts(prior, posterior, decoder, tie)
+    model = vae(*parts)
+    init, objective, validation = _objectives(config, parts, model, len(dataset.train))
+    return Model(parts, model, init, objective, validation)
+
+
+def _objectives(config, parts, model, examples):
+    """(init, objective, validation objective) by name."""
+    name = config.objective
+    if config.prior == "implicit":
+        net = _critic(config.latent_dim)
+        objective = implicit.implicit_prior_objective(net, *parts)
+        return model.init, objective, objective
+    if name == "adversarial":
+        weight = 1.0 if config.regulariser is None else config.regulariser
+        init, objective = implicit.adversarial_autoencoder(_critic(config.latent_dim), *parts, weight=weight)
+        return init, objective, objective
+    gaussian_kl = parts.prior.normal is not None and parts.posterior.normal is not None
+    kl = config.kl if config.kl != "auto" else "analytic" if gaussian_kl else "sampled"
+    weighed = {
+        "elbo": lambda beta: objectives.maximum_likelihood(vae(*parts, kl=kl), beta),
+        "free-bits": lambda beta: regularised.free_bits(*parts, nats=config.free_nats or 0.0, beta=beta),
+        "total-correlation": lambda beta: regularised.total_correlation(*parts, beta=beta, examples=examples),
+    }
+    if name in weighed:
+        plain = weighed[name](config.beta)
+        if config.beta_warm_up:
+            return model.init, objectives.warm_up(weighed[name], config.beta, config.beta_warm_up), plain
+        return model.init, plain, plain
+    mmd = 100.0 if config.regulariser is None else config.regulariser
+    made = {
+        "iwae": lambda: objectives.importance_weighted(model, config.samples),
+        "renyi": lambda: objectives.importance_weighted(model, config.samples, config.alpha),
+        "dreg": lambda: dreg(*parts, samples=config.samples),
+        "wae": lambda: regularised.info(*parts, kl_weight=0.0, mmd_weight=mmd),
+        "info": lambda: regularised.info(*parts, kl_weight=config.beta, mmd_weight=mmd),
+    }[name]()
+    return model.init, made, made

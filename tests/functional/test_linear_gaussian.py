@@ -1,0 +1,200 @@
+"""Gaussian conditioning, and evidence, posterior and samples of the linear-Gaussian model, against dense linear algebra."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from dlvm_jax.functional import linear_gaussian as lg
+
+log_evidence, posterior, log_evidence_observed, gaussian_marginal, gaussian_posterior = map(
+    jax.jit,
+    (lg.log_evidence, lg.posterior, lg.log_evidence_observed, lg.gaussian_marginal, lg.gaussian_posterior),
+)
+sample = jax.jit(lg.sample, static_argnums=2)
+
+
+def random(seed, *shape):
+    return np.random.RandomState(seed).randn(*shape)
+
+
+def tril(seed, dim):
+    return np.tril(random(seed, dim, dim), -1) + np.diag(np.exp(0.3 * random(seed + 1, dim)))
+
+
+def linear_model(dim, latent, log_std=-0.7, seed=3):
+    rng = np.random.RandomState(seed)
+    return lg.LinearGaussian(*map(jnp.asarray, (rng.randn(dim, latent), rng.randn(dim), log_std)))
+
+
+def dense(model):
+    """Mean and covariance of the joint of (x, z), by the definition of the model."""
+    w, sigma2 = np.asarray(model.w, np.float64), np.exp(2 * float(model.log_std))
+    dim, latent = w.shape
+    mean = np.concatenate([np.asarray(model.mean, np.float64), np.zeros(latent)])
+    return mean, np.block([[w @ w.T + sigma2 * np.eye(dim), w], [w.T, np.eye(latent)]])
+
+
+def condition(mean, covariance, observed, value):
+    """The textbook conditional, with the inverse of a block of the covariance."""
+    rest = np.setdiff1d(np.arange(len(mean)), observed)
+    gain = np.linalg.solve(covariance[np.ix_(observed, observed)], covariance[np.ix_(observed, rest)]).T
+    right = covariance[np.ix_(rest, rest)] - gain @ covariance[np.ix_(observed, rest)]
+    return mean[rest] + (value - mean[observed]) @ gain.T, right
+
+
+def is_factor(factor, covariance, tolerance=1e-11):
+    """Whether this is the lower Cholesky factor of a covariance; 1e-16 times condition numbers below 1e4."""
+    lower = np.array_equal(factor, np.tril(factor)) and (np.diag(factor) > 0).all()
+    return lower and np.allclose(factor @ factor.T, covariance, atol=tolerance, rtol=tolerance)
+
+
+# --- conditioning -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n, m", [(3, 5), (4, 2), (1, 1)])
+def test_gaussian_marginal_and_posterior_equal_conditioning_the_joint(n, m, x64):
+    mean, scale, a, b, noise = random(0, 2, n), tril(1, n), random(3, m, n), random(4, m), tril(5, m)
+    cross = a @ scale @ scale.T
+    joint = np.block([[scale @ scale.T, cross.T], [cross, cross @ a.T + noise @ noise.T]])
+    marginal_mean, factor = gaussian_marginal(mean, scale, a, b, noise)
+    np.testing.assert_allclose(marginal_mean, mean @ a.T + b, atol=1e-12)
+    assert is_factor(factor, joint[n:, n:])
+    y = random(7, 2, m)
+    posterior_mean, factor = gaussian_posterior(mean, scale, a, b, noise, y)
+    for i in range(2):
+        both = np.concatenate([mean[i], mean[i] @ a.T + b])
+        right_mean, right = condition(both, joint, np.arange(n, n + m), y[i])
+        np.testing.assert_allclose(posterior_mean[i], right_mean, atol=1e-11)
+        assert is_factor(factor, right)
+
+
+@pytest.mark.parametrize("observed", [[2], [4, 0], [1, 3, 2, 0]])
+def test_gaussian_condition_equals_the_textbook(observed, x64):
+    mean, scale, value = random(0, 5), tril(1, 5), random(2, 3, len(observed))
+    ours_mean, factor = lg.gaussian_condition(mean, scale, observed, value)
+    right_mean, right = condition(mean, scale @ scale.T, np.array(observed), value)
+    np.testing.assert_allclose(ours_mean, right_mean, atol=1e-11)
+    assert is_factor(factor, right)
+
+
+def test_factors_keep_digits_that_covariances_lose():
+    """A prior 1e4 wide and a measurement of 1e-4: in float32 the covariances' difference has no digit left."""
+    prior, noise = 1e4 * jnp.eye(1), 1e-4 * jnp.eye(1)
+    one, zero = jnp.ones((1, 1)), jnp.zeros(1)
+    mean, factor = gaussian_posterior(zero, prior, one, zero, noise, jnp.ones(1))
+    assert float(factor[0, 0]) == pytest.approx(1e-4, rel=1e-5) and float(mean[0]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("observed", [[5], [-1], [1, 1]])
+def test_wrong_coordinates_are_refused(observed):
+    with pytest.raises(ValueError, match=r"different indices from 0 to 4, got \["):
+        lg.gaussian_condition(jnp.zeros(5), jnp.eye(5), observed, jnp.zeros(len(observed)))
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim, latent", [(5, 2), (3, 3), (2, 4), (1, 1), (40, 6)])
+def test_evidence_equals_scipy(dim, latent, x64):
+    """1e-9 of values of up to a thousand: SciPy's eigendecomposition of C has condition number up to 1e5."""
+    x = 2 * random(1, 7, dim)
+    for log_std in (-3.0, -0.7, 1.5):
+        model = linear_model(dim, latent, log_std)
+        mean, joint = dense(model)
+        expected = scipy.stats.multivariate_normal(mean[:dim], joint[:dim, :dim]).logpdf(x)
+        np.testing.assert_allclose(log_evidence(model, x), expected, rtol=1e-9, atol=1e-9)
+
+
+def is_posterior(model, x, mean, covariance):
+    """Whether these are the conditional of the joint Gaussian, computed without the M x M identity."""
+    right_mean, right = condition(*dense(model), np.arange(model.w.shape[0]), x)
+    # subtracting from the identity leaves 1e-16 times a condition number of 1e5
+    return np.allclose(mean, right_mean, atol=1e-9) and np.allclose(covariance, right, atol=1e-9)
+
+
+@pytest.mark.parametrize("dim, latent", [(5, 2), (3, 3), (2, 4), (40, 6)])
+def test_posterior_equals_conditioning_the_joint(dim, latent, x64):
+    model, x = linear_model(dim, latent), random(1, 7, dim)
+    mean, factor = posterior(model, x)
+    assert is_posterior(model, x, mean, factor @ factor.T)
+    np.testing.assert_array_equal(factor, jnp.tril(factor))
+    assert (jnp.diagonal(factor) > 0).all()
+    identity, offset = jnp.eye(latent), jnp.zeros(latent)
+    general = identity, model.w, model.mean, jnp.exp(model.log_std) * jnp.eye(dim)
+    for ours, other in zip((mean, factor), gaussian_posterior(offset, *general, x), strict=True):
+        np.testing.assert_allclose(ours, other, atol=1e-10)
+
+
+def test_misprinted_formulas_would_fail(x64):
+    r"""The precision $\sigma^{-2}M$ in place of the covariance, and $\sigma^{-1}I$ in place of $\sigma^{-2}I$ in $C^{-1}$."""
+    model, x = linear_model(5, 2), random(1, 7, 5)
+    w, sigma2 = np.asarray(model.w), np.exp(2 * float(model.log_std))
+    m = w.T @ w + sigma2 * np.eye(2)
+    mean = posterior(model, x)[0]
+    assert is_posterior(model, x, mean, sigma2 * np.linalg.inv(m))
+    assert not is_posterior(model, x, mean, m / sigma2)
+    joint = dense(model)[1]
+    for power, right in ((1.0, True), (0.5, False)):
+        inverse = np.eye(5) / sigma2**power - w @ np.linalg.inv(m) @ w.T / sigma2
+        assert np.allclose(inverse @ joint[:5, :5], np.eye(5), atol=1e-9) is right
+        centred = x - np.asarray(model.mean)
+        square = np.einsum("nd,de,ne->n", centred, inverse, centred)
+        value = -0.5 * (square + np.linalg.slogdet(2 * np.pi * joint[:5, :5])[1])
+        assert np.allclose(log_evidence(model, x), value, rtol=1e-9) is right
+
+
+@pytest.mark.parametrize("log_std", [0.0, -3.0, -6.0])
+def test_evidence_in_float32_survives_small_noise(log_std):
+    """Rounding of x moves it by eps |x| / sigma standard deviations, with a slope of about sqrt(D): 5 of each."""
+    single = jax.tree.map(jnp.float32, linear_model(20, 3, log_std))
+    x = sample(single, jax.random.key(0), (50,))[0]
+    ours = log_evidence(single, x)
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), (single, x))
+        truth = np.asarray(log_evidence(*double))
+    slack = 25 * 1.2e-7 * np.sqrt(20) * float(np.abs(x).max()) * np.exp(-log_std)
+    np.testing.assert_allclose(ours, truth, rtol=1e-6, atol=max(slack, 1e-5))
+
+
+def test_samples_have_the_right_moments(x64):
+    """Every entry of mean and covariance of (x, z) within five standard errors; false alarm 6e-7 each, 1e-5 in all."""
+    model, draws = linear_model(3, 2), 100_000
+    joint = np.concatenate(sample(model, jax.random.key(0), (draws,)), axis=1)
+    mean, covariance = dense(model)
+    variance = np.diag(covariance)
+    assert (np.abs(joint.mean(0) - mean) < 5 * np.sqrt(variance / draws)).all()
+    error = np.sqrt((np.outer(variance, variance) + covariance**2) / draws)
+    assert (np.abs(np.cov(joint.T) - covariance) < 5 * error).all()
+
+
+def test_batches_of_models_and_data(dtype):
+    model = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), linear_model(4, 2))
+    x = jnp.asarray(random(1, 2, 3, 4), dtype)
+    value = log_evidence(model, x)
+    assert value.shape == (2, 3) and value.dtype == dtype
+    mean, factor = posterior(model, x)
+    assert mean.shape == (2, 3, 2) and factor.shape == (2, 2) and factor.dtype == dtype
+    for i in range(2):
+        np.testing.assert_allclose(log_evidence(model, x[i, 1]), value[i, 1], rtol=1e-5)
+    models = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), model)
+    both = jax.jit(jax.vmap(lg.log_evidence))(models, x)
+    np.testing.assert_allclose(both[0], value[0], rtol=1e-5)
+
+
+def test_evidence_of_observed_coordinates_equals_scipy(x64):
+    model, x = linear_model(6, 2), random(1, 20, 6)
+    observed = np.random.RandomState(2).rand(20, 6) < 0.6
+    observed[0], observed[1] = False, True
+    mean, covariance = dense(model)
+    expected = [0.0] + [
+        scipy.stats.multivariate_normal(mean[:6][o], covariance[:6, :6][np.ix_(o, o)]).logpdf(row[o])
+        for row, o in zip(x[1:], observed[1:], strict=True)
+    ]
+    ours = log_evidence_observed(model, np.where(observed, x, np.nan), observed)
+    np.testing.assert_allclose(ours, expected, rtol=1e-11, atol=1e-11)
+    gradient = jax.grad(lambda m: log_evidence_observed(m, np.where(observed, x, np.nan), observed).sum())(
+        model
+    )
+    assert all(np.isfinite(leaf).all() for leaf in gradient)

@@ -1,0 +1,130 @@
+"""VAEs with latent variables on the circle and on the hyperbolic disk: against the evidence by quadrature."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlvm_jax import nets
+from dlvm_jax.functional import bounds, densities
+from dlvm_jax.models import curved, density, objectives
+from dlvm_jax.models.vae import vae
+
+EVENT = 5
+
+
+def parts(kind, latent=2, event=EVENT):
+    """Prior, posterior and decoder with small networks; `latent` counts the numbers of z."""
+    decoder = density.from_linen(nets.MLP((8,), (event, 1)), (1, latent))
+    decoder = density.conditional(decoder, density.bernoulli(), (event,))
+    if kind == "sphere":
+        encoder = density.from_linen(nets.MLP((8,), (latent + 1,)), (1, event))
+        return curved.uniform_sphere(latent), curved.von_mises_fisher(encoder, latent), decoder
+    encoder = density.from_linen(nets.MLP((8,), (latent, 2)), (1, event))
+    prior = curved.standard_wrapped_normal(latent, 0.7)
+    return prior, curved.wrapped_normal(encoder, latent, 0.7), decoder
+
+
+def data(count, event=EVENT):
+    return (jax.random.uniform(jax.random.key(9), (count, event)) < 0.5).astype(float)
+
+
+def grid(kind):
+    """Points of the latent space and the logarithms of their quadrature weights."""
+    turn = 2 * np.pi * np.arange(200) / 200
+    circle = np.stack([np.cos(turn), np.sin(turn)], -1)
+    if kind == "sphere":
+        return circle, np.full(200, np.log(2 * np.pi / 200))
+    x, w = np.polynomial.legendre.leggauss(100)
+    r, root = 4 * (x + 1), np.sqrt(0.7)
+    points = (np.tanh(root * r / 2) / root)[:, None, None] * circle
+    weight = 4 * w * np.sinh(root * r) / root * 2 * np.pi / 200
+    return points.reshape(-1, 2), np.repeat(np.log(weight), 200)
+
+
+@pytest.mark.parametrize("kind", ["sphere", "hyperbolic"])
+def test_importance_weighted_evidence_equals_quadrature(kind):
+    """Five standard errors, false alarm 6e-7 an example."""
+    prior, posterior, decoder = parts(kind)
+    model = vae(prior, posterior, decoder)
+    assert model.kind == "weight"
+    params, x = model.init(jax.random.key(0)), data(4)
+    z, log_weight = (jnp.asarray(a, jnp.float32) for a in grid(kind))
+    log_lik = decoder.log_prob(params["decoder"], None, x[:, None], z)
+    log_prior = prior.log_prob(params["prior"], None, z)
+    np.testing.assert_allclose(jax.nn.logsumexp(log_prior + log_weight), 0, atol=1e-5)
+    exact = jax.nn.logsumexp(log_lik + log_prior + log_weight, axis=-1)
+    log_w = jax.jit(objectives.log_weights(model, 20_000))(params, jax.random.key(1), x)
+    estimate = bounds.evidence(log_w)
+    assert (np.abs(estimate.log_evidence - exact) < 5 * estimate.standard_error).all()
+    assert (log_w.mean(0) < exact).all()
+
+
+@pytest.mark.parametrize("kind", ["sphere", "hyperbolic"])
+def test_training_terms_and_gradients_are_finite_and_every_part_learns(kind):
+    model = vae(*parts(kind, 4))
+    params, x = model.init(jax.random.key(0)), data(16)
+    objective = objectives.maximum_likelihood(model)
+    (loss, _), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(params, jax.random.key(1), x)
+    assert np.isfinite(loss)
+    leaves = jax.tree.leaves({name: gradient[name] for name in ("posterior", "decoder")})
+    assert all(np.isfinite(g).all() for g in leaves)
+    last = [gradient[name]["params"] for name in ("posterior", "decoder")]
+    assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(last))
+    samples, _ = model.sample(params, jax.random.key(2), shape=(3,))
+    assert samples.shape == (3, EVENT)
+
+
+@pytest.mark.parametrize("kind", ["sphere", "hyperbolic"])
+def test_samples_come_with_their_log_density(kind):
+    """The posterior's and the prior's, with a leading shape; float32 points and densities."""
+    prior, posterior, _ = parts(kind, 3)
+    params = posterior.init(jax.random.key(0))
+    z, log_q = posterior.sample(params, jax.random.key(1), data(4), (6,))
+    assert z.shape == (6, 4, 3) and log_q.shape == (6, 4)
+    np.testing.assert_allclose(posterior.log_prob(params, None, z, data(4)), log_q, rtol=1e-4, atol=1e-4)
+    z, log_p = prior.sample({}, jax.random.key(1), shape=(6,))
+    assert z.shape == (6, 3)
+    np.testing.assert_allclose(prior.log_prob({}, None, z), log_p, rtol=1e-4, atol=1e-4)
+    z, _ = prior.sample({}, jax.random.key(1), data(4), (6,))
+    assert z.shape == (6, 4, 3)
+
+
+def test_mean_of_the_von_mises_fisher_posterior():
+    """Five standard errors, false alarm 6e-7 an entry."""
+    _, posterior, _ = parts("sphere", 3)
+    params = posterior.init(jax.random.key(0))
+    z = np.asarray(posterior.sample(params, jax.random.key(1), data(2), (20_000,))[0])
+    error = z.std(0) / np.sqrt(len(z))
+    assert (np.abs(z.mean(0) - posterior.mean(params, data(2))) < 5 * error).all()
+
+
+def test_an_untrained_network_of_zeros_is_no_nan():
+    net = density.Net(lambda key: jnp.zeros(3), lambda params, x: jnp.broadcast_to(params, (len(x), 3)))
+    posterior = curved.von_mises_fisher(net, 2)
+
+    def loss(params):
+        z, log_q = posterior.sample(params, jax.random.key(0), jnp.ones((4, 1)))
+        return jnp.sum(z) + jnp.sum(log_q)
+
+    assert np.isfinite(jax.grad(loss)(jnp.zeros(3))).all()
+
+
+def test_the_centre_is_the_exponential_of_the_networks_tangent():
+    net = density.Net(lambda key: {}, lambda params, x: jnp.stack([x, jnp.zeros_like(x)], -1))
+    centre = curved.wrapped_normal(net, 2, 1.0).mean({}, jnp.array([[np.log(3.0), 0.0]]))
+    np.testing.assert_allclose(centre, [[0.5, 0.0]], rtol=1e-6)
+    log_prob = curved.wrapped_normal(net, 2, 1.0).log_prob({}, None, centre, jnp.array([[np.log(3.0), 0.0]]))
+    np.testing.assert_allclose(log_prob, densities.normal_log_prob(jnp.zeros(2), 0.0, 0.0), rtol=1e-6)
+
+
+def test_impossible_spaces_are_refused():
+    with pytest.raises(ValueError, match="ambient dimension of at least 2, got 1"):
+        curved.uniform_sphere(1)
+    with pytest.raises(ValueError, match="positive finite c, got 0"):
+        curved.standard_wrapped_normal(2, 0.0)
+    with pytest.raises(ValueError, match="vectors of 3 numbers"):
+        curved.uniform_sphere(3).log_prob({}, None, jnp.ones((5, 2)))
+    wide = density.Net(lambda key: {}, lambda params, x: x)
+    with pytest.raises(ValueError, match="needs 3 numbers, got 4"):
+        curved.von_mises_fisher(wide, 2).mean({}, jnp.ones((1, 4)))
