@@ -9,6 +9,7 @@ A row is a run of `experiments.vae`; a table that was interrupted goes on where 
 
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -49,10 +50,10 @@ TABLES = {
         },
     ),
     "mnist-sphere": Table(
-        "Sphere S^d against the plane R^d on MNIST: 784-256-128-d, 35 epochs",
+        "Sphere S^d against the plane R^d on MNIST: 784-256-128-d, 120 epochs",
         {
-            **{"data": "mnist", "protocol": "dynamic-davidson", "hidden": (256, 128), "epochs": 35},
-            **{"schedule": "cosine", "ema": 0.999, "beta_warm_up": 3000},
+            **{"data": "mnist", "protocol": "dynamic-davidson", "hidden": (256, 128), "epochs": 120},
+            **{"schedule": "cosine", "ema": 0.999, "beta_warm_up": 10000},
         },
         {
             f"d = {dim}, {name}": {"latent_dim": dim, "prior": prior, "posterior": posterior}
@@ -64,10 +65,10 @@ TABLES = {
         },
     ),
     "freyfaces-flows": Table(
-        "Posteriors on Frey Faces, categorical decoder of 256 levels: 560-100-20, 8 flow steps, 300 epochs",
+        "Posteriors on Frey Faces, categorical decoder of 256 levels: 560-100-20, 8 flow steps, 80 epochs",
         {
             **{"data": "freyfaces", "likelihood": "categorical", "latent_dim": 20, "hidden": (100,)},
-            **{"flow_steps": 8, "epochs": 300, "beta_warm_up": 1500, "schedule": "cosine", "ema": 0.99},
+            **{"flow_steps": 8, "epochs": 80, "beta_warm_up": 400, "schedule": "cosine", "ema": 0.99},
         },
         {posterior: {"posterior": posterior} for posterior in _FLOWS},
     ),
@@ -90,7 +91,7 @@ class Config:
 
 def row_config(table, config, root, label):
     """The `experiments.vae` configuration of a row."""
-    folder = root / label.replace(" ", "-").replace(",", "")
+    folder = root / re.sub("[^A-Za-z0-9]+", "-", label)
     settings = {**table.shared, **table.rows[label]}
     if config.epochs is not None:
         settings["epochs"] = config.epochs

@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from dlvm_jax import data as datasets
 from dlvm_jax.evaluate import evaluate
+from dlvm_jax.evaluate.annealed import annealed_log_likelihoods
+from dlvm_jax.evaluate.diagnostics import diagnose
 from dlvm_jax.models import objectives
 from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, parallel, validation
 from dlvm_jax.train.run import RunFolder, manifest
@@ -148,6 +150,10 @@ class Config:
     """importance samples of each test example"""
     eval_limit: int | None = None
     """evaluate on the first so many test examples only"""
+    ais: int | None = None
+    """also evaluate by annealed importance sampling with so many temperatures (a few thousand for a fair estimate)"""
+    ais_limit: int = 100
+    """test examples of --ais"""
     out: Path | None = None
     """run folder; default runs/vae-DATA-001, 002, ..."""
     resume: bool = False
@@ -171,6 +177,8 @@ _NOT_PART_OF_THE_RUN = (
     "process",
     "eval_samples",
     "eval_limit",
+    "ais",
+    "ais_limit",
 )
 
 
@@ -197,8 +205,10 @@ def check(config):
         "accumulate",
     ):
         common.at_least(name, getattr(config, name), 1)
-    for name in ("every", "patience", "eval_samples", "eval_limit"):
+    for name in ("every", "patience", "eval_samples", "eval_limit", "ais", "ais_limit"):
         common.at_least(name, getattr(config, name), 1)
+    if config.ais and (config.prior in ("sphere", "hyperbolic", "implicit") or config.condition):
+        raise ValueError("--ais anneals an exact prior on R^M, without --condition; leave it out")
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(f"--hidden needs at least one positive width, got {config.hidden}")
     if config.steps is not None and config.epochs is not None:
@@ -310,11 +320,36 @@ def run(config):
         "records": {str(seed): record.as_dict() for seed, record in zip(config.seeds, records, strict=True)},
         "step": best_step,
     }
-    folder.write("result.json", result)
-    vae_report.write(root, config, dataset, condition, model, per_seed[0], test, records, folder, best_step)
+    further = _further(config, model, per_seed[0], test)
+    folder.write("result.json", result | further)
+    vae_report.write(
+        root, config, dataset, condition, model, per_seed[0], test, records, further, folder, best_step
+    )
     for seed, record in zip(config.seeds, records, strict=True):
         print(f"seed {seed}, step {best_step}: {record}")
+    for name, line in further.items():
+        print(f"{name}: {line}")
     print(f"trained {trained:.0f} s; report in {root / 'report.md'}")
+
+
+def _further(config, model, params, test):
+    """What else is found out of the first seed, by name, each a line of text: diagnostics, annealing."""
+    lines, key = {}, jax.random.fold_in(common.evaluation_key(config.seeds[0]), 1)
+    if config.condition is None and model.parts.posterior.normal is not None:
+        lines["latent space"] = diagnose(model.parts, params, test[:1000], key=key).line()
+    if config.ais:
+        few = test[: config.ais_limit]
+        with tqdm(total=len(few), unit="example", desc="anneal", dynamic_ncols=True) as bar:
+            record = annealed_log_likelihoods(
+                model.parts,
+                params,
+                few,
+                key=key,
+                temperatures=config.ais,
+                progress=lambda done: bar.update(done - bar.n),
+            )
+        lines["annealed importance sampling"] = record.line()
+    return lines
 
 
 def _evaluate(config, dataset, model, params, test, seed):

@@ -39,7 +39,14 @@ EUCLIDEAN = ("standard", "learned", "mixture", "vamp", "vamp-data", "autoregress
 PRIORS_OF = {"von-mises-fisher": ("sphere",), "wrapped-normal": ("hyperbolic",)}  # all others: EUCLIDEAN
 WEIGHTED = ("iwae", "dreg", "renyi")
 OBJECTIVES_OF_PRIOR = {"implicit": ("elbo",)}  # its log_prob is a bound, and it is trained by a discriminator
-GAUSSIAN_ONLY = ("free-bits", "total-correlation")
+FIXED = ("standard", "sphere", "hyperbolic")  # priors without parameters
+PRIORS_OF_OBJECTIVE = {  # the first two need Gaussians, the others give a prior nothing to learn from
+    "free-bits": ("standard", "learned"),
+    "total-correlation": ("standard", "learned"),
+    "wae": FIXED,
+    "adversarial": FIXED,
+}
+POSTERIORS_OF_OBJECTIVE = {"free-bits": ("normal",), "total-correlation": ("normal",)}
 LAYERED = {
     "prior": ("standard", "vamp", "vamp-data"),
     "posterior": ("normal",),
@@ -49,47 +56,53 @@ CONDITIONAL = {
     "prior": ("standard", "learned"),
     "posterior": ("normal", "full-normal"),
     "net": ("mlp", "gated", "residual", "dense"),
+    "objective": ("elbo", *WEIGHTED, "free-bits"),
 }
 
 
-def refuse(option, given, possible, why):
-    """Raise ValueError that names the option, what was given, why it cannot be, and what could."""
-    raise ValueError(f"--{option} {given} {why}; possible: {', '.join(possible)}")
+def _possible(config):
+    """(what asks for it, the names of each option that it allows), for all that a configuration asks for."""
+    given = [
+        (f"posterior {config.posterior}", {"prior": PRIORS_OF.get(config.posterior, EUCLIDEAN)}),
+        (f"prior {config.prior}", {"objective": OBJECTIVES_OF_PRIOR.get(config.prior)}),
+        (
+            f"objective {config.objective}",
+            {
+                "posterior": POSTERIORS_OF_OBJECTIVE.get(config.objective),
+                "prior": PRIORS_OF_OBJECTIVE.get(config.objective),
+            },
+        ),
+    ]
+    if config.layers == 2:
+        given.append(("layers 2", LAYERED))
+    if config.condition is not None:
+        given.append((f"condition {config.condition}", CONDITIONAL))
+    return given
 
 
 def check(config):
     """Raise ValueError for parts that do not go together, with those that would."""
-    possible = PRIORS_OF.get(config.posterior, EUCLIDEAN)
-    if config.prior not in possible:
-        refuse("prior", config.prior, possible, f"does not go with --posterior {config.posterior}")
-    allowed = OBJECTIVES_OF_PRIOR.get(config.prior)
-    if allowed and config.objective not in allowed:
-        refuse("objective", config.objective, allowed, f"does not go with --prior {config.prior}")
-    if config.objective in GAUSSIAN_ONLY:
-        if config.posterior != "normal":
-            refuse(
-                "posterior", config.posterior, ("normal",), f"does not go with --objective {config.objective}"
-            )
-        if config.prior not in ("standard", "learned"):
-            refuse(
-                "prior",
-                config.prior,
-                ("standard", "learned"),
-                f"does not go with --objective {config.objective}",
-            )
-    for option, rules in (("layers 2", LAYERED), ("condition", CONDITIONAL)):
-        if (config.layers == 2) if rules is LAYERED else (config.condition is not None):
-            for name, names in rules.items():
-                if getattr(config, name) not in names:
-                    refuse(name, getattr(config, name), names, f"does not go with --{option}")
+    for wish, rules in _possible(config):
+        for option, names in rules.items():
+            value = getattr(config, option)
+            if names is not None and value not in names:
+                raise ValueError(
+                    f"--{option} {value} does not go with --{wish}; possible: {', '.join(names)}"
+                )
     if config.layers == 2 and config.condition is not None:
         raise ValueError("--layers 2 and --condition do not go together; choose one")
-    analytic = config.posterior == "normal" and config.prior in ("standard", "learned") and config.layers == 1
-    if config.kl == "analytic" and not analytic:
+    gaussian_pair = config.posterior == "normal" and config.prior in ("standard", "learned")
+    if config.kl == "analytic" and (config.layers == 2 or not gaussian_pair):
         raise ValueError(
             "--kl analytic needs --posterior normal and --prior standard or learned; use --kl sampled or auto"
         )
+    if config.objective in WEIGHTED and config.samples < 2:
+        raise ValueError(f"--objective {config.objective} needs --samples of at least 2, such as 5")
+    for option, objective in (("alpha", "renyi"), ("free_nats", "free-bits")):
+        if config.objective == objective and getattr(config, option) is None:
+            raise ValueError(f"--objective {objective} needs --{option.replace('_', '-')}, such as 0.5")
     uses = {
+        "kl": (config.kl != "auto", ("elbo",)),
         "samples": (config.samples != 1, WEIGHTED),
         "alpha": (config.alpha is not None, ("renyi",)),
         "beta": (config.beta != 1, ("elbo", "free-bits", "total-correlation", "info")),
@@ -271,7 +284,7 @@ def _objectives(config, parts, model, examples):
     kl = config.kl if config.kl != "auto" else "analytic" if gaussian_kl else "sampled"
     weighed = {
         "elbo": lambda beta: objectives.maximum_likelihood(vae(*parts, kl=kl), beta),
-        "free-bits": lambda beta: regularised.free_bits(*parts, nats=config.free_nats or 0.0, beta=beta),
+        "free-bits": lambda beta: regularised.free_bits(*parts, nats=config.free_nats, beta=beta),
         "total-correlation": lambda beta: regularised.total_correlation(*parts, beta=beta, examples=examples),
     }
     if name in weighed:

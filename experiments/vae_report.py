@@ -86,15 +86,17 @@ def _curves(root, history):
     pictures.curves(root / "curves.png", series, f"{name}, nats")
 
 
-def write(root, config, dataset, condition, model, params, test, records, folder, step):
-    """Write the pictures, learning curves and report.md of the first seed's parameters."""
+def write(root, config, dataset, condition, model, params, test, records, further, folder, step):
+    """Write the pictures, learning curves and report.md of the first seed's parameters; `further`: lines by name."""
     key = jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 1)
     made = _pictures(root, config, dataset, condition, model, params, test, key)
     _curves(root, folder.metrics())
-    (root / "report.md").write_text(_report(config, dataset, records, folder, step, [*made, "curves"]))
+    (root / "report.md").write_text(
+        _report(config, dataset, records, further, folder, step, [*made, "curves"])
+    )
 
 
-def _report(config, dataset, records, folder, step, made):
+def _report(config, dataset, records, further, folder, step, made):
     def row(seed, r):
         units = "-" if r.active_units is None else f"{r.active_units} of {config.latent_dim * config.layers}"
         effective = "-" if r.effective_samples is None else f"{r.effective_samples:.1f}"
@@ -113,6 +115,7 @@ def _report(config, dataset, records, folder, step, made):
             "(standard error of the mean over seeds).\n"
         )
     told = "" if config.condition is None else f", given {config.condition}"
+    lines = "".join(f"\n{name.capitalize()}: {line}.\n" for name, line in further.items())
     shown = "\n".join(f"![{name}]({name}.png)" for name in made)
     return f"""# VAE on {config.data}
 
@@ -126,7 +129,7 @@ Evaluated: {first.examples} test examples, estimator `{first.estimator}` with K 
 | seed | log p(x) | bits/dim | ELBO | reconstruction | KL | active units | effective samples |
 |---|---|---|---|---|---|---|---|
 {rows}
-{between}
+{between}{lines}
 {shown}
 
 Draws with the likelihood's own noise: [samples_drawn.png](samples_drawn.png). Settings: `config.json`; versions and devices:

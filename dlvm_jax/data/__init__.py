@@ -4,7 +4,8 @@
 TensorFlow Datasets is imported only when a set is asked for.
 """
 
+from dlvm_jax.data import factors
 from dlvm_jax.data.loading import Data, load, names, protocols
 from dlvm_jax.data.protocol import Protocol
 
-__all__ = ["Data", "Protocol", "load", "names", "protocols"]
+__all__ = ["Data", "Protocol", "factors", "load", "names", "protocols"]

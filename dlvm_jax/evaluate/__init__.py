@@ -1,6 +1,15 @@
-"""Evaluation: likelihood records with protocol and standard error, and pictures."""
+"""Evaluation: likelihood records with protocol and standard error, diagnostics of latent spaces, and pictures."""
 
-from dlvm_jax.evaluate import likelihood, pictures
+from dlvm_jax.evaluate import annealed, diagnostics, disentanglement, likelihood, pictures
 from dlvm_jax.evaluate.likelihood import Record, active_units, evaluate
 
-__all__ = ["Record", "active_units", "evaluate", "likelihood", "pictures"]
+__all__ = [
+    "Record",
+    "active_units",
+    "annealed",
+    "diagnostics",
+    "disentanglement",
+    "evaluate",
+    "likelihood",
+    "pictures",
+]

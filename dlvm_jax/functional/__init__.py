@@ -4,6 +4,34 @@ Every function works for any leading batch shape, returns nats per example (mean
 jitted, vmapped, pmapped and differentiated.  Nothing here knows a network, an optimiser or a file.
 """
 
-from dlvm_jax.functional import bounds, densities, divergences, numerics
+from dlvm_jax.functional import (
+    adversarial,
+    annealing,
+    autoencoding,
+    bounds,
+    densities,
+    divergences,
+    flows,
+    hyperbolic,
+    linear_gaussian,
+    mixtures,
+    numerics,
+    spherical,
+    total_correlation,
+)
 
-__all__ = ["bounds", "densities", "divergences", "numerics"]
+__all__ = [
+    "adversarial",
+    "annealing",
+    "autoencoding",
+    "bounds",
+    "densities",
+    "divergences",
+    "flows",
+    "hyperbolic",
+    "linear_gaussian",
+    "mixtures",
+    "numerics",
+    "spherical",
+    "total_correlation",
+]

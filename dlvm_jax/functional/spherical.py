@@ -288,7 +288,10 @@ def von_mises_fisher_sample(key, mean_direction, concentration, shape=()):
     batch = jnp.broadcast_shapes(mean_direction.shape[:-1], concentration.shape)
     key_angle, key_side = jax.random.split(key)
     dtype = mean_direction.dtype
-    uniform = jax.random.uniform(key_angle, (*shape, *batch), dtype, minval=jnp.finfo(dtype).tiny)
+    half = (
+        float(jnp.finfo(dtype).eps) / 2
+    )  # random floats are eps apart: 0, where the density vanishes, stands for 0 to eps
+    uniform = jax.random.uniform(key_angle, (*shape, *batch), dtype, minval=half)
     angle = _angle(uniform, concentration.astype(dtype), dim)[..., None]
     side = to_sphere(jax.random.normal(key_side, (*shape, *batch, dim - 1), dtype))
     sign = jnp.where(mean_direction[..., :1] < 0, -1.0, 1.0).astype(dtype)

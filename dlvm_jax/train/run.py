@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,12 @@ from pathlib import Path
 import jax
 
 __all__ = ["RunFolder", "manifest"]
+
+
+def _program():
+    """How the program was started, without the folder it lies in."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
 
 
 def manifest():
@@ -43,7 +50,7 @@ def manifest():
         "cpu_count": os.cpu_count(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",
         "commit": commit,
-        "command": " ".join(sys.argv),
+        "command": f"{_program()} {shlex.join(sys.argv[1:])}",
     }
 
 

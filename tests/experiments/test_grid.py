@@ -3,6 +3,8 @@
 The latent space has two dimensions and the evidence comes from quadrature.  Parameters are random, none at its start value.
 """
 
+import dataclasses
+import re
 import types
 
 import jax
@@ -50,11 +52,11 @@ def compatible(config):
 
 
 def everywhere(params, key):
-    """Parameters moved at random, so that no start value hides a fault; by as much as leaves outputs of order one."""
+    """Parameters shrunk and moved at random: no start value hides a fault, and outputs are of order one."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     scale = lambda x: 0.2 / np.sqrt(x.shape[-2] if x.ndim > 1 else 1)  # noqa: E731
-    moved = [x + scale(x) * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    moved = [0.6 * x + scale(x) * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
     return jax.tree.unflatten(tree, moved)
 
 
@@ -133,9 +135,10 @@ def every_leaf_learns(objective, params, batch):
         assert np.isfinite(leaf).all() and (leaf != 0).any(), jax.tree_util.keystr(path)
 
 
+PRIORS = (*vae_parts.EUCLIDEAN, "sphere", "hyperbolic")
 PAIRS = [
     config
-    for prior in (*vae_parts.EUCLIDEAN, "sphere", "hyperbolic")
+    for prior in PRIORS
     for posterior in POSTERIORS
     if compatible(config := config_of(prior=prior, posterior=posterior))
 ]
@@ -154,14 +157,51 @@ SPECIAL = [
 ]
 
 
-def name_of(config):
-    special = (
-        [f"layers-{config.layers}"] if config.layers > 1 else [config.condition] if config.condition else []
+OPTIONS = {
+    **{"iwae": {"samples": 3}, "dreg": {"samples": 3}},
+    **{
+        "renyi": {"samples": 3, "alpha": 0.5},
+        "free-bits": {"free_nats": 0.01},
+        "total-correlation": {"beta": 4.0},
+    },
+}
+TRIPLES = [
+    config
+    for pair in PAIRS + SPECIAL
+    for objective in OBJECTIVES[1:]  # the first is in the test of pairs
+    if compatible(
+        config := dataclasses.replace(
+            pair, objective=objective, **OPTIONS.get(objective, {"regulariser": 2.0})
+        )
     )
-    return "-".join([config.prior, config.posterior, *special])
+]
+DECODERS = [
+    config_of(likelihood=likelihood, net=net, hidden=(4, 4))
+    for likelihood in vae_parts.LIKELIHOODS
+    for net in NETS
+]
 
 
-@pytest.mark.parametrize("config", PAIRS + SPECIAL, ids=name_of)
+def name_of(config):
+    names = [config.prior, config.posterior]
+    names += [f"layers-{config.layers}"] * (config.layers > 1)
+    names += [config.condition] * (config.condition is not None)
+    return "-".join([*names, config.objective] if config.objective != "elbo" else names)
+
+
+def quick(configs, *options):
+    """All of them, but what adds no new name of an option to those before it runs only with the slow tests."""
+    seen, marked = set(), []
+    for config in configs:
+        names = {(option, getattr(config, option)) for option in options}
+        marked.append(pytest.param(config, marks=() if names - seen else pytest.mark.slow))
+        seen |= names
+    return marked
+
+
+@pytest.mark.parametrize(
+    "config", quick(PAIRS + SPECIAL, "prior", "posterior", "layers", "condition"), ids=name_of
+)
 def test_pair_of_prior_and_posterior(config, tmp_path):
     """The whole chain of one model: gradient, evidence, bound, samples, checkpoint.
 
@@ -210,3 +250,86 @@ def test_pair_of_prior_and_posterior(config, tmp_path):
     _, restored = kept.restore(jax.tree.map(jnp.zeros_like, params))
     kept.close()
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, restored))
+
+
+@pytest.mark.parametrize("config", quick(TRIPLES, "objective", "layers", "condition"), ids=name_of)
+def test_objective_trains_every_array(config):
+    model, params, batch = build(config)
+    every_leaf_learns(model.objective, params, batch)
+    assert np.isfinite(model.validation(params, jax.random.key(1), batch)[0])
+
+
+@pytest.mark.parametrize(
+    "config", quick(DECODERS, "likelihood", "net"), ids=lambda c: f"{c.likelihood}-{c.net}"
+)
+def test_decoder_and_network(config):
+    """Images of 8 x 8 pixels and 4 levels: gradients in every array, draws in the range of the data, probabilities below 1."""
+    levels = 2 if config.likelihood == "bernoulli" else 4
+    discrete = config.likelihood not in vae_parts.CONTINUOUS
+    images = np.random.RandomState(0).randint(0, levels, (16, 8, 8, 1)).astype(np.float32)
+    images = images if discrete else (images + 0.5) / levels
+    model, params, batch = build(config, images, levels, discrete)
+    every_leaf_learns(model.objective, params, batch)
+    x, _ = model.density.sample(params, jax.random.key(1), shape=(6,))
+    assert x.shape == (6, 8, 8, 1) and np.isfinite(x).all()
+    if discrete:
+        assert np.isin(x, np.arange(levels)).all()
+        assert model.density.log_prob(params, jax.random.key(2), batch).max() < 0
+
+
+REFUSED = {
+    "--prior standard does not go with --posterior von-mises-fisher; possible: sphere": {
+        "posterior": "von-mises-fisher"
+    },
+    "--prior sphere does not go with --posterior normal; possible: standard, learned, mixture": {
+        "prior": "sphere"
+    },
+    "--objective iwae does not go with --prior implicit; possible: elbo": {
+        **{"prior": "implicit", "objective": "iwae", "samples": 5}
+    },
+    "--kl belongs to --objective elbo, not iwae": {"kl": "analytic", "objective": "iwae", "samples": 5},
+    "--objective iwae needs --samples of at least 2": {"objective": "iwae"},
+    "--objective renyi needs --alpha": {"objective": "renyi", "samples": 5},
+    "--objective free-bits needs --free-nats": {"objective": "free-bits"},
+    "--posterior iaf does not go with --objective total-correlation; possible: normal": {
+        **{"posterior": "iaf", "objective": "total-correlation"}
+    },
+    "--prior vamp does not go with --objective wae; possible: standard": {
+        "prior": "vamp",
+        "objective": "wae",
+    },
+    "--posterior iaf does not go with --layers 2; possible: normal": {"posterior": "iaf", "layers": 2},
+    "--net conv does not go with --condition label; possible: mlp": {"net": "conv", "condition": "label"},
+    "--layers 2 and --condition do not go together": {"layers": 2, "condition": "label"},
+    "--kl analytic needs --posterior normal": {"kl": "analytic", "prior": "vamp"},
+    "--beta-warm-up belongs to --objective elbo or free-bits": {
+        **{"objective": "iwae", "samples": 5, "beta_warm_up": 10}
+    },
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_impossible_parts_are_refused_with_the_possible_ones(message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        vae_parts.check(vae.Config(**REFUSED[message]))
+
+
+def test_unknown_labels_are_refused():
+    dataset = dataset_of(IMAGES)
+    dataset.train_labels = None
+    with pytest.raises(ValueError, match="toy has none; use --condition quadrants-1"):
+        conditions.make("label", dataset)
+
+
+@pytest.mark.parametrize(
+    ("count", "given"), [(1, [[0, 0], [1, 0]]), (2, [[1, 0], [1, 0]]), (3, [[1, 1], [1, 0]])]
+)
+def test_quadrants_are_those_of_the_paper_and_merge_back(count, given):
+    """Lower left, then upper left, then upper right; x and context together are the image again."""
+    images = jnp.asarray(np.random.RandomState(0).rand(5, 4, 6, 2), jnp.float32)
+    condition = conditions.make(f"quadrants-{count}", dataset_of(np.asarray(images)))
+    x, context = condition.split(images)
+    assert x.shape == (5, *condition.event) and context.shape == (5, *condition.context)
+    np.testing.assert_array_equal(condition.merge(x, context), images)
+    seen = condition.merge(jnp.zeros_like(x), jnp.ones_like(context))[0, :, :, 0]
+    np.testing.assert_array_equal(seen, np.kron(np.array(given), np.ones((2, 3))))

@@ -9,7 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from dlvm_jax.train import checkpoint, validation
+from experiments import vae
 
 ROOT = Path(__file__).parent.parent.parent
 SHORT = ("--steps", "300", "--every", "20", "--hidden", "64", "--learning-rate", "0.005", "--latent-dim", "2")
@@ -142,6 +147,10 @@ ERRORS = {
     "batch": (("--batch-size", "2000"), "between 1 and the 1000 training examples, got 2000"),
     "rate": (("--learning-rate", "-1"), "learning rate must be positive"),
     "samples": (("--samples", "5"), "--samples belongs to"),
+    "parts": (
+        ("--prior", "sphere"),
+        "--prior sphere does not go with --posterior normal; possible: standard,",
+    ),
     "nan": (("--learning-rate", "1e30"), "training stopped at step"),
 }
 
@@ -190,8 +199,14 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
     ("--likelihood", "categorical", "--net", "gated", "--objective", "iwae", "--samples", "3"),
     ("--likelihood", "normal", "--seeds", "0", "1", "--ema", "0.99", "--accumulate", "2"),
     ("--likelihood", "discretised-normal", "--objective", "dreg", "--samples", "3", "--dtype", "bfloat16"),
-    ("--objective", "renyi", "--samples", "3", "--clip", "1", "--schedule", "cosine", "--tensorboard"),
+    ("--objective", "renyi", "--samples", "3", "--alpha", "0.5", "--clip", "1", "--schedule", "cosine", "--tensorboard"),
     ("--beta", "2", "--kl", "sampled", "--patience", "2", "--epochs", "30", "--likelihood", "unit-normal"),
+    ("--prior", "vamp", "--components", "20", "--decoder", "logistic-mixture", "--beta-warm-up", "20", "--ais", "20"),
+    ("--condition", "quadrants-1", "--prior", "learned", "--net", "residual"),
+    ("--condition", "label", "--objective", "iwae", "--samples", "3"),
+    ("--layers", "2", "--prior", "vamp-data", "--components", "20"),
+    ("--prior", "sphere", "--posterior", "von-mises-fisher", "--objective", "wae"),
+    ("--prior", "implicit", "--posterior", "iaf", "--likelihood", "shared-normal"),
 ])  # fmt: skip
 def test_options_work_together(options, tmp_path):
     steps = SHORT[2:] if "--epochs" in options else ("--steps", "40", *SHORT[2:])
@@ -200,3 +215,43 @@ def test_options_work_together(options, tmp_path):
     records = json.loads((tmp_path / "run" / "result.json").read_text())["records"]
     assert len(records) == (2 if "--seeds" in options else 1)
     assert all(record["bits_per_dim"] < 8 for record in records.values())
+
+
+def test_the_record_is_of_the_averaged_parameters_of_the_best_checkpoint(tmp_path, monkeypatch):
+    """Validation is made worse after step 40, so that the best is not the last."""
+    saved, evaluated = {}, []
+    save, make, judge = checkpoint.Checkpoints.save, validation.validator, vae.evaluate
+
+    def keep(self, step, state, score=None):
+        saved[step] = jax.tree.map(jnp.copy, (state.params, state.ema))
+        save(self, step, state, score)
+
+    def spoiled(*args, **options):
+        validate, rounds = make(*args, **options), iter(range(1, 100))
+
+        def worse_later(params):
+            late = next(rounds) > 2
+            return {name: value + 1e3 * late for name, value in validate(params).items()}
+
+        return worse_later
+
+    def note(density, params, *args, **options):
+        evaluated.append(params)
+        return judge(density, params, *args, **options)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", keep)
+    monkeypatch.setattr(vae.validation, "validator", spoiled)
+    monkeypatch.setattr(vae, "evaluate", note)
+    options = {
+        "steps": 80,
+        "every": 20,
+        "hidden": (16,),
+        "latent_dim": 2,
+        "eval_samples": 2,
+        "eval_limit": 20,
+    }
+    vae.run(vae.Config(**options, ema=0.9, out=tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] == 40
+    params, ema = saved[40]
+    same = lambda a, b: jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))  # noqa: E731
+    assert same(evaluated[0], ema) and not same(evaluated[0], params) and not same(ema, saved[80][1])

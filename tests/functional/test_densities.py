@@ -141,6 +141,24 @@ def test_discretised_density_equals_quadrature_of_each_bin(dtype, law, levels):
     assert (error <= 4 * rounding(dtype, expected, k, mean, log_scale, levels) + 1e-13).all()
 
 
+def test_logistic_mixture_sums_to_one_and_is_the_weighted_sum_of_its_components(dtype):
+    """Two elements with three components each; also K = 1, and weights so unequal that one rounds to zero."""
+    rng = np.random.RandomState(0)
+    logits = np.stack([rng.randn(3), [0.0, -200.0, 1.0]])
+    mean, log_scale = rng.rand(2, 3) * 1.4 - 0.2, rng.randn(2, 3) - 2
+    parts = [jnp.asarray(a, dtype) for a in (logits, mean, log_scale)]
+    k = jnp.arange(16, dtype=dtype)[:, None]
+    ours = d.discretised_logistic_mixture_log_prob(k, *parts, 16, event_ndim=0)
+    each = d.discretised_logistic_log_prob(k[..., None], *parts[1:], 16, event_ndim=0)
+    expected = (np.exp(np.asarray(each, np.float64)) * scipy.special.softmax(logits, axis=-1)).sum(-1)
+    np.testing.assert_allclose(np.exp(ours), expected, rtol=1e-5 if dtype == jnp.float32 else 1e-12)
+    np.testing.assert_allclose(np.exp(np.asarray(ours, np.float64)).sum(0), 1, atol=TOLERANCE[dtype])
+    both = d.discretised_logistic_mixture_log_prob(jnp.concatenate([k, k], -1), *parts, 16)
+    np.testing.assert_allclose(both, ours.sum(-1), rtol=1e-5)
+    one = d.discretised_logistic_mixture_log_prob(k, *(p[:, :1] for p in parts), 16, event_ndim=0)
+    np.testing.assert_allclose(one, each[..., 0], rtol=1e-6)
+
+
 @on_both_laws
 def test_the_oracle_of_the_bins_equals_cdf_differences(law):
     """Where SciPy's cdfs do not cancel: absolute error 1e-15 a difference of numbers of order one."""

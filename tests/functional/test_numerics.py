@@ -39,3 +39,15 @@ def test_sum_event_accumulates_bfloat16_in_float32():
 def test_too_few_axes_are_refused():
     with pytest.raises(ValueError, match="at least 2 event axes"):
         numerics.sum_event(jnp.ones(3), 2)
+
+
+def test_inner_product_broadcasts_and_keeps_the_precision_it_is_given(dtype):
+    rng = np.random.RandomState(0)
+    a, b = rng.randn(4, 7), rng.randn(5, 4, 7)
+    value = numerics.inner_product(jnp.asarray(a, dtype), jnp.asarray(b, dtype))
+    assert value.dtype == dtype
+    np.testing.assert_allclose(value, (a * b).sum(-1), rtol=1e-4 if dtype == jnp.float32 else 1e-12)
+    gradient = jax.grad(lambda a: numerics.inner_product(a, jnp.asarray(b, dtype)).sum())(
+        jnp.asarray(a, dtype)
+    )
+    np.testing.assert_allclose(gradient, b.sum(0), rtol=1e-4)

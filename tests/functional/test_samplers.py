@@ -26,6 +26,14 @@ def test_discretised_samples_pass_chi_square(law, mean, log_scale):
         assert chi_square_p(counts, np.exp(log_prob)) > 1e-4
 
 
+def test_logistic_mixture_samples_pass_chi_square():
+    logits, mean, log_scale = jnp.array([[0.3, -1.0]]), jnp.array([[0.2, 0.8]]), jnp.array([[-3.0, -2.0]])
+    draws = d.discretised_logistic_mixture_sample(jax.random.key(1), logits, mean, log_scale, 32, (DRAWS,))
+    k = jnp.arange(32.0)[:, None]
+    log_prob = d.discretised_logistic_mixture_log_prob(k, logits, mean, log_scale, 32)
+    assert chi_square_p(np.bincount(np.asarray(draws, int)[:, 0], minlength=32), np.exp(log_prob)) > 1e-4
+
+
 def test_categorical_samples_pass_chi_square():
     logits = jnp.array([[0.3, -1.0, 2.0, 0.0], [-3.0, 0.0, 0.0, 1.0]])
     draws = np.asarray(d.categorical_sample(jax.random.key(2), logits, (DRAWS,)), int)

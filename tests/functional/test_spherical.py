@@ -233,3 +233,25 @@ def test_a_point_is_no_sphere():
             call()
     with pytest.raises(ValueError, match=r"points on the sphere in R\^3"):
         s.von_mises_fisher_log_prob(on_axis(2), on_axis(3), 1.0)
+
+
+@pytest.mark.parametrize("end", ["lowest", "highest"])
+@pytest.mark.parametrize("dim", [2, 3, 6, 41])
+def test_the_extreme_random_numbers_give_finite_draws_and_gradients(dim, end, monkeypatch):
+    """One draw in eight million meets them: a training run does."""
+
+    def extreme(key, shape, dtype, minval=0.0):
+        return jnp.full(shape, minval if end == "lowest" else 1 - 2.0**-24, dtype)
+
+    monkeypatch.setattr(jax.random, "uniform", extreme)
+    mean_direction = jnp.eye(dim)[0]
+
+    def draw(concentration, mean_direction):
+        return s.von_mises_fisher_sample(jax.random.key(0), mean_direction, concentration)
+
+    for concentration in jnp.array([1e-3, 1.0, 30.0, 1e4]):
+        values = (
+            draw(concentration, mean_direction),
+            *jax.jacobian(draw, (0, 1))(concentration, mean_direction),
+        )
+        assert all(np.isfinite(value).all() for value in values)

@@ -1,0 +1,69 @@
+"""The pPCA experiment: published figures on real data, three methods, errors."""
+
+import itertools
+import json
+import os
+
+import pytest
+
+from dlvm_jax import data as datasets
+from experiments import ppca
+
+
+def results(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_frey_faces_have_the_published_likelihoods(tmp_path):
+    """Test log p(x) of the closed form at M = 2, 5, 10, 20 latent dimensions, to the two digits given."""
+    if not os.environ.get("DLVM_DATA"):
+        pytest.skip("Frey Faces need DLVM_DATA")
+    dims, published = (2, 5, 10, 20), (543.67, 653.88, 741.12, 836.06)
+    ppca.run(ppca.Config(data="freyfaces", latent_dim=dims, out=tmp_path / "run"))
+    records = results(tmp_path / "run")["records"]
+    for dim, value in zip(dims, published, strict=True):
+        record = records[str(dim)]
+        assert record["log_likelihood"] == pytest.approx(value, abs=0.005) and record["standard_error"] > 0
+    assert {p.name for p in (tmp_path / "run").glob("*.png")} >= {
+        "components.png",
+        "samples.png",
+        "coded.png",
+    }
+
+
+def test_em_reaches_the_closed_form_from_below(tmp_path):
+    options = {"data": "digits", "latent_dim": (3,)}
+    ppca.run(ppca.Config(**options, method="em", steps=400, out=tmp_path / "em"))
+    row = results(tmp_path / "em")["records"]["3"]
+    gap = row["closed_form_train_log_likelihood"] - row["train_log_likelihood"]
+    assert 0 <= gap < 1e-6
+    log = (tmp_path / "em" / "latent-3" / "metrics.jsonl").read_text().splitlines()
+    values = [json.loads(line)["train_log_likelihood"] for line in log]
+    assert all(later >= earlier - 1e-10 for earlier, later in itertools.pairwise(values))
+
+
+def test_gradient_ascent_approaches_the_closed_form(tmp_path):
+    ppca.run(ppca.Config(data="digits", latent_dim=(2,), method="gradient", steps=3000, out=tmp_path / "run"))
+    row = results(tmp_path / "run")["records"]["2"]
+    gap = row["closed_form_train_log_likelihood"] - row["train_log_likelihood"]
+    assert 0 <= gap < 0.05
+    assert "gradient" in (tmp_path / "run" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent_dim": (2, 2)}, "give different latent dimensions"),
+        ({"steps": 5}, "the closed form has none"),
+        ({"code_step": (0.0,)}, "a quantisation step is positive"),
+        ({"data": "binarized_mnist"}, "holds bits"),
+        ({"protocol": "levels"}, "is discrete; use --protocol scaled"),
+    ],
+)
+def test_bad_input_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ppca.run(ppca.Config(**options))
+
+
+def test_protocols_named_here_exist():
+    assert {"scaled", "dequantised"} <= {p.name for p in datasets.protocols("digits")}

@@ -1,0 +1,36 @@
+"""Tables: every row is a possible model, and a table that was begun goes on."""
+
+import json
+
+import pytest
+
+from experiments import tables, vae
+
+
+@pytest.mark.parametrize("name", tables.TABLES)
+def test_rows_of_every_table_are_possible_and_share_their_budget(name, tmp_path):
+    config = tables.Config(name)
+    rows = [
+        tables.row_config(tables.TABLES[name], config, tmp_path, label) for label in tables.TABLES[name].rows
+    ]
+    for row in rows:
+        vae.check(row)
+    assert len({(row.epochs, row.batch_size, row.data, row.seeds) for row in rows}) == 1
+    assert len({row.out for row in rows}) == len(rows)
+
+
+def test_a_table_is_printed_with_errors_and_continued(tmp_path, monkeypatch, capsys):
+    shared = {"latent_dim": 2, "hidden": (16,), "eval_samples": 5}
+    small = tables.Table("Two rows", shared, {"one": {}, "two, vamp": {"prior": "vamp", "components": 5}})
+    monkeypatch.setitem(tables.TABLES, "mnist-priors", small)
+    config = tables.Config("mnist-priors", tmp_path / "table", epochs=2, eval_limit=50)
+    tables.run(config)
+    report = (tmp_path / "table" / "report.md").read_text()
+    rows = json.loads((tmp_path / "table" / "result.json").read_text())
+    assert list(rows) == ["one", "two, vamp"] and all(row["examples"] == 50 for row in rows.values())
+    assert f"{rows['one']['log_likelihood']:.2f} ± {rows['one']['standard_error']:.2f}" in report
+    trained = (tmp_path / "table" / "one" / "result.json").stat().st_mtime_ns
+    capsys.readouterr()
+    tables.run(config)
+    assert (tmp_path / "table" / "one" / "result.json").stat().st_mtime_ns == trained
+    assert report in capsys.readouterr().out
