@@ -19,6 +19,7 @@ def test_rows_of_every_table_are_possible_and_share_their_budget(name, tmp_path)
     assert len({row.out for row in rows}) == len(rows)
 
 
+@pytest.mark.slow
 def test_a_table_is_printed_with_errors_and_continued(tmp_path, monkeypatch, capsys):
     shared = {"latent_dim": 2, "hidden": (16,), "eval_samples": 5}
     small = tables.Table("Two rows", shared, {"one": {}, "two, vamp": {"prior": "vamp", "components": 5}})

@@ -137,7 +137,7 @@ def test_termination_signal_ends_with_a_checkpoint_and_its_status(tmp_path):
 
 ERRORS = {
     "unknown data": (("--data", "mnits"), "unknown data set 'mnits'"),
-    "latent size 0": (("--latent-dim", "0"), "positive integer dimension, got 0"),
+    "latent size 0": (("--latent-dim", "0"), "--latent-dim must be at least 1, got 0"),
     "likelihood": (
         ("--likelihood", "categorical", "--protocol", "dequantised"),
         "categorical likelihood needs integer data",
@@ -195,18 +195,20 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("options", [
-    ("--likelihood", "discretised-logistic", "--net", "conv", "--hidden", "8", "16"),
     ("--likelihood", "categorical", "--net", "gated", "--objective", "iwae", "--samples", "3"),
     ("--likelihood", "normal", "--seeds", "0", "1", "--ema", "0.99", "--accumulate", "2"),
-    ("--likelihood", "discretised-normal", "--objective", "dreg", "--samples", "3", "--dtype", "bfloat16"),
-    ("--objective", "renyi", "--samples", "3", "--alpha", "0.5", "--clip", "1", "--schedule", "cosine", "--tensorboard"),
-    ("--beta", "2", "--kl", "sampled", "--patience", "2", "--epochs", "30", "--likelihood", "unit-normal"),
     ("--prior", "vamp", "--components", "20", "--decoder", "logistic-mixture", "--beta-warm-up", "20", "--ais", "20"),
     ("--condition", "quadrants-1", "--prior", "learned", "--net", "residual"),
-    ("--condition", "label", "--objective", "iwae", "--samples", "3"),
-    ("--layers", "2", "--prior", "vamp-data", "--components", "20"),
-    ("--prior", "sphere", "--posterior", "von-mises-fisher", "--objective", "wae"),
-    ("--prior", "implicit", "--posterior", "iaf", "--likelihood", "shared-normal"),
+    *(pytest.param(options, marks=pytest.mark.slow) for options in [
+        ("--likelihood", "discretised-logistic", "--net", "conv", "--hidden", "8", "16"),
+        ("--likelihood", "discretised-normal", "--objective", "dreg", "--samples", "3", "--dtype", "bfloat16"),
+        ("--objective", "renyi", "--samples", "3", "--alpha", "0.5", "--clip", "1", "--schedule", "cosine", "--tensorboard"),
+        ("--beta", "2", "--kl", "sampled", "--patience", "2", "--epochs", "30", "--likelihood", "unit-normal"),
+        ("--condition", "label", "--objective", "iwae", "--samples", "3"),
+        ("--layers", "2", "--prior", "vamp-data", "--components", "20"),
+        ("--prior", "sphere", "--posterior", "von-mises-fisher", "--objective", "wae"),
+        ("--prior", "implicit", "--posterior", "iaf", "--likelihood", "shared-normal"),
+    ]),
 ])  # fmt: skip
 def test_options_work_together(options, tmp_path):
     steps = SHORT[2:] if "--epochs" in options else ("--steps", "40", *SHORT[2:])

@@ -38,11 +38,6 @@ FUNCTIONS = {
     "sylvester_inverse": (sylvester.sylvester_inverse, Z, BASIS, TRIANGLE, TRIANGLE, V),
     "autoregressive": (lambda z, v: autoregressive.autoregressive(z, lambda z: (v, v)), Z, V),
     "von_mises_fisher_log_prob": (spherical.von_mises_fisher_log_prob, SPHERE, UNIT, jnp.exp(B)),
-    "von_mises_fisher_sample": (
-        lambda v, k: spherical.von_mises_fisher_sample(jax.random.key(0), v, k, (ROWS,)),
-        UNIT,
-        jnp.exp(B),
-    ),
     "mobius_add": (lambda x, y: hyperbolic.mobius_add(x, y, 0.7), BALL, DISC),
     "exp_map": (lambda x, v: hyperbolic.exp_map(x, v, 0.7), BALL, Z),
     "log_map": (lambda x, y: hyperbolic.log_map(x, y, 0.7), BALL, DISC),

@@ -235,23 +235,22 @@ def test_a_point_is_no_sphere():
         s.von_mises_fisher_log_prob(on_axis(2), on_axis(3), 1.0)
 
 
-@pytest.mark.parametrize("end", ["lowest", "highest"])
-@pytest.mark.parametrize("dim", [2, 3, 6, 41])
-def test_the_extreme_random_numbers_give_finite_draws_and_gradients(dim, end, monkeypatch):
-    """One draw in eight million meets them: a training run does."""
+@pytest.mark.parametrize("dim", [2, 3, 41])
+def test_the_extreme_random_numbers_give_finite_draws_and_gradients(dim, monkeypatch):
+    """One draw in eight million meets them: a training run does.  The lowest and the highest in turn."""
 
     def extreme(key, shape, dtype, minval=0.0):
-        return jnp.full(shape, minval if end == "lowest" else 1 - 2.0**-24, dtype)
+        return jnp.stack([jnp.full(4, minval, dtype), jnp.full(4, 1 - 2.0**-24, dtype)])
 
     monkeypatch.setattr(jax.random, "uniform", extreme)
-    mean_direction = jnp.eye(dim)[0]
+    concentration = jnp.array([1e-3, 1.0, 30.0, 1e4])
+    mean_direction = jnp.broadcast_to(jnp.eye(dim)[0], (4, dim))
 
+    @jax.jit
     def draw(concentration, mean_direction):
-        return s.von_mises_fisher_sample(jax.random.key(0), mean_direction, concentration)
+        x = s.von_mises_fisher_sample(jax.random.key(0), mean_direction, concentration, (2,))
+        return x, jax.grad(
+            lambda k, m: s.von_mises_fisher_sample(jax.random.key(0), m, k, (2,))[..., 0].sum(), (0, 1)
+        )(concentration, mean_direction)
 
-    for concentration in jnp.array([1e-3, 1.0, 30.0, 1e4]):
-        values = (
-            draw(concentration, mean_direction),
-            *jax.jacobian(draw, (0, 1))(concentration, mean_direction),
-        )
-        assert all(np.isfinite(value).all() for value in values)
+    assert all(np.isfinite(value).all() for value in jax.tree.leaves(draw(concentration, mean_direction)))
