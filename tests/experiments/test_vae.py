@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+import tyro
 
 from dlvm_jax.train import checkpoint, validation
-from experiments import vae
+from experiments import common, vae
 
 ROOT = Path(__file__).parent.parent.parent
 SHORT = ("--steps", "300", "--every", "20", "--hidden", "64", "--learning-rate", "0.005", "--latent-dim", "2")
@@ -156,13 +158,20 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_bad_input_is_one_clear_line_and_a_status(name, tmp_path):
+def test_bad_input_is_one_clear_line_and_a_status(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` sets its own
     options, message = ERRORS[name]
-    done = run(tmp_path / "run", *SHORT, *options)
-    assert done.returncode == 2
-    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and message in lines[0], done.stderr
-    assert "Traceback" not in done.stderr
+    with pytest.raises(SystemExit) as stop:
+        common.main(vae.run, tyro.cli(vae.Config, args=command(tmp_path / "run", *SHORT, *options)[3:]))
+    assert stop.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
+
+
+def test_an_error_of_the_program_leaves_no_traceback(tmp_path):
+    done = run(tmp_path / "run", "--data", "mnits")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("error: unknown data set 'mnits'")
 
 
 def test_an_existing_run_is_neither_overwritten_nor_mixed_up(whole, tmp_path):

@@ -10,7 +10,7 @@ import scipy.stats
 from dlvm_jax.functional import spherical as s
 from tests.functional.common import quadrature
 
-DIMS = (2, 3, 4, 6, 11, 41, 129)
+DIMS = (2, 3, 6, 41, 129)
 CONCENTRATIONS = np.array([0.0, 1e-6, 1e-3, 0.1, 1.0, 5.0, 30.0, 300.0, 1e4, 1e5])
 # In float32 logarithms of about 100 nats and sums of 64 terms are right to 1e-5 of their size.
 TOLERANCE = {jnp.float32: 1e-5, jnp.float64: 1e-11}
@@ -114,9 +114,7 @@ def cdf_of_height(dim, concentration, height):
     return below / (above + below)
 
 
-@pytest.mark.parametrize(
-    "dim, concentration", [(2, 0.0), (2, 3.0), (3, 0.5), (5, 2.0), (41, 60.0), (11, 200.0)]
-)
+@pytest.mark.parametrize("dim, concentration", [(2, 0.0), (3, 0.5), (5, 2.0), (41, 60.0)])
 def test_samples_follow_the_density(dtype, dim, concentration):
     """Kolmogorov-Smirnov along mu and, for the uniform side, along a normal of it; false alarm 1e-4 each."""
     mu = s.to_sphere(jax.random.normal(jax.random.key(1), (dim,), dtype))
@@ -192,7 +190,7 @@ def test_pathwise_gradient_in_the_mean_direction_is_unbiased(x64):
     assert (np.abs(gradient.mean(0) - exact) < 5 * error).all()
 
 
-@pytest.mark.parametrize("dim", DIMS)
+@pytest.mark.parametrize("dim", [2, 3, 41])
 @pytest.mark.parametrize("flip", [1, -1])
 def test_nothing_is_nan_at_the_ends(dtype, dim, flip):
     """mu = +-e1, kappa from 0 to 1e5: samples, their log-densities, the KL, and all gradients are finite."""

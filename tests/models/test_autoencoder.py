@@ -173,6 +173,7 @@ def test_denoising_loss_is_stationary_at_tweedie_and_nowhere_else(x64):
     assert standardised(lambda y: y).max() > 30
 
 
+@pytest.mark.slow
 def test_trained_denoiser_approaches_tweedie(x64):
     """The best denoiser in the span of bumps and a line: the objective is quadratic there, one Newton step minimises it.
 

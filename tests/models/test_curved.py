@@ -60,6 +60,7 @@ def test_importance_weighted_evidence_equals_quadrature(kind):
     assert (log_w.mean(0) < exact).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sphere", "hyperbolic"])
 def test_training_terms_and_gradients_are_finite_and_every_part_learns(kind):
     model = vae(*parts(kind, 4))
