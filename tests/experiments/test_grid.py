@@ -199,9 +199,7 @@ def quick(configs, *options):
     return marked
 
 
-@pytest.mark.parametrize(
-    "config", quick(PAIRS + SPECIAL, "prior", "posterior", "layers", "condition"), ids=name_of
-)
+@pytest.mark.parametrize("config", quick(PAIRS + SPECIAL, "prior", "posterior", "layers"), ids=name_of)
 def test_pair_of_prior_and_posterior(config, tmp_path):
     """The whole chain of one model: gradient, evidence, bound, samples, checkpoint.
 
@@ -255,7 +253,7 @@ def test_pair_of_prior_and_posterior(config, tmp_path):
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), params, restored))
 
 
-@pytest.mark.parametrize("config", quick(TRIPLES, "objective", "layers", "condition"), ids=name_of)
+@pytest.mark.parametrize("config", quick(TRIPLES, "objective"), ids=name_of)
 def test_objective_trains_every_array(config):
     model, params, batch = build(config)
     every_leaf_learns(model.objective, params, batch)
