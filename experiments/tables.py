@@ -9,11 +9,13 @@ A row is a run of `experiments.vae`; a table that was interrupted goes on where 
 
 import dataclasses
 import json
+import math
 import re
 import time
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import tyro
 
 from dlvm_jax.train.run import RunFolder, manifest
@@ -21,11 +23,12 @@ from experiments import common, vae
 
 
 class Table(NamedTuple):
-    """A title, the settings that all rows share, and what each row has of its own."""
+    """A title, the settings that all rows share, what each row has of its own, and the pairs of rows whose difference counts."""
 
     title: str
     shared: dict
     rows: dict[str, dict]
+    contrasts: tuple[tuple[str, str], ...]
 
 
 _PRIORS = {
@@ -48,6 +51,10 @@ TABLES = {
             for objective, training in _OBJECTIVES.items()
             for prior, parts in _PRIORS.items()
         },
+        (
+            *((f"{prior}, ELBO", "standard, ELBO") for prior in ("mixture of 500", "VampPrior of 500")),
+            *((f"{prior}, IWAE-5", f"{prior}, ELBO") for prior in _PRIORS),
+        ),
     ),
     "mnist-sphere": Table(
         "Sphere S^d against the plane R^d on MNIST: 784-256-128-d, 120 epochs",
@@ -63,6 +70,7 @@ TABLES = {
                 ("von Mises-Fisher", "sphere", "von-mises-fisher"),
             )
         },
+        tuple((f"d = {dim}, von Mises-Fisher", f"d = {dim}, Gaussian") for dim in (2, 5)),
     ),
     "freyfaces-flows": Table(
         "Posteriors on Frey Faces, categorical decoder of 256 levels: 560-100-20, 8 flow steps, 60 epochs",
@@ -71,6 +79,7 @@ TABLES = {
             **{"flow_steps": 8, "epochs": 60, "beta_warm_up": 300, "schedule": "cosine", "ema": 0.99},
         },
         {posterior: {"posterior": posterior} for posterior in _FLOWS},
+        tuple((posterior, "normal") for posterior in _FLOWS[1:]),
     ),
 }
 
@@ -103,7 +112,7 @@ def row_config(table, config, root, label):
 def run(config):
     """All rows, and the table."""
     table, root = TABLES[config.table], config.out or Path("runs") / config.table
-    started, rows = time.monotonic(), {}
+    started, rows, nats = time.monotonic(), {}, {}
     for label in table.rows:
         row = row_config(table, config, root, label)
         print(f"\n{len(rows) + 1} of {len(table.rows)}: {label}")
@@ -115,22 +124,32 @@ def run(config):
             "seconds": RunFolder(row.out).seconds(),
             "step": result["step"],
         }
+        nats[label] = np.load(row.out / "nats.npy")[0]
     folder = RunFolder(root)
     folder.write("manifest.json", manifest())
-    folder.write("result.json", rows)
-    report = _report(table, rows)
+    contrasts = [(*pair, *_paired(nats[pair[0]] - nats[pair[1]])) for pair in table.contrasts]
+    folder.write("result.json", {"rows": rows, "contrasts": contrasts})
+    report = _report(table, rows, contrasts)
     (root / "report.md").write_text(report)
     print(f"\n{report}\nwhole table in {time.monotonic() - started:.0f} s; report in {root / 'report.md'}")
 
 
-def _report(table, rows):
-    """The table as Markdown."""
+def _paired(difference):
+    """Mean of the differences of single examples, and its standard error."""
+    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference)))
+
+
+def _report(table, rows, contrasts):
+    """The table and its contrasts as Markdown."""
     first = next(iter(rows.values()))
     lines = "\n".join(
         f"| {label} | {r['log_likelihood']:.2f} ± {r['standard_error']:.2f} | {r['bits_per_dim']:.3f} | {r['elbo']:.2f} "
         f"| {r['kl']:.2f} | {'-' if r['active_units'] is None else r['active_units']} | {r['effective_samples']:.1f} "
         f"| {r['seconds']:.0f} |"
         for label, r in rows.items()
+    )
+    differences = "\n".join(
+        f"| {better} | {base} | {mean:+.2f} ± {error:.2f} |" for better, base, mean, error in contrasts
     )
     return f"""# {table.title}
 
@@ -140,6 +159,12 @@ log p(x) by importance weighting with K = {first["samples"]}, in nats; ± is the
 | row | log p(x) | bits/dim | ELBO | KL | active units | effective samples | training, s |
 |---|---|---|---|---|---|---|---|
 {lines}
+
+Differences of log p(x) on the same test examples; ± is the standard error of the paired difference (one training seed each).
+
+| row | against | difference, nats |
+|---|---|---|
+{differences}
 """
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
+import numpy as np
 import tyro
 from tqdm import tqdm
 
@@ -321,6 +322,7 @@ def run(config):
         "step": best_step,
     }
     further = _further(config, model, per_seed[0], test)
+    np.save(root / "nats.npy", np.stack([record.per_example for record in records]))
     folder.write("result.json", result | further)
     vae_report.write(
         root, config, dataset, condition, model, per_seed[0], test, records, further, folder, best_step

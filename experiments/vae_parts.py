@@ -210,6 +210,11 @@ def _prior(config, dataset, posterior, context):
     return made[name](), None
 
 
+def _code_dim(config):
+    """Numbers in a latent vector: a point of the sphere S^M has M + 1."""
+    return config.latent_dim + (config.prior == "sphere")
+
+
 def _critic(latent):
     """A discriminator of latent vectors, [*batch, latent] -> [*batch]."""
     return density.from_linen(nets.MLP((256, 256), ()), (1, latent))
@@ -256,7 +261,7 @@ def build(config, dataset, event, context=None):
     else:
         posterior = _posterior(config, encoder)
         prior, tie = _prior(config, dataset, posterior, context)
-        code = (config.latent_dim + (config.prior == "sphere"),)
+        code = (_code_dim(config),)
     family = LIKELIHOODS[config.likelihood](dataset.levels)
     shared = config.likelihood == "shared-normal"
     net = _net(
@@ -278,7 +283,7 @@ def _objectives(config, parts, model, examples):
         return model.init, objective, objective
     if name == "adversarial":
         weight = 1.0 if config.regulariser is None else config.regulariser
-        init, objective = implicit.adversarial_autoencoder(_critic(config.latent_dim), *parts, weight=weight)
+        init, objective = implicit.adversarial_autoencoder(_critic(_code_dim(config)), *parts, weight=weight)
         return init, objective, objective
     gaussian_kl = parts.prior.normal is not None and parts.posterior.normal is not None
     kl = config.kl if config.kl != "auto" else "analytic" if gaussian_kl else "sampled"

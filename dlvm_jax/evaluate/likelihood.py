@@ -1,7 +1,7 @@
 """Likelihood of data under any density, as a record that says how it was obtained."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 
 import jax
@@ -23,7 +23,8 @@ class Record:
     on log p), "bound" the mean of `samples` draws of the density's own log_prob.  `standard_error` is the standard deviation
     over examples / sqrt(examples); it contains the Monte-Carlo error.  `reconstruction` - `kl` is the ELBO, for densities
     that have these parts.
-    `effective_samples` is the median over examples of the importance weights' effective sample size.
+    `effective_samples` is the median over examples of the importance weights' effective sample size.  `per_example` holds the
+    nats of each example, for paired differences between models.
     """
 
     estimator: str
@@ -40,10 +41,11 @@ class Record:
     kl: float | None = None
     effective_samples: float | None = None
     active_units: int | None = None
+    per_example: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self):
-        """The record as a plain dictionary, for JSON."""
-        return asdict(self)
+        """The record without `per_example` as a plain dictionary, for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "per_example"}
 
     def __str__(self):
         relation = {"bound": ">=", "exact": "="}.get(self.estimator, "~")
@@ -177,6 +179,7 @@ def evaluate(
         kl=float(values["kl"].mean(dtype=np.float64)) if has_terms else None,
         effective_samples=float(np.median(values["ess"])) if estimator == "iwae" else None,
         active_units=active_units(*posterior, x) if posterior else None,
+        per_example=nats,
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from experiments import tables, vae
@@ -22,14 +23,25 @@ def test_rows_of_every_table_are_possible_and_share_their_budget(name, tmp_path)
 @pytest.mark.slow
 def test_a_table_is_printed_with_errors_and_continued(tmp_path, monkeypatch, capsys):
     shared = {"latent_dim": 2, "hidden": (16,), "eval_samples": 5}
-    small = tables.Table("Two rows", shared, {"one": {}, "two, vamp": {"prior": "vamp", "components": 5}})
+    small = tables.Table(
+        "Two rows",
+        shared,
+        {"one": {}, "two, vamp": {"prior": "vamp", "components": 5}},
+        (("two, vamp", "one"),),
+    )
     monkeypatch.setitem(tables.TABLES, "mnist-priors", small)
     config = tables.Config("mnist-priors", tmp_path / "table", epochs=2, eval_limit=50)
     tables.run(config)
     report = (tmp_path / "table" / "report.md").read_text()
-    rows = json.loads((tmp_path / "table" / "result.json").read_text())
+    result = json.loads((tmp_path / "table" / "result.json").read_text())
+    rows, ((_, _, difference, error),) = result["rows"], result["contrasts"]
     assert list(rows) == ["one", "two, vamp"] and all(row["examples"] == 50 for row in rows.values())
     assert f"{rows['one']['log_likelihood']:.2f} ± {rows['one']['standard_error']:.2f}" in report
+    both = [np.load(tmp_path / "table" / row / "nats.npy")[0] for row in ("one", "two-vamp")]
+    assert np.isclose(difference, both[1].mean() - both[0].mean())
+    assert np.isclose(error, np.std(both[1] - both[0]) / np.sqrt(49))
+    assert difference == pytest.approx(rows["two, vamp"]["log_likelihood"] - rows["one"]["log_likelihood"])
+    assert f"| {difference:+.2f} ± {error:.2f} |" in report
     trained = (tmp_path / "table" / "one" / "result.json").stat().st_mtime_ns
     capsys.readouterr()
     tables.run(config)
