@@ -1,0 +1,238 @@
+r"""Diffusion of data whose law is a mixture of Gaussians: score, denoiser, likelihood and sampler laws in closed form.
+
+One component is a Gaussian, components without variance are point masses.  `process` is a
+`functional.diffusion.process.Process`; times are scalars.  `output_law` reads a sampler's law off the sampler itself.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlvm_jax.functional.densities import LOG_2PI
+from dlvm_jax.functional.diffusion.process import alpha, sigma
+
+__all__ = [
+    "GaussianMixture",
+    "denoiser",
+    "gaussian",
+    "log_marginal",
+    "mixture",
+    "ode_map",
+    "output_law",
+    "point_masses",
+    "posterior_covariance",
+    "responsibilities",
+    "score",
+]
+
+
+class GaussianMixture(NamedTuple):
+    """A law of data: log-weights [K], means [K, D], and the covariances' eigenvalues [K, D] and eigenvectors [K, D, D]."""
+
+    log_weights: jax.Array
+    means: jax.Array
+    variances: jax.Array
+    axes: jax.Array
+
+
+def gaussian(mean, covariance):
+    r"""A Gaussian law of data.
+
+    $x_0\sim\mathcal N(m, S)$
+
+    Shapes: `mean` [D], `covariance` [D, D] -> `GaussianMixture` of one component.  Mixtures: stack the means and covariances
+    in `mixture`.  Source: definition.
+
+    >>> gaussian(jnp.zeros(2), jnp.eye(2)).means.shape
+    (1, 2)
+    """
+    return mixture(jnp.ones(1), jnp.asarray(mean)[None], jnp.asarray(covariance)[None])
+
+
+def mixture(weights, means, covariances):
+    r"""A mixture of Gaussians as law of data.
+
+    $x_0\sim\sum_k\pi_k\,\mathcal N(m_k, S_k)$
+
+    Shapes: `weights` [K], `means` [K, D], `covariances` [K, D, D].  Raises ValueError where they do not fit together.
+    Source: Bishop 2006, eq. 9.7.
+
+    >>> mixture(jnp.ones(3), jnp.zeros((3, 2)), jnp.zeros((3, 2, 2))).log_weights.shape
+    (3,)
+    """
+    weights, means, covariances = jnp.asarray(weights), jnp.asarray(means), jnp.asarray(covariances)
+    count, dim = means.shape
+    if weights.shape != (count,) or covariances.shape != (count, dim, dim):
+        raise ValueError(
+            f"means {means.shape} need weights ({count},) and covariances ({count}, {dim}, {dim}), "
+            f"got {weights.shape} and {covariances.shape}"
+        )
+    variances, axes = jnp.linalg.eigh(covariances)
+    return GaussianMixture(jnp.log(weights / weights.sum()), means, jnp.maximum(variances, 0.0), axes)
+
+
+def point_masses(points):
+    r"""The empirical law of a data set.
+
+    $q_0 = \frac1N\sum_n\delta_{x_n}$
+
+    Its exact score leads a sampler back to the data set: a perfect denoiser of finite data memorises.
+    Shapes: `points` [N, D].  Source: Karras, Aittala, Aila, Laine 2022, appendix B.3.
+
+    >>> point_masses(jnp.zeros((5, 2))).variances.shape
+    (5, 2)
+    """
+    points = jnp.asarray(points)
+    return mixture(jnp.ones(len(points)), points, jnp.zeros((*points.shape, points.shape[-1])))
+
+
+def _along_axes(law, process, x, t):
+    """Deviations of x from each component's mean along its axes, [*batch, K, D], and the variances there, [K, D]."""
+    centred = x[..., None, :] - alpha(process, t) * law.means
+    deviations = jnp.einsum("...kd,kde->...ke", centred, law.axes, precision="highest")
+    return deviations, jnp.square(alpha(process, t)) * law.variances + jnp.square(sigma(process, t))
+
+
+def _log_joint(law, process, x, t):
+    deviations, variances = _along_axes(law, process, x, t)
+    quadratic = jnp.square(deviations) / variances + jnp.log(variances) + LOG_2PI
+    return law.log_weights - 0.5 * quadratic.sum(-1)
+
+
+def log_marginal(law, process, x, t):
+    r"""Log-density of the noisy point.
+
+    $\log q(x_t) = \log\sum_k\pi_k\,\mathcal N(x_t\mid\alpha_tm_k,\ \alpha_t^2S_k+\sigma_t^2I)$
+
+    Shapes: `x` [*batch, D], t scalar -> [*batch], nats.  At a clean t it is the density of the data.
+    Source: Bishop 2006, eq. 2.115.
+
+    >>> from dlvm_jax.functional.diffusion.schedules import edm
+    >>> bool(jnp.isclose(log_marginal(gaussian(jnp.zeros(1), jnp.eye(1)), edm(), jnp.zeros(1), 1.0), -1.2655, atol=1e-4))
+    True
+    """
+    return jax.nn.logsumexp(_log_joint(law, process, x, t), axis=-1)
+
+
+def responsibilities(law, process, x, t):
+    r"""Probability of each component given the noisy point.
+
+    $r_k = p(k\mid x_t)$
+
+    Shapes: `x` [*batch, D], t scalar -> [*batch, K].  Source: Bishop 2006, eq. 9.13.
+
+    >>> from dlvm_jax.functional.diffusion.schedules import edm
+    >>> responsibilities(point_masses(jnp.array([[-1.0], [1.0]])), edm(), jnp.zeros(1), 1.0).tolist()
+    [0.5, 0.5]
+    """
+    return jax.nn.softmax(_log_joint(law, process, x, t), axis=-1)
+
+
+def _component_means(law, process, x, t):
+    deviations, variances = _along_axes(law, process, x, t)
+    gain = alpha(process, t) * law.variances / variances
+    return law.means + jnp.einsum("...ke,kde->...kd", gain * deviations, law.axes, precision="highest")
+
+
+def denoiser(law, process, x, t):
+    r"""Expectation of the clean point given the noisy one: what a perfect network predicts.
+
+    $\mathbb E[x_0\mid x_t] = \sum_kr_k\big(m_k + \alpha_tS_k(\alpha_t^2S_k+\sigma_t^2I)^{-1}(x_t-\alpha_tm_k)\big)$
+
+    Shapes: `x` [*batch, D], t scalar -> [*batch, D].  `targets.from_x0` turns it into the exact epsilon, v, velocity.
+    Source: Bishop 2006, eq. 2.116.
+
+    >>> from dlvm_jax.functional.diffusion.schedules import edm
+    >>> denoiser(gaussian(jnp.zeros(1), jnp.eye(1)), edm(), jnp.ones(1), 1.0).tolist()
+    [0.5]
+    """
+    share = responsibilities(law, process, x, t)
+    return jnp.einsum("...k,...kd->...d", share, _component_means(law, process, x, t), precision="highest")
+
+
+def posterior_covariance(law, process, x, t):
+    r"""Covariance of the clean point given the noisy one.
+
+    $\mathrm{Cov}[x_0\mid x_t] = \sum_kr_k\big(S_k-\alpha_t^2S_kC_k^{-1}S_k + d_kd_k^\top\big)$ with
+    $C_k = \alpha_t^2S_k+\sigma_t^2I$ and $d_k$ the component's posterior mean less the whole one
+
+    Its trace is the least squared error of any denoiser.  Shapes: `x` [*batch, D], t scalar -> [*batch, D, D].
+    Source: Bishop 2006, eq. 2.117, and the law of total covariance.
+
+    >>> from dlvm_jax.functional.diffusion.schedules import edm
+    >>> posterior_covariance(gaussian(jnp.zeros(1), jnp.eye(1)), edm(), jnp.ones(1), 1.0).tolist()
+    [[0.5]]
+    """
+    share, means = responsibilities(law, process, x, t), _component_means(law, process, x, t)
+    _, variances = _along_axes(law, process, x, t)
+    remaining = law.variances * jnp.square(sigma(process, t)) / variances
+    within = jnp.einsum("kde,ke,kfe->kdf", law.axes, remaining, law.axes, precision="highest")
+    away = means - jnp.einsum("...k,...kd->...d", share, means, precision="highest")[..., None, :]
+    between = jnp.einsum("...k,...kd,...kf->...df", share, away, away, precision="highest")
+    return jnp.einsum("...k,kdf->...df", share, within, precision="highest") + between
+
+
+def score(law, process, x, t):
+    r"""Gradient of the log-density of the noisy point.
+
+    $\nabla\log q(x_t) = -\sum_kr_k\,(\alpha_t^2S_k+\sigma_t^2I)^{-1}(x_t-\alpha_tm_k)$
+
+    Shapes: `x` [*batch, D], t scalar -> [*batch, D].  Source: Bishop 2006, eq. 2.114.
+
+    >>> from dlvm_jax.functional.diffusion.schedules import edm
+    >>> score(gaussian(jnp.zeros(1), jnp.eye(1)), edm(), jnp.ones(1), 1.0).tolist()
+    [-0.5]
+    """
+    deviations, variances = _along_axes(law, process, x, t)
+    each = jnp.einsum("...ke,kde->...kd", deviations / variances, law.axes, precision="highest")
+    return -jnp.einsum("...k,...kd->...d", responsibilities(law, process, x, t), each, precision="highest")
+
+
+def ode_map(law, process, x, t, s):
+    r"""Where the probability-flow ODE carries a point from time t to time s, for one Gaussian.
+
+    $x_s = \alpha_sm + (\alpha_s^2S+\sigma_s^2I)^{1/2}(\alpha_t^2S+\sigma_t^2I)^{-1/2}(x_t-\alpha_tm)$
+
+    The oracle of every deterministic sampler, of their encoders and of consistency models.
+    Shapes: `x` [*batch, D], times scalar -> [*batch, D].  Raises ValueError for more than one component.
+    Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 13, solved for a Gaussian.
+
+    >>> from dlvm_jax.functional.diffusion.schedules import edm
+    >>> moved = ode_map(gaussian(jnp.zeros(1), 3 * jnp.eye(1)), edm(), jnp.array([4.0]), 1.0, 1e-9)
+    >>> bool(jnp.isclose(moved[0], 4 * jnp.sqrt(3 / 4)))
+    True
+    """
+    if len(law.means) != 1:
+        raise ValueError(f"the map is known in closed form for one Gaussian, got {len(law.means)} components")
+    deviations, before = _along_axes(law, process, x, t)
+    _, after = _along_axes(law, process, x, s)
+    moved = jnp.sqrt(after / before) * deviations
+    return alpha(process, s) * law.means[0] + jnp.einsum(
+        "...ke,kde->...d", moved, law.axes, precision="highest"
+    )
+
+
+def output_law(sampler, mean, covariance, noise_shape):
+    r"""Mean and covariance of what a sampler puts out, read off the sampler itself, without Monte Carlo.
+
+    $x_{out} = A\,x_T + \sum_nB_nz_n + c:\quad \mathbb E = A\,\mu_T+c,\ \mathrm{Cov} = A\,\Sigma_TA^\top+\sum_nB_nB_n^\top$
+
+    On Gaussian data with the exact denoiser a sampler is such an affine map of its start and of its standard-normal draws.
+    sampler: (x_T [D], noise [*noise_shape, D]) -> [D];  `mean` [D], `covariance` [D, D] of x_T -> (mean, covariance).
+    Raises ValueError if the sampler is not affine.  Source: linear algebra.
+
+    >>> law = output_law(lambda x, z: 2 * x + z[0], jnp.ones(1), jnp.eye(1), (1,))
+    >>> law[0].tolist(), law[1].tolist()
+    ([2.0], [[5.0]])
+    """
+    dim = len(mean)
+    start, draws = jnp.asarray(mean), jnp.zeros((*noise_shape, dim), jnp.asarray(mean).dtype)
+    out, (a, b) = sampler(start, draws), jax.jacrev(sampler, argnums=(0, 1))(start, draws)
+    b = b.reshape(dim, -1)
+    other = jnp.cos(jnp.arange(draws.size, dtype=draws.dtype))
+    expected = out + a @ jnp.ones_like(start) + b @ other
+    got = sampler(start + 1, other.reshape(draws.shape))
+    if not jnp.allclose(got, expected, rtol=1e-3, atol=1e-3 * jnp.abs(got).max()):
+        raise ValueError("the sampler is not an affine map of its start and its noise on these data")
+    return out, a @ covariance @ a.T + b @ b.T

@@ -1,0 +1,230 @@
+"""Noise schedules: the processes of the literature, continuous and as tables.  See `process` for what follows from them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlvm_jax.functional.diffusion.process import Process
+
+__all__ = [
+    "cosine_betas",
+    "edm",
+    "from_recursion",
+    "linear_betas",
+    "linear_log_snr",
+    "piecewise_log_snr",
+    "rectified",
+    "sub_variance_preserving",
+    "variance_exploding",
+    "variance_preserving",
+]
+
+
+def _checked(name, low, high):
+    if not 0 < low < high:
+        raise ValueError(f"{name} needs two rising positive ends, got {low} and {high}")
+
+
+def linear_log_snr(low=-5.0, high=13.3):
+    r"""Variance-preserving process whose log signal-to-noise ratio falls linearly.
+
+    $\lambda(t) = \lambda_{\max} - (\lambda_{\max}-\lambda_{\min})\,t,\quad \alpha_t^2 = \mathrm{sigmoid}(\lambda(t))$
+
+    Raises ValueError unless low < high.  Source: Kingma, Salimans, Poole, Ho 2021, section 3.2 (gamma = -lambda).
+
+    >>> bool(jnp.isclose(linear_log_snr().log_snr(1.0), -5.0))
+    True
+    """
+    if not low < high:
+        raise ValueError(f"the log signal-to-noise ratio needs low < high, got {low} and {high}")
+    return _preserving(lambda t: high - (high - low) * jnp.asarray(t), 0.0)
+
+
+def piecewise_log_snr(low, high, logits):
+    r"""Variance-preserving process with a learned monotone schedule: linear between equally spaced times.
+
+    $\lambda(k/K) = \lambda_{\max} - (\lambda_{\max}-\lambda_{\min})\sum_{j\le k}\mathrm{softmax}(l)_j$
+
+    Shapes: `low`, `high` scalars (may be trained), `logits` [K]; equal logits give the linear schedule.
+    Source: Kingma, Salimans, Poole, Ho 2021, section 3.2: any monotone function with trained ends.
+
+    >>> bool(jnp.isclose(piecewise_log_snr(-5.0, 13.0, jnp.zeros(4)).log_snr(0.5), 4.0))
+    True
+    """
+    fall = jnp.concatenate([jnp.zeros(1), jnp.cumsum(jax.nn.softmax(logits))])
+    knots = jnp.linspace(0.0, 1.0, len(fall))
+    return _preserving(lambda t: high - (high - low) * jnp.interp(t, knots, fall), 0.0)
+
+
+def _preserving(log_snr, t_min):
+    return Process(log_snr, lambda t: -0.5 * jax.nn.softplus(-log_snr(t)), t_min, 1.0)
+
+
+def _beta_integral(t, beta_min, beta_max):
+    return t * (beta_min + 0.5 * t * (beta_max - beta_min))
+
+
+def variance_preserving(beta_min=0.1, beta_max=20.0):
+    r"""Variance-preserving process with linear beta(t): alpha_t^2 + sigma_t^2 = 1.
+
+    $\alpha_t^2 = e^{-B(t)},\ \sigma_t^2 = 1-e^{-B(t)},\quad B(t) = \int_0^t\beta(u)\,du
+        = \beta_{\min}t + \tfrac12(\beta_{\max}-\beta_{\min})t^2$
+
+    t in [1e-5, 1]; t = 0 is clean.  Raises ValueError unless 0 < beta_min < beta_max.
+    Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 32 and 33.
+
+    >>> round(float(jnp.exp(variance_preserving().log_alpha(1.0))), 5)
+    0.00657
+    """
+    _checked("beta", beta_min, beta_max)
+    return Process(
+        lambda t: -jnp.log(jnp.expm1(_beta_integral(t, beta_min, beta_max))),
+        lambda t: -0.5 * _beta_integral(t, beta_min, beta_max),
+        1e-5,
+        1.0,
+    )
+
+
+def sub_variance_preserving(beta_min=0.1, beta_max=20.0):
+    r"""Sub-variance-preserving process: the same mean as the variance-preserving one, less variance at each t.
+
+    $\alpha_t^2 = e^{-B(t)},\ \sigma_t = 1-e^{-B(t)},\quad B(t) = \beta_{\min}t + \tfrac12(\beta_{\max}-\beta_{\min})t^2$
+
+    t in [1e-5, 1]; t = 0 is clean.  Raises ValueError unless 0 < beta_min < beta_max.
+    Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 28 and 29.
+
+    >>> bool(sub_variance_preserving().log_snr(0.5) > variance_preserving().log_snr(0.5))
+    True
+    """
+    _checked("beta", beta_min, beta_max)
+
+    def log_snr(t):
+        integral = _beta_integral(t, beta_min, beta_max)
+        return -integral - 2 * jnp.log(-jnp.expm1(-integral))
+
+    return Process(log_snr, lambda t: -0.5 * _beta_integral(t, beta_min, beta_max), 1e-5, 1.0)
+
+
+def variance_exploding(sigma_min=0.01, sigma_max=50.0):
+    r"""Variance-exploding process with geometric noise levels.
+
+    $\alpha_t = 1,\quad \sigma_t = \sigma_{\min}(\sigma_{\max}/\sigma_{\min})^t$
+
+    t in [0, 1]; t = 0 still has the noise sigma_min.  Raises ValueError unless 0 < sigma_min < sigma_max.
+    Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 30.
+
+    >>> round(float(jnp.exp(-0.5 * variance_exploding(0.01, 1.0).log_snr(0.5))), 4)
+    0.1
+    """
+    _checked("sigma", sigma_min, sigma_max)
+    low, span = math.log(sigma_min), math.log(sigma_max / sigma_min)
+    return Process(lambda t: -2 * (low + span * jnp.asarray(t)), lambda t: jnp.zeros_like(t) * 1.0, 0.0, 1.0)
+
+
+def edm(sigma_min=0.002, sigma_max=80.0):
+    r"""The process of EDM: time is the noise level.
+
+    $\alpha_t = 1,\quad \sigma_t = t,\quad t\in[\sigma_{\min},\sigma_{\max}]$
+
+    t = 0 is clean.  Raises ValueError unless 0 < sigma_min < sigma_max.
+    Source: Karras, Aittala, Aila, Laine 2022, table 1.
+
+    >>> float(jnp.exp(-0.5 * edm().log_snr(2.0)).round(6))
+    2.0
+    """
+    _checked("sigma", sigma_min, sigma_max)
+    return Process(lambda t: -2 * jnp.log(t), lambda t: jnp.zeros_like(t) * 1.0, sigma_min, sigma_max)
+
+
+def rectified():
+    r"""The straight path of rectified flow and flow matching (optimal-transport path).
+
+    $\alpha_t = 1-t,\quad \sigma_t = t$
+
+    t = 0 is clean; continuous time ends at 1 - 1e-5, since alpha_1 = 0 has no signal.
+    Source: Liu, Gong, Liu 2023, eq. 1; Lipman et al. 2023, eq. 20 with sigma_min = 0 and time reversed.
+
+    >>> float(jnp.exp(0.5 * rectified().log_snr(0.25)).round(6))
+    3.0
+    """
+    return Process(lambda t: 2 * (jnp.log1p(-t) - jnp.log(t)), lambda t: jnp.log1p(-t), 1e-5, 1 - 1e-5)
+
+
+def linear_betas(steps=1000, first=1e-4, last=0.02):
+    r"""The variances of DDPM.
+
+    $\beta_t = \beta_1 + \tfrac{t-1}{T-1}(\beta_T-\beta_1),\ t=1,\ldots,T$
+
+    -> numpy float64 [T].  For other T the published table is often rescaled: first = 0.1 / T, last = 20 / T.
+    Source: Ho, Jain, Abbeel 2020, section 4.
+
+    >>> [round(float(beta), 6) for beta in linear_betas(3)]
+    [0.0001, 0.01005, 0.02]
+    """
+    return np.linspace(first, last, steps)
+
+
+def cosine_betas(steps=1000, offset=0.008, cap=0.999):
+    r"""The variances of the cosine schedule, with the cap that belongs to it.
+
+    $\beta_t = \min(1 - \bar\alpha_t/\bar\alpha_{t-1},\ 0.999),\quad \bar\alpha_t \propto \cos^2\frac{\pi}{2}\frac{t/T+s}{1+s}$
+
+    -> numpy float64 [T].  Source: Nichol & Dhariwal 2021, eq. 17.
+
+    >>> float(cosine_betas(1000)[-1])
+    0.999
+    """
+    levels = np.cos(np.pi / 2 * (np.arange(steps + 1) / steps + offset) / (1 + offset)) ** 2
+    return np.minimum(1 - levels[1:] / levels[:-1], cap)
+
+
+def from_recursion(betas, alphas=None):
+    r"""The process of a discrete Markov chain, with general alpha_t and beta_t; variance preserving by default.
+
+    $x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{\beta_t}\,\epsilon:\quad \bar\alpha_t = \alpha_t\bar\alpha_{t-1},\
+        \bar\beta_t = \alpha_t\bar\beta_{t-1} + \beta_t$
+
+    Shapes: `betas`, `alphas` [T] (numpy, summed in float64; alphas = 1 - betas when not given).  Step i is at t = i / T, where
+    the table is exact; between two steps log-SNR is linear, t = 0 is clean.  For a variance-exploding chain alphas = 1 and
+    beta_t = sigma_t^2 - sigma_{t-1}^2 (without a root).  Raises ValueError for variances that are not positive.
+    Source: Ho, Jain, Abbeel 2020, eq. 2 and 4, for general alpha.
+
+    >>> chain = from_recursion(linear_betas(1000))
+    >>> round(float(jnp.exp(2 * chain.log_alpha(1.0))) * 1e5, 2)
+    4.04
+    """
+    betas = np.asarray(betas, np.float64)
+    log_alphas = np.log1p(-betas) if alphas is None else np.log(np.asarray(alphas, np.float64))
+    if betas.ndim != 1 or log_alphas.shape != betas.shape or not (betas > 0).all():
+        raise ValueError(
+            f"a chain needs as many positive variances as scales, got {betas.shape} and {log_alphas.shape} "
+            f"with smallest variance {betas.min(initial=np.inf)}"
+        )
+    if not np.isfinite(log_alphas).all():
+        raise ValueError(
+            "every alpha must be positive, and every beta of a variance-preserving chain below 1"
+        )
+    log_alpha_bar = np.cumsum(log_alphas)
+    if alphas is None:
+        log_beta_bar = np.log(-np.expm1(log_alpha_bar))
+    else:
+        log_beta_bar = log_alpha_bar + np.log(np.cumsum(betas * np.exp(-log_alpha_bar)))
+    steps = len(betas)
+
+    def table(values, clean):
+        def at(t):
+            place = jnp.asarray(t) * steps
+            nearest = jnp.round(place)
+            place = jnp.where(
+                jnp.abs(place - nearest) < 1e-3, nearest, place
+            )  # i / T * T is i but for rounding
+            inside = jnp.interp(place, jnp.arange(1.0, steps + 1), jnp.asarray(values, place.dtype))
+            return jnp.where(place <= 0, clean, inside)
+
+        return at
+
+    return Process(
+        table(log_alpha_bar - log_beta_bar, jnp.inf), table(0.5 * log_alpha_bar, 0.0), 1 / steps, 1.0, steps
+    )
