@@ -53,9 +53,12 @@ def piecewise_log_snr(low, high, logits):
     >>> bool(jnp.isclose(piecewise_log_snr(-5.0, 13.0, jnp.zeros(4)).log_snr(0.5), 4.0))
     True
     """
-    fall = jnp.concatenate([jnp.zeros(1), jnp.cumsum(jax.nn.softmax(logits))])
-    knots = jnp.linspace(0.0, 1.0, len(fall))
-    return _preserving(lambda t: high - (high - low) * jnp.interp(t, knots, fall), 0.0)
+
+    def log_snr(t):
+        fall = jnp.cumsum(jnp.pad(jax.nn.softmax(jnp.asarray(logits)), (1, 0)))
+        return high - (high - low) * jnp.interp(t, jnp.linspace(0.0, 1.0, len(fall)), fall)
+
+    return _preserving(log_snr, 0.0)
 
 
 def _preserving(log_snr, t_min):
@@ -196,16 +199,15 @@ def from_recursion(betas, alphas=None):
     4.04
     """
     betas = np.asarray(betas, np.float64)
-    log_alphas = np.log1p(-betas) if alphas is None else np.log(np.asarray(alphas, np.float64))
-    if betas.ndim != 1 or log_alphas.shape != betas.shape or not (betas > 0).all():
+    scales = 1 - betas if alphas is None else np.asarray(alphas, np.float64)
+    if betas.ndim != 1 or scales.shape != betas.shape or not (betas > 0).all():
         raise ValueError(
-            f"a chain needs as many positive variances as scales, got {betas.shape} and {log_alphas.shape} "
+            f"a chain needs as many positive variances as scales, got {betas.shape} and {scales.shape} "
             f"with smallest variance {betas.min(initial=np.inf)}"
         )
-    if not np.isfinite(log_alphas).all():
-        raise ValueError(
-            "every alpha must be positive, and every beta of a variance-preserving chain below 1"
-        )
+    if not (scales > 0).all():
+        raise ValueError("alphas must be positive, and betas of a variance-preserving chain below 1")
+    log_alphas = np.log1p(-betas) if alphas is None else np.log(scales)
     log_alpha_bar = np.cumsum(log_alphas)
     if alphas is None:
         log_beta_bar = np.log(-np.expm1(log_alpha_bar))
@@ -217,9 +219,8 @@ def from_recursion(betas, alphas=None):
         def at(t):
             place = jnp.asarray(t) * steps
             nearest = jnp.round(place)
-            place = jnp.where(
-                jnp.abs(place - nearest) < 1e-3, nearest, place
-            )  # i / T * T is i but for rounding
+            # i / T * T is i but for rounding
+            place = jnp.where(jnp.abs(place - nearest) < 1e-3, nearest, place)
             inside = jnp.interp(place, jnp.arange(1.0, steps + 1), jnp.asarray(values, place.dtype))
             return jnp.where(place <= 0, clean, inside)
 

@@ -18,8 +18,8 @@ TARGETS = ("x0", "epsilon", "score", "v", "velocity")
 def coefficients(process, target, t):
     r"""The numbers a and b of a target.
 
-    $\mathrm{target} = a(t)\,x_0 + b(t)\,x_t$, with $\epsilon = (x_t-\alpha_tx_0)/\sigma_t$ put into: $\epsilon$ itself; the score of
-    $q(x_t\mid x_0)$, $-\epsilon/\sigma_t$; $v = \alpha_t\epsilon-\sigma_tx_0$; the velocity
+    $\mathrm{target} = a(t)\,x_0 + b(t)\,x_t$, with $\epsilon = (x_t-\alpha_tx_0)/\sigma_t$ in: $\epsilon$ itself; the score
+    of $q(x_t\mid x_0)$, $-\epsilon/\sigma_t$; $v = \alpha_t\epsilon-\sigma_tx_0$; the velocity
     $\dot x_t = \dot\alpha_tx_0+\dot\sigma_t\epsilon$
 
     Shapes: t any -> (a, b), same.  Raises ValueError for an unknown target.  For alpha = 1 - t, sigma = t the velocity is
