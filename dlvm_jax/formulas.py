@@ -64,7 +64,7 @@ def _test_of(formula):
     folder = ROOT / "tests" / formula.module.split(".")[1]
     named = (
         path
-        for path in sorted(folder.glob("test_*.py"))
+        for path in sorted(folder.rglob("test_*.py"))
         if re.search(rf"\b{formula.name}\b", path.read_text())
     )
     return next((str(path.relative_to(ROOT)) for path in named), None)

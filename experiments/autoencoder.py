@@ -6,7 +6,7 @@ python -m experiments.autoencoder --data mnist --train-limit 1000 --latent-dim 2
 """
 
 import dataclasses
-import json
+import math
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -86,29 +86,33 @@ class Parts(NamedTuple):
 
 def check(config, dataset, outliers):
     """Raise ValueError for impossible settings."""
+    common.check_run(config)
     for name in ("latent_dim", "label_limit", "classifier_steps"):
-        if getattr(config, name) < 1:
-            raise ValueError(
-                f"--{name.replace('_', '-')} must be a positive integer, got {getattr(config, name)}"
-            )
+        common.at_least(name, getattr(config, name), 1)
+    common.at_least("weight", config.weight, 0)
     for name, limit in (("train-limit", config.train_limit), ("label-limit", config.label_limit)):
         if limit is not None and not 1 <= limit <= len(dataset.train):
             raise ValueError(
                 f"--{name} lies between 1 and the {len(dataset.train)} training examples, got {limit}"
             )
-    if config.weight < 0:
-        raise ValueError(f"--weight of a penalty cannot be negative, got {config.weight}")
-    if config.noise < 0 or (config.corruption == "masking" and config.noise > 1):
+    if not 0 <= config.noise < math.inf or (config.corruption == "masking" and config.noise > 1):
         raise ValueError(
             f"--noise is a standard deviation >= 0 or a masking rate in [0, 1], got {config.noise}"
         )
-    if config.steps is not None and config.epochs is not None:
-        raise ValueError("give --steps or --epochs, not both")
     if outliers is not None and outliers.test.shape[1:] != dataset.test.shape[1:]:
         raise ValueError(
             f"outliers must have the shape {dataset.test.shape[1:]} of {config.data}, those of {outliers.name} have "
             f"{outliers.test.shape[1:]}; choose another --against"
         )
+
+
+def load(name):
+    """A data set of grey levels on [0, 1]."""
+    if "scaled" not in [p.name for p in datasets.protocols(name)]:
+        raise ValueError(
+            f"an autoencoder here is of grey levels, and {name} holds bits; use a set of grey levels, such as mnist"
+        )
+    return datasets.load(name, "scaled")
 
 
 def build_parts(config, shape, classes):
@@ -153,22 +157,17 @@ def build_objective(config, model):
     return autoencoder.reconstruction(model, penalty=penalty, weight=config.weight)
 
 
-def train(root, config, identity, dataset, objective, init, train_data, valid_data, steps):
+def train(root, config, settings, identity, dataset, objective, init, train_data, valid_data, steps):
     """Train one part in its own folder, or take it up where it stopped: best parameters, their step, the log."""
     batch_size = min(config.batch_size, len(jax.tree.leaves(train_data)[0]))
     plan = loop.Plan(steps, batch_size, max(1, steps // 20), seeds=(config.seed,))
     optimiser = optimisers.make("adam", config.learning_rate, steps)
     trainer = engine.build(objectives.preprocessed(objective, dataset.preprocess), init, optimiser)
     kept = checkpoint.Checkpoints(root / "checkpoints", identity)
-    if kept.steps() and not config.resume:
-        raise ValueError(
-            f"{root} already holds a run (up to step {kept.steps()[-1]}); add --resume to go on, or choose another --out"
-        )
-    state = trainer.init(config.seed)
-    restored = kept.restore(state) if config.resume else None
-    if restored is not None:
-        state = restored[1]
-    folder = RunFolder(root)
+    state = common.restore(kept, trainer.init(config.seed), config.resume)
+    folder, whole = RunFolder(root), RunFolder(root.parent)
+    whole.write("config.json", settings)
+    whole.write("manifest.json", manifest())
     validate = validation.validator(objective, valid_data) if len(dataset.valid) else None
     state = loop.fit(
         trainer, plan, trainer.put(train_data), state, folder=folder, checkpoints=kept, validate=validate
@@ -210,9 +209,9 @@ def train_classifiers(fit, config, dataset, model, encoder_params):
 
 def run(config):
     """One experiment from configuration to report."""
-    dataset = datasets.load(config.data, "scaled")
+    dataset = load(config.data)
     against = config.against or {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}.get(config.data)
-    outliers = None if against is None else datasets.load(against, "scaled")
+    outliers = None if against is None else load(against)
     check(config, dataset, outliers)
     classes = 1 if dataset.train_labels is None else int(dataset.train_labels.max()) + 1
     parts = build_parts(config, dataset.train.shape[1:], classes)
@@ -220,19 +219,17 @@ def run(config):
     per_epoch = order.steps_per_epoch(len(unlabelled), config.batch_size)
     steps = config.epochs * per_epoch if config.epochs is not None else (config.steps or 5000)
     root = config.out or common.new_folder(f"autoencoder-{config.data}")
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {"steps": steps}
+    settings = common.settings(config) | {"steps": steps}
     identity = {k: v for k, v in settings.items() if k not in ("out", "resume", "against", "compare_vae")}
     identity["protocol"] = f"{dataset.protocol.name} {dataset.protocol.hash}"
 
     def fit(name, *rest):
-        return train(root / name, config, identity, dataset, *rest)
+        return train(root / name, config, settings, identity, dataset, *rest)
 
     print(f"{config.kind} autoencoder on {len(unlabelled)} examples of {config.data}, run folder {root}")
     objective = build_objective(config, parts.model)
     params, step, log = fit("autoencoder", objective, parts.model.init, unlabelled, dataset.valid, steps)
     folder = RunFolder(root)
-    folder.write("config.json", settings)
-    folder.write("manifest.json", manifest())
     accuracies = {}
     if dataset.train_labels is not None:
         accuracies = train_classifiers(fit, config, dataset, parts.classifier, params["encoder"])

@@ -1,5 +1,8 @@
 """What every experiment shares: one line for each error, numbered run folders, the compilation cache."""
 
+import dataclasses
+import json
+import math
 import os
 import sys
 import warnings
@@ -10,7 +13,7 @@ import jax
 from dlvm_jax.train.checkpoint import CheckpointError
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
 
-__all__ = ["at_least", "evaluation_key", "main", "new_folder", "restore"]
+__all__ = ["at_least", "check_run", "evaluation_key", "main", "new_folder", "restore", "settings"]
 
 
 def main(run, config):
@@ -43,9 +46,26 @@ def new_folder(name):
 
 
 def at_least(name, value, lowest):
-    """Raise ValueError unless a setting (None: not given) is at least `lowest`."""
-    if value is not None and value < lowest:
+    """Raise ValueError unless a setting (None: not given) is finite and at least `lowest`."""
+    if value is not None and not lowest <= value < math.inf:
         raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
+
+
+def check_run(config):
+    """Raise ValueError for an impossible length of training, impossible layers, or a run to resume that is not named."""
+    for name in ("steps", "epochs", "batch_size"):
+        at_least(name, getattr(config, name), 1)
+    if config.steps is not None and config.epochs is not None:
+        raise ValueError("give --steps or --epochs, not both")
+    if not config.hidden or min(config.hidden) < 1:
+        raise ValueError(f"--hidden needs at least one positive width, got {config.hidden}")
+    if config.resume and config.out is None:
+        raise ValueError("--resume goes on with the run in --out; say which")
+
+
+def settings(config):
+    """A configuration as JSON gives it back."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
 def evaluation_key(seed):

@@ -1,4 +1,4 @@
-"""What a conditional VAE is told: the label, or some quadrants of the image (Sohn, Lee, Yan 2015, section 5.2)."""
+"""What a conditional VAE is told: the label, or some quadrants of the image (Sohn, Lee, Yan 2015, section 5.1)."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -6,7 +6,6 @@ python -m experiments.ppca --data freyfaces --latent-dim 10 --method em
 """
 
 import dataclasses
-import json
 import math
 import time
 from pathlib import Path
@@ -64,8 +63,10 @@ def check(config):
         )
     if config.method == "closed" and config.steps is not None:
         raise ValueError("--steps belongs to --method em or gradient; the closed form has none")
-    if config.steps is not None and config.steps < 1:
-        raise ValueError(f"--steps must be at least 1, got {config.steps}")
+    if config.method != "gradient" and config.batch_size != Config.batch_size:
+        raise ValueError(f"--batch-size belongs to --method gradient, not {config.method}")
+    common.at_least("steps", config.steps, 1)
+    common.at_least("batch_size", config.batch_size, 1)
     if not all(0 < step < math.inf for step in config.code_step):
         raise ValueError(f"a quantisation step is positive, got {list(config.code_step)}")
     if config.out is not None and (config.out / "result.json").exists():
@@ -172,7 +173,7 @@ def run(config):
         best = {latent: linear_gaussian.ppca_fit(train, latent) for latent in config.latent_dim}
         root = config.out or common.new_folder(f"ppca-{config.data}")
         folder = RunFolder(root)
-        folder.write("config.json", json.loads(json.dumps(dataclasses.asdict(config), default=str)))
+        folder.write("config.json", common.settings(config))
         folder.write("manifest.json", manifest())
         about = (
             f"{dataset.protocol.description} (protocol {dataset.protocol.name}, hash {dataset.protocol.hash})"

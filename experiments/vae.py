@@ -5,7 +5,7 @@ python -m experiments.vae --data mnist --latent-dim 20 --epochs 50
 """
 
 import dataclasses
-import json
+import math
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -195,35 +195,25 @@ def _protocol(config):
 def check(config):
     """Raise ValueError for settings that are impossible whatever the data, before anything is loaded or written."""
     vae_parts.check(config)
-    for name in (
-        "latent_dim",
-        "components",
-        "flow_steps",
-        "samples",
-        "steps",
-        "epochs",
-        "batch_size",
-        "accumulate",
-    ):
+    common.check_run(config)
+    for name in ("latent_dim", "components", "flow_steps", "samples", "accumulate"):
         common.at_least(name, getattr(config, name), 1)
     for name in ("every", "patience", "eval_samples", "eval_limit", "ais", "ais_limit"):
         common.at_least(name, getattr(config, name), 1)
+    for name in ("beta", "beta_warm_up", "free_nats", "regulariser"):
+        common.at_least(name, getattr(config, name), 0)
+    if config.alpha is not None and not math.isfinite(config.alpha):
+        raise ValueError(f"--alpha must be a finite number, got {config.alpha}")
     if config.ais and (config.prior in ("sphere", "hyperbolic", "implicit") or config.condition):
         raise ValueError("--ais anneals an exact prior on R^M, without --condition; leave it out")
-    if not config.hidden or min(config.hidden) < 1:
-        raise ValueError(f"--hidden needs at least one positive width, got {config.hidden}")
-    if config.steps is not None and config.epochs is not None:
-        raise ValueError("give --steps or --epochs, not both")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         raise ValueError(f"--seeds needs different seeds, as in --seeds 0 1, got {config.seeds}")
-    if config.resume and config.out is None:
-        raise ValueError("--resume goes on with the run in --out; say which")
     if config.processes is not None and config.out is None:
         raise ValueError("several processes need one --out that all of them see")
 
 
 def check_data(config, dataset):
-    """Raise ValueError for a likelihood that does not fit the data."""
+    """Raise ValueError for settings that do not fit the data."""
     if config.likelihood == "bernoulli" and not (dataset.discrete and dataset.levels == 2):
         raise ValueError(
             f"a bernoulli likelihood needs bits, the protocol {dataset.protocol.name!r} has {dataset.levels} levels; "
@@ -235,6 +225,11 @@ def check_data(config, dataset):
             f"a {config.likelihood} likelihood needs {'real' if continuous else 'integer'} data, the protocol "
             f"{dataset.protocol.name!r} is {'discrete' if dataset.discrete else 'real'}; "
             f"use --protocol {'dequantised' if continuous else 'levels'}"
+        )
+    if config.prior in ("vamp", "vamp-data") and config.components > len(dataset.train):
+        raise ValueError(
+            f"--components is at most the {len(dataset.train)} training images, which the pseudo-inputs start from, "
+            f"got {config.components}"
         )
     if config.patience is not None and not len(dataset.valid):
         raise ValueError(
@@ -281,10 +276,7 @@ def run(config):
     )
     state = trainer.init(config.seeds if several else config.seeds[0])
     root = config.out or common.new_folder(f"vae-{config.data}")
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {
-        "steps": steps,
-        "every": plan.every,
-    }
+    settings = common.settings(config) | {"steps": steps, "every": plan.every}
     identity = {k: v for k, v in settings.items() if k not in _NOT_PART_OF_THE_RUN}
     identity["protocol"] = f"{dataset.protocol.name} {dataset.protocol.hash}"
     kept = checkpoint.Checkpoints(root / "checkpoints", identity)

@@ -21,7 +21,7 @@ from dlvm_jax.models.vae import Parts, dreg, vae
 from dlvm_jax.models.vamp import borrow_posterior, vamp
 from dlvm_jax.nets.masked import MADE
 
-__all__ = ["CONTINUOUS", "LIKELIHOODS", "Model", "build", "check"]
+__all__ = ["CONTINUOUS", "LIKELIHOODS", "Model", "build", "check", "code_dim", "top"]
 
 LIKELIHOODS = {
     "bernoulli": lambda levels: density.bernoulli(),
@@ -39,6 +39,8 @@ EUCLIDEAN = ("standard", "learned", "mixture", "vamp", "vamp-data", "autoregress
 PRIORS_OF = {"von-mises-fisher": ("sphere",), "wrapped-normal": ("hyperbolic",)}  # all others: EUCLIDEAN
 WEIGHTED = ("iwae", "dreg", "renyi")
 OBJECTIVES_OF_PRIOR = {"implicit": ("elbo",)}  # its log_prob is a bound, and it is trained by a discriminator
+COMPONENTS = ("mixture", "vamp", "vamp-data")  # priors made of --components
+FLOWS = (*flow_densities.FLOWS, "iaf")  # posteriors of --flow-steps
 FIXED = ("standard", "sphere", "hyperbolic")  # priors without parameters
 PRIORS_OF_OBJECTIVE = {  # the first two need Gaussians, the others give a prior nothing to learn from
     "free-bits": ("standard", "learned"),
@@ -102,19 +104,20 @@ def check(config):
         if config.objective == objective and getattr(config, option) is None:
             raise ValueError(f"--objective {objective} needs --{option.replace('_', '-')}, such as 0.5")
     uses = {
-        "kl": (config.kl != "auto", ("elbo",)),
-        "samples": (config.samples != 1, WEIGHTED),
-        "alpha": (config.alpha is not None, ("renyi",)),
-        "beta": (config.beta != 1, ("elbo", "free-bits", "total-correlation", "info")),
-        "beta-warm-up": (config.beta_warm_up > 0, ("elbo", "free-bits")),
-        "free-nats": (config.free_nats is not None, ("free-bits",)),
-        "regulariser": (config.regulariser is not None, ("wae", "info", "adversarial")),
+        "kl": (config.kl != "auto", "objective", ("elbo",)),
+        "samples": (config.samples != 1, "objective", WEIGHTED),
+        "alpha": (config.alpha is not None, "objective", ("renyi",)),
+        "beta": (config.beta != 1, "objective", ("elbo", "free-bits", "total-correlation", "info")),
+        "beta-warm-up": (config.beta_warm_up != 0, "objective", ("elbo", "free-bits")),
+        "free-nats": (config.free_nats is not None, "objective", ("free-bits",)),
+        "regulariser": (config.regulariser is not None, "objective", ("wae", "info", "adversarial")),
+        "components": (config.components != 100, "prior", COMPONENTS),
+        "flow-steps": (config.flow_steps != 4, "posterior", FLOWS),
+        "curvature": (config.curvature != 1, "prior", ("hyperbolic",)),
     }
-    for option, (given, wanted) in uses.items():
-        if given and config.objective not in wanted:
-            raise ValueError(
-                f"--{option} belongs to --objective {' or '.join(wanted)}, not {config.objective}"
-            )
+    for option, (given, of, wanted) in uses.items():
+        if given and getattr(config, of) not in wanted:
+            raise ValueError(f"--{option} belongs to --{of} {' or '.join(wanted)}, not {getattr(config, of)}")
 
 
 class Model(NamedTuple):
@@ -184,7 +187,7 @@ def _pseudo_inputs(config, dataset):
     return images if dataset.discrete else images / dataset.levels
 
 
-def _top(dataset):
+def top(dataset):
     """The largest value of a pixel as the model sees it."""
     return dataset.levels - 1 if dataset.discrete else 1.0
 
@@ -197,7 +200,7 @@ def _prior(config, dataset, posterior, context):
         return density.conditional(net, density.normal(), (latent,)), None
     if name in ("vamp", "vamp-data"):
         pseudo = _pseudo_inputs(config, dataset)
-        return vamp(posterior, pseudo, _top(dataset), train=name == "vamp"), borrow_posterior
+        return vamp(posterior, pseudo, top(dataset), train=name == "vamp"), borrow_posterior
     made = {
         "standard": lambda: density.standard_normal(latent),
         "learned": lambda: gaussian.learned_normal(latent),
@@ -210,9 +213,9 @@ def _prior(config, dataset, posterior, context):
     return made[name](), None
 
 
-def _code_dim(config):
-    """Numbers in a latent vector: a point of the sphere S^M has M + 1."""
-    return config.latent_dim + (config.prior == "sphere")
+def code_dim(config):
+    """Numbers in a latent vector, of all layers: a point of the sphere S^M has M + 1, its coordinates in space."""
+    return config.layers * (config.latent_dim + (config.prior == "sphere"))
 
 
 def _critic(latent):
@@ -223,27 +226,27 @@ def _critic(latent):
 def _two_layers(config, dataset, encoder):
     """Prior p(z2) p(z1 | z2) and posterior q(z2 | x) q(z1 | x, z2), each layer of the same size."""
     latent, shape = config.latent_dim, dataset.train.shape[1:]
-    top = _posterior(config, encoder)
+    above = _posterior(config, encoder)
     below = density.conditional(
         _scaled(_net(config, ((latent,), shape), (latent, 2)), dataset, 1), density.normal(), (latent,)
     )
-    first, tie = _prior(config, dataset, top, None)
+    first, tie = _prior(config, dataset, above, None)
     second = density.conditional(_net(config, (latent,), (latent, 2)), density.normal(), (latent,))
     prior = hierarchical.joint(first, second, latent)
-    return prior, hierarchical.joint(top, below, latent), tie and hierarchical.borrow_top_posterior
+    return prior, hierarchical.joint(above, below, latent), tie and hierarchical.borrow_top_posterior
 
 
 def _scaled(net, dataset, position=0):
     """The network with images on [0, 1]; `position` of the image where the input is a tuple."""
-    top = _top(dataset)
-    if top == 1:
+    highest = top(dataset)
+    if highest == 1:
         return net
 
     def apply(params, inputs):
         if isinstance(inputs, tuple):
-            inputs = (*inputs[:position], inputs[position] / top, *inputs[position + 1 :])
+            inputs = (*inputs[:position], inputs[position] / highest, *inputs[position + 1 :])
             return net.apply(params, inputs)
-        return net.apply(params, inputs / top)
+        return net.apply(params, inputs / highest)
 
     return density.Net(net.init, apply)
 
@@ -257,11 +260,10 @@ def build(config, dataset, event, context=None):
 
     if config.layers == 2:
         prior, posterior, tie = _two_layers(config, dataset, encoder)
-        code = (2 * config.latent_dim,)
     else:
         posterior = _posterior(config, encoder)
         prior, tie = _prior(config, dataset, posterior, context)
-        code = (_code_dim(config),)
+    code = (code_dim(config),)
     family = LIKELIHOODS[config.likelihood](dataset.levels)
     shared = config.likelihood == "shared-normal"
     net = _net(
@@ -283,7 +285,7 @@ def _objectives(config, parts, model, examples):
         return model.init, objective, objective
     if name == "adversarial":
         weight = 1.0 if config.regulariser is None else config.regulariser
-        init, objective = implicit.adversarial_autoencoder(_critic(_code_dim(config)), *parts, weight=weight)
+        init, objective = implicit.adversarial_autoencoder(_critic(code_dim(config)), *parts, weight=weight)
         return init, objective, objective
     gaussian_kl = parts.prior.normal is not None and parts.posterior.normal is not None
     kl = config.kl if config.kl != "auto" else "analytic" if gaussian_kl else "sampled"

@@ -7,6 +7,7 @@ import numpy as np
 from dlvm_jax.evaluate import likelihood, pictures
 from dlvm_jax.models.objectives import unpack
 from dlvm_jax.models.vae import join
+from experiments import vae_parts
 
 __all__ = ["write"]
 
@@ -37,11 +38,10 @@ def _samples(model, params, key, contexts, rows):
 def _pictures(root, config, dataset, condition, model, params, test, key):
     """Samples, reconstructions, latent space and, for a Gaussian prior in the plane's sense, the manifold."""
     parts = model.parts
-    top = dataset.levels - 1 if dataset.discrete else 1.0
     head = lambda count: jax.tree.map(lambda a: jnp.asarray(a[:count], jnp.float32), test)  # noqa: E731
 
     def grid(name, x, context, columns, title):
-        images = np.asarray(condition.merge(x, context), np.float32) / top
+        images = np.asarray(condition.merge(x, context), np.float32) / vae_parts.top(dataset)
         pictures.grid(root / name, images.reshape(-1, *images.shape[-3:]), columns, title)
 
     key_sample, key_reconstruct = jax.random.split(key)
@@ -98,7 +98,7 @@ def write(root, config, dataset, condition, model, params, test, records, furthe
 
 def _report(config, dataset, records, further, folder, step, made):
     def row(seed, r):
-        units = "-" if r.active_units is None else f"{r.active_units} of {config.latent_dim * config.layers}"
+        units = "-" if r.active_units is None else f"{r.active_units} of {vae_parts.code_dim(config)}"
         effective = "-" if r.effective_samples is None else f"{r.effective_samples:.1f}"
         return (
             f"| {seed} | {r.log_likelihood:.2f} ± {r.standard_error:.2f} | {r.bits_per_dim:.4f} | {r.elbo:.2f} "
@@ -115,6 +115,7 @@ def _report(config, dataset, records, further, folder, step, made):
             "(standard error of the mean over seeds).\n"
         )
     told = "" if config.condition is None else f", given {config.condition}"
+    counted = "On the sphere the units are the coordinates in space.\n" if config.prior == "sphere" else ""
     lines = "".join(f"\n{name.capitalize()}: {line}.\n" for name, line in further.items())
     shown = "\n".join(f"![{name}]({name}.png)" for name in made)
     return f"""# VAE on {config.data}
@@ -125,7 +126,7 @@ Prior {config.prior}, posterior {config.posterior}, likelihood {config.likelihoo
 {dataset.protocol.description} (protocol `{dataset.protocol.name}`, hash `{dataset.protocol.hash}`).
 Evaluated: {first.examples} test examples, estimator `{first.estimator}` with K = {first.samples}, checkpoint of step {step},
 {folder.seconds():.0f} s of training. Likelihoods in nats; ± is the standard error over examples.
-
+{counted}
 | seed | log p(x) | bits/dim | ELBO | reconstruction | KL | active units | effective samples |
 |---|---|---|---|---|---|---|---|
 {rows}

@@ -36,7 +36,7 @@ class Diagnostics(NamedTuple):
     hole: share of prior draws outside the region {log q(z) > t} that holds 99% of q(z); 0.01 where q(z) = p(z)
     mean_variance [M]: Var_x(E_q[z_i|x]), above 0.01 in an active unit (Burda et al. 2016, section 5.3)
     unit_kl [M]: mean KL of each unit;  collapsed_units: those with less than 0.01 nats for 99% of the examples (Lucas et
-    al. 2019, definition 1)
+    al. 2019)
     The last three are None where the densities do not have them (no mean; not both diagonal Gaussians).
     """
 

@@ -14,11 +14,9 @@ from dlvm_jax.functional.numerics import sum_event
 
 __all__ = ["Annealed", "adapt_step_size", "ais", "sigmoid_betas"]
 
-TARGET_ACCEPTANCE = 0.65  # optimal for HMC in high dimension (Neal 2011, section 5.4.4)
+TARGET_ACCEPTANCE = 0.65  # optimal for HMC in high dimension (Neal 2011)
 ADAPTATION_RATE = 0.2  # of the log step size, for an acceptance wrong by one
-STEP_JITTER = (
-    0.2  # a trajectory of one length for ever may close on itself and never mix (Neal 2011, section 5.3.2.3)
-)
+STEP_JITTER = 0.2  # a trajectory of one length for ever may close on itself and never mix (Neal 2011)
 
 
 class Annealed(NamedTuple):
@@ -29,20 +27,20 @@ class Annealed(NamedTuple):
     z: jax.Array
 
 
-def sigmoid_betas(temperatures, sharpness=4.0):
+def sigmoid_betas(temperatures):
     r"""Inverse temperatures that are dense near 0 and 1, where the distribution changes fastest.
 
-    $\beta_t = \frac{s_t - s_0}{s_T - s_0},\quad s_t = \mathrm{sigmoid}\big(\delta\,(2t/T - 1)\big),\ t = 0..T$
+    $\beta_t = \frac{s_t - s_0}{s_T - s_0},\quad s_t = \mathrm{sigmoid}\big(4\,(2t/T - 1)\big),\ t = 0..T$
 
-    Shapes: `temperatures` $T$, a Python integer -> [T + 1], from 0 to 1; `sharpness` $\delta$.
-    Raises ValueError for fewer than one temperature.  Source: Grosse, Ghahramani, Adams 2015, section 6.2.
+    Shapes: `temperatures` $T$, a Python integer -> [T + 1], from 0 to 1.
+    Raises ValueError for fewer than one temperature.  Source: Grosse, Ghahramani, Adams 2015.
 
     >>> sigmoid_betas(2).tolist()
     [0.0, 0.5, 1.0]
     """
     if temperatures < 1:
         raise ValueError(f"annealing needs at least one temperature, got {temperatures}")
-    s = jax.nn.sigmoid(sharpness * jnp.linspace(-1.0, 1.0, temperatures + 1))
+    s = jax.nn.sigmoid(4 * jnp.linspace(-1.0, 1.0, temperatures + 1))
     return (s - s[0]) / (s[-1] - s[0])
 
 
@@ -103,7 +101,7 @@ def adapt_step_size(key, log_start, log_target, z0, betas, step_size=0.5, leapfr
     no longer leaves $f_\beta$ invariant: the weights of such a run (Wu et al. adapt so) are slightly biased.  Give the
     pilot its own `key` and its own `z0`; given its step sizes, the weights of `ais` are then exactly unbiased.
     Shapes: `z0` [chains, *batch, *event] draws of the start, `betas` [T + 1], `step_size` broadcasts to [*batch] -> [T, *batch].
-    Raises ValueError for fewer than two betas or no leapfrog step.  Source: Wu et al. 2017, section 4 (in a pilot run here).
+    Raises ValueError for fewer than two betas or no leapfrog step.  Source: Wu et al. 2017 (in a pilot run here).
 
     >>> log_normal = lambda z: -0.5 * jnp.square(z).sum(-1)
     >>> z0 = jax.random.normal(jax.random.key(0), (20, 3, 2))
@@ -136,12 +134,13 @@ def ais(key, log_start, log_target, z0, betas, step_size, leapfrog_steps=10):
     `bounds.evidence(log_w)` gives the estimate of log p(x), a stochastic lower bound, with its standard error.
     With `betas` from 1 to 0 and `z0` drawn from the exact posterior (data simulated with their z; repeat the z for each
     chain), $E[w] = 1/p(x)$, and minus the log-mean weight is a stochastic upper bound: both together are a bidirectional
-    Monte Carlo sandwich.  Its step sizes are `step_size[::-1]` of the forward run.
+    Monte Carlo sandwich.  Its step sizes are `step_size[::-1]` of the forward run: the transition for beta_{t-1} takes the
+    one found for beta_t, a neighbour's, which is as unbiased as any that is fixed beforehand.
 
     Shapes: `z0` [chains, *batch, *event], `betas` [T + 1], `step_size` broadcasts to [T, *batch] ->
     `Annealed` of log-weights [chains, *batch] in nats, acceptance [T, *batch], final z [chains, *batch, *event].
     Raises ValueError for fewer than two betas or no leapfrog step.
-    Source: Neal 2001, eq. 11; Wu et al. 2017, section 3; Grosse, Ghahramani, Adams 2015 (bidirectional).
+    Source: Neal 2001; Wu et al. 2017; Grosse, Ghahramani, Adams 2015 (bidirectional).
 
     >>> log_start = lambda z: -0.5 * jnp.square(z).sum(-1)
     >>> z0 = jax.random.normal(jax.random.key(0), (20, 3, 2))

@@ -56,7 +56,7 @@ def soft_threshold(x, threshold):
 
     $S_\tau(x) = \mathrm{sign}(x)\max(|x|-\tau, 0) = \arg\min_z \tfrac12(z-x)^2 + \tau|z|$
 
-    Shapes: `x`, `threshold` broadcast -> their common shape.  Source: Donoho & Johnstone 1994, eq. 16.
+    Shapes: `x`, `threshold` broadcast -> their common shape.  Source: Donoho & Johnstone 1994.
 
     >>> soft_threshold(jnp.array([3.0, -3.0, 0.5]), 1.0)
     Array([ 2., -2.,  0.], dtype=float32)

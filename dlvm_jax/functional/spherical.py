@@ -46,7 +46,8 @@ def _nodes(low, high, rule):
     return low[..., None] + width * x, width * w
 
 
-def _check_dim(dim):
+def check_dim(dim):
+    """Raise ValueError unless `dim` is an integer of at least 2."""
     if not isinstance(dim, int) or dim < 2:
         raise ValueError(f"a sphere needs an integer ambient dimension of at least 2, got {dim!r}")
 
@@ -107,12 +108,12 @@ def mean_resultant_length(concentration, dim):
 
     The second form keeps its relative accuracy for small kappa.  Its derivative is $1 - A^2 - (m-1)A/\kappa$.
     Shapes: `concentration` [*batch] >= 0, `dim` the ambient dimension m -> [*batch].  Raises ValueError for dim below 2.
-    Source: Mardia & Jupp 2000, section 9.3.2 and appendix 1.
+    Source: Mardia & Jupp 2000, section 9.3.2.
 
     >>> round(float(mean_resultant_length(2.0, 3)), 5)  # coth 2 - 1/2
     0.53731
     """
-    _check_dim(dim)
+    check_dim(dim)
     concentration = _floating(concentration)
     angle, mass = _masses(concentration, dim)
     mean = jnp.sum(mass * jnp.square(jnp.sin(angle)), axis=-1) / jnp.sum(mass, axis=-1)
@@ -148,7 +149,7 @@ def uniform_sphere_log_prob(x):
     >>> round(float(jnp.exp(-uniform_sphere_log_prob(jnp.array([1.0, 0.0]))) / jnp.pi), 5)
     2.0
     """
-    _check_dim(x.shape[-1])
+    check_dim(x.shape[-1])
     return jnp.full(x.shape[:-1], -_log_area(x.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -163,7 +164,7 @@ def uniform_sphere_sample(key, dim, shape=()):
     >>> uniform_sphere_sample(jax.random.key(0), 3, (5,)).shape
     (5, 3)
     """
-    _check_dim(dim)
+    check_dim(dim)
     return to_sphere(jax.random.normal(key, (*shape, dim)))
 
 
@@ -181,7 +182,7 @@ def von_mises_fisher_log_prob(x, mean_direction, concentration):
     True
     """
     dim = mean_direction.shape[-1]
-    _check_dim(dim)
+    check_dim(dim)
     if x.shape[-1] != dim:
         raise ValueError(
             f"expected points on the sphere in R^{dim}, as the mean direction, got shape {x.shape}"
@@ -199,12 +200,12 @@ def von_mises_fisher_kl_uniform(concentration, dim):
         + \log\frac{2\pi^{m/2}}{\Gamma(m/2)}$
 
     Shapes: `concentration` [*batch] >= 0, `dim` the ambient dimension m -> [*batch], nats.  Raises ValueError for dim below 2.
-    Source: Davidson et al. 2018, section 3.2 and appendix B.
+    Source: Davidson et al. 2018, section 3.2.
 
     >>> round(float(von_mises_fisher_kl_uniform(1.0, 2)), 5)
     0.21048
     """
-    _check_dim(dim)
+    check_dim(dim)
     concentration = _floating(concentration)
     cross = concentration * _shortfall(concentration, dim)
     return _log_area(dim) - _log_area(dim - 1) - cross - _log_normaliser(concentration, dim)
@@ -276,13 +277,13 @@ def von_mises_fisher_sample(key, mean_direction, concentration, shape=()):
     farther of the two, so it is never 0/0; gradients in $\mu$ go through it.
     Shapes: unit vectors `mean_direction` [*batch, m], `concentration` [*batch] >= 0 -> [*shape, *batch, m].
     Raises ValueError for m below 2.
-    Source: Ulrich 1984; Figurnov, Mohamed, Mnih 2018, section 3 (implicit gradients).
+    Source: the decomposition: Ulrich 1984; implicit gradients: Figurnov, Mohamed, Mnih 2018, section 3.
 
     >>> von_mises_fisher_sample(jax.random.key(0), jnp.array([1.0, 0.0, 0.0]), 2.0, (5,)).shape
     (5, 3)
     """
     dim = mean_direction.shape[-1]
-    _check_dim(dim)
+    check_dim(dim)
     concentration = _floating(concentration)
     mean_direction = jnp.asarray(mean_direction, jnp.result_type(mean_direction, concentration))
     batch = jnp.broadcast_shapes(mean_direction.shape[:-1], concentration.shape)

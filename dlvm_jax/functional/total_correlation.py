@@ -39,7 +39,7 @@ def stratified_log_weights(batch, examples):
     one of the others (N-B+1)/(N(B-1)) and the rest 1/(B-1): the same expectation, with more variance.  Equal weights 1/B
     without rows would be far from unbiased, since z is close to its own component.
     Shapes: `batch` B, `examples` N -> [B, B].  Raises ValueError unless 2 <= B <= N.
-    Source: Chen et al. 2018 (beta-TCVAE), appendix C.2 (minibatch stratified sampling), averaged over the batch's order.
+    Source: Chen et al. 2018 (beta-TCVAE; minibatch stratified sampling), averaged over the batch's order.
 
     >>> jnp.exp(stratified_log_weights(2, 4)).tolist()
     [[0.25, 0.75], [0.75, 0.25]]

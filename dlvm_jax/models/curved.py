@@ -11,11 +11,6 @@ from dlvm_jax.models.density import Density, batch_of, check_dim, check_event
 __all__ = ["standard_wrapped_normal", "uniform_sphere", "von_mises_fisher", "wrapped_normal"]
 
 
-def _check_sphere(dim):
-    if not isinstance(dim, int) or dim < 2:
-        raise ValueError(f"a sphere needs an integer ambient dimension of at least 2, got {dim!r}")
-
-
 def _check_curvature(curvature):
     if not 0 < curvature < math.inf:
         raise ValueError(f"hyperbolic space of curvature -c needs a positive finite c, got {curvature}")
@@ -23,7 +18,7 @@ def _check_curvature(curvature):
 
 def uniform_sphere(dim):
     """The uniform density on the unit sphere of R^dim; raises ValueError for dim below 2."""
-    _check_sphere(dim)
+    spherical.check_dim(dim)
 
     def log_prob(params, key, z, context=None):
         check_event(z, dim)
@@ -42,7 +37,7 @@ def von_mises_fisher(net, dim):
     net: context -> [*batch, dim + 1]: a direction, and a number whose softplus plus 1 is the concentration; the 1 keeps a
     posterior from the uniform law, where its direction would have no gradient.
     """
-    _check_sphere(dim)
+    spherical.check_dim(dim)
 
     def law(params, context):
         out = net.apply(params, context)
@@ -67,7 +62,11 @@ def von_mises_fisher(net, dim):
 
 
 def _wrapped(init, law, dim, curvature):
-    """The wrapped normal with (mean, log_std) = law(params, context); a draw is scored by its tangent vector, which is exact."""
+    """The wrapped normal with (mean, log_std) = law(params, context); a draw is scored by its tangent vector, which is exact.
+
+    A draw too far out for its number type is drawn back (see `hyperbolic`) and no longer has that density: its density is
+    called infinite, so that it has no importance weight and estimates can only be too small.
+    """
     check_dim(dim)
     _check_curvature(curvature)
 
@@ -80,20 +79,30 @@ def _wrapped(init, law, dim, curvature):
         tangent = densities.normal_sample(key, jnp.zeros_like(mean), log_std, shape)
         log_density = densities.normal_log_prob(tangent, 0.0, log_std)
         log_density = log_density - hyperbolic.log_volume_change(tangent, curvature)
-        return hyperbolic.exp_map(mean, tangent, curvature), log_density
+        x = hyperbolic.exp_map(mean, tangent, curvature)
+        at_x = hyperbolic.wrapped_normal_log_prob(*jax.lax.stop_gradient((x, mean, log_std)), curvature)
+        kept = jnp.abs(at_x - jax.lax.stop_gradient(log_density)) < 1
+        return x, jnp.where(kept, log_density, jnp.inf)
 
-    def mean(params, context=None):
-        return law(params, context)[0]
-
-    return Density(init, sample, log_prob, "exact", mean)
+    return Density(init, sample, log_prob, "exact")
 
 
 def standard_wrapped_normal(dim, curvature):
     """The wrapped normal around the origin with unit deviations, on the Poincare ball of curvature -c in R^dim.
 
-    Densities of this file's wrapped normals are with respect to the Riemannian volume; their `mean` is the centre.
-    Raises ValueError unless dim is a positive integer and the curvature c positive.
+    Densities of this file's wrapped normals are with respect to the Riemannian volume.
+    Raises ValueError unless dim is a positive integer, and the curvature c positive and small enough for float32 to hold
+    the draws.
     """
+    check_dim(dim)
+    _check_curvature(curvature)
+    reach = math.sqrt(dim) + 5  # no draw is farther: 5 deviations of a radius whose own deviation is below 1
+    largest = (14 / reach) ** 2  # `hyperbolic` holds points up to 14 / sqrt(c)
+    if curvature > largest:
+        raise ValueError(
+            f"float32 cannot hold draws in {dim} dimensions at curvature -{curvature:g}; "
+            f"choose a curvature c of at most {math.floor(100 * largest) / 100:g}, or fewer dimensions"
+        )
 
     def law(params, context):
         zeros = jnp.zeros((*batch_of(context), dim))

@@ -226,18 +226,18 @@ def logistic_mixture(levels, components):
     )
 
 
-def share_last(net, count=1):
-    """A network whose last `count` numbers of each element are trained constants, the same everywhere.
+def share_last(net):
+    """A network with one more number for each element, last, a trained constant that is the same everywhere.
 
     With `normal()` and a network of width 1 it is the Gaussian decoder with one shared, learned standard deviation.
     """
 
     def init(key):
-        return {"net": net.init(key), "shared": jnp.zeros(count)}
+        return {"net": net.init(key), "shared": jnp.zeros(1)}
 
     def apply(params, *inputs):
         outputs = net.apply(params["net"], *inputs)
-        shared = jnp.broadcast_to(params["shared"], (*outputs.shape[:-1], count))
+        shared = jnp.broadcast_to(params["shared"], (*outputs.shape[:-1], 1))
         return jnp.concatenate([outputs, shared], axis=-1)
 
     return Net(init, apply)

@@ -2,7 +2,7 @@
 
 A posterior is a diagonal Gaussian pushed through a flow; one network of the context gives the Gaussian and the parameters of the
 flow.  `sample` computes the log-density on the way, `log_prob` of a given z goes back through the inverse: both are exact.
-`mean` is the mean of the Gaussian pushed through the flow, which is near, but is not, the mean of the density.
+The mean of the density is known only for a linear flow, where it is the Gaussian's pushed through the flow.
 
 A posterior starts close to its Gaussian.
 """
@@ -45,7 +45,7 @@ class Flow(NamedTuple):
     """One step of a flow on R^dim, and how `size` free numbers become its parameters.
 
     parameters(numbers [steps, *batch, size]) -> a tuple of arrays, steps first; forward(z, *parameters of a step) and
-    inverse(y, *...) -> (value [*batch, dim], log_det [*batch]).
+    inverse(y, *...) -> (value [*batch, dim], log_det [*batch]).  linear: whether the mean of forward(z) is forward of the mean.
     """
 
     dim: int
@@ -53,6 +53,7 @@ class Flow(NamedTuple):
     parameters: Callable
     forward: Callable
     inverse: Callable
+    linear: bool = False
 
 
 def _require_positive(**sizes):
@@ -185,7 +186,7 @@ def householder(dim):
     def parameters(numbers):
         return (_mirrors(_START * numbers),)
 
-    return Flow(dim, dim, parameters, orthogonal.householder, orthogonal.householder)
+    return Flow(dim, dim, parameters, orthogonal.householder, orthogonal.householder, linear=True)
 
 
 FLOWS = {
@@ -204,7 +205,7 @@ def outputs_needed(flow, steps):
     return 2 * flow.dim + steps * flow.size
 
 
-def _pushed(init, base, forward, inverse):
+def _pushed(init, base, forward, inverse, linear=False):
     """The density of f(z), z ~ N(mean, std^2): `base(params, context)` -> (mean, log_std, the flow's parameters)."""
 
     def sample(params, key, context=None, shape=()):
@@ -222,7 +223,7 @@ def _pushed(init, base, forward, inverse):
         mean, _, flow = base(params, context)
         return forward(mean, *flow)[0]
 
-    return Density(init, sample, log_prob, "exact", mean)
+    return Density(init, sample, log_prob, "exact", mean if linear else None)
 
 
 def _composed(step, z, parameters, reverse=False):
@@ -260,7 +261,7 @@ def flow_posterior(net, flow, steps):
     def inverse(y, *parameters):
         return _composed(flow.inverse, y, parameters, reverse=True)
 
-    return _pushed(net.init, base, forward, inverse)
+    return _pushed(net.init, base, forward, inverse, flow.linear)
 
 
 def iaf_posterior(net, made, dim, steps):

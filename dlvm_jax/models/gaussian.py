@@ -61,7 +61,7 @@ def mixture(dim, components):
     def mean(params, context=None):
         return jax.nn.softmax(params["logits"]) @ params["mean"]
 
-    return Density(init, sample, log_prob, "exact", mean)
+    return Density(init, sample, log_prob, "exact", mean, reparameterised=False)  # the logits get no gradient
 
 
 def triangle_size(dim):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.models.density import Density
+from dlvm_jax.models.density import KINDS, Density
 from dlvm_jax.models.vae import join
 
 __all__ = ["borrow_top_posterior", "joint"]
@@ -13,11 +13,9 @@ def joint(first, second, dim):
     """The density p(z2 | c) p(z1 | z2, c) of the vector [z2, z1], z2 its first `dim` numbers.
 
     first: the density of z2 (under the context c);  second: that of z1 under z2 (with c).  The kind is the weaker of the two.
-    As a prior p(z2) p(z1 | z2) and a posterior q(z2 | x) q(z1 | x, z2) it makes the two-layer VAE of Tomczak & Welling 2018,
-    eq. 11 to 14.
+    As a prior p(z2) p(z1 | z2) and a posterior q(z2 | x) q(z1 | x, z2) it makes the two-layer VAE of Tomczak & Welling 2018.
     """
-    kinds = ("exact", "weight", "bound")
-    kind = max(first.kind, second.kind, key=kinds.index)
+    kind = max(first.kind, second.kind, key=KINDS.index)
 
     def init(key):
         keys = jax.random.split(key)
@@ -43,7 +41,14 @@ def joint(first, second, dim):
         return jnp.concatenate([jnp.broadcast_to(z2, (*z1.shape[:-1], dim)), z1], axis=-1)
 
     has_mean = first.mean is not None and second.mean is not None
-    return Density(init, sample, log_prob, kind, mean if has_mean else None)
+    return Density(
+        init,
+        sample,
+        log_prob,
+        kind,
+        mean if has_mean else None,
+        reparameterised=first.reparameterised and second.reparameterised,
+    )
 
 
 def borrow_top_posterior(params):

@@ -11,26 +11,28 @@ from dlvm_jax.models.vae import Parts, join, vae
 
 __all__ = ["adversarial_autoencoder", "implicit_prior", "implicit_prior_objective"]
 
+DRAWS = 256  # for the normaliser, and proposals of a sample
 
-def implicit_prior(net, dim, draws=256):
+
+def implicit_prior(net, dim):
     r"""The prior $p(z) = \mathcal N(z; 0, I)\,e^{T(z)} / Z$, T a network: the log-ratio of aggregated posterior and N(0, I).
 
     It is trained by `implicit_prior_objective` (density-ratio estimation), never through the bound.  The normaliser
     $Z = \mathbb E_{\mathcal N(0,I)}[e^{T}]$, 1 for the exact ratio, is bounded by $\log Z \le \hat Z - 1$ with the
-    unbiased mean $\hat Z$ of `draws` samples, so `log_prob` is an honest "bound".  Samples are drawn by importance resampling
-    from `draws` proposals.  net: [*batch, dim] -> [*batch].
-    Source: Takahashi et al. 2019 (implicit optimal prior), eq. 12 to 15; Lawson et al. 2019 (resampling).
+    unbiased mean $\hat Z$ of 256 samples, so `log_prob` is an honest "bound".  Samples are drawn by importance resampling
+    from as many proposals.  net: [*batch, dim] -> [*batch].
+    Source: Takahashi et al. 2019 (implicit optimal prior); Lawson et al. 2019 (resampling).
     """
     base = standard_normal(dim)
 
     def log_prob(params, key, z, context=None):
         ratio = lambda z: net.apply(params, z)  # noqa: E731
-        log_normaliser = log_mean_exp(ratio(base.sample({}, key, shape=(draws,))[0]))
+        log_normaliser = log_mean_exp(ratio(base.sample({}, key, shape=(DRAWS,))[0]))
         return base.log_prob({}, None, z) + ratio(z) - (jnp.exp(log_normaliser) - 1)
 
     def sample(params, key, context=None, shape=()):
         key_proposal, key_choice = jax.random.split(key)
-        proposals, _ = base.sample({}, key_proposal, shape=(*shape, *batch_of(context), draws))
+        proposals, _ = base.sample({}, key_proposal, shape=(*shape, *batch_of(context), DRAWS))
         which = jax.random.categorical(key_choice, net.apply(params, proposals), axis=-1)
         return jnp.take_along_axis(proposals, which[..., None, None], axis=-2)[..., 0, :], None
 
@@ -44,7 +46,7 @@ def _held(tree):
 def implicit_prior_objective(prior_net, prior, posterior, decoder, tie=None):
     """The ELBO under an `implicit_prior`, and the discriminator's loss that trains its ratio, as one scalar.
 
-    The ELBO does not train the ratio, the discriminator does not train the posterior (Takahashi et al. 2019, algorithm 1).
+    The ELBO does not train the ratio, the discriminator does not train the posterior (Takahashi et al. 2019).
     Metrics "bound" (which here holds the discriminator's normaliser) and "discriminator".
     """
     parts = Parts(prior, posterior, decoder, tie)

@@ -18,6 +18,7 @@ __all__ = [
     "maximum_likelihood",
     "preprocessed",
     "split",
+    "transformed",
     "unpack",
     "warm_up",
 ]
@@ -90,7 +91,7 @@ def importance_weighted(density, samples, alpha=0.0):
     return objective
 
 
-def _of(objective, prepare):
+def transformed(objective, prepare):
     """The objective of what `prepare(key, batch)` -> (key, batch) makes of a batch."""
     if "step" in inspect.signature(objective).parameters:
         return lambda params, key, batch, step: objective(params, *prepare(key, batch), step=step)
@@ -106,9 +107,9 @@ def preprocessed(objective, preprocess):
             return key_model, (preprocess(key_data, batch[0]), *batch[1:])
         return key_model, preprocess(key_data, batch)
 
-    return _of(objective, prepare)
+    return transformed(objective, prepare)
 
 
 def split(objective, how):
     """An objective of batches that `how(batch)` first cuts into (x, context), such as an image into known and unknown parts."""
-    return _of(objective, lambda key, batch: (key, how(batch)))
+    return transformed(objective, lambda key, batch: (key, how(batch)))

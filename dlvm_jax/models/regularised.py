@@ -1,7 +1,7 @@
 """Objectives that weigh the parts of the KL anew: free bits, the InfoVAE family (with WAE-MMD), total correlation.
 
-Each is `(params, key, batch) -> (loss, metrics)` for the parameters of `vae(*parts)`, with the metric "bound", the plain ELBO of
-the same draw.
+Each is `(params, key, batch) -> (loss, metrics)` for the parameters of `vae(*parts)`, with the plain ELBO of the same draw
+among the metrics: as "bound" where it is what training aims at, so that validation may choose by it, else as "elbo".
 """
 
 import functools
@@ -49,13 +49,13 @@ def free_bits(prior, posterior, decoder, tie=None, *, nats, beta=1.0):
     return objective
 
 
-def info(prior, posterior, decoder, tie=None, *, kl_weight, mmd_weight, scale=None):
-    r"""InfoVAE: the KL weighed anew, and a divergence between the aggregated posterior and the prior (Zhao et al. 2019, eq. 6).
+def info(prior, posterior, decoder, tie=None, *, kl_weight, mmd_weight):
+    r"""InfoVAE: the KL weighed anew, and a divergence between the aggregated posterior and the prior (Zhao et al. 2019).
 
     $\mathbb E[\log p(x|z)] - a\,\mathrm{KL}(q(z|x)\Vert p(z)) - b\,\mathrm{MMD}^2(q(z), p(z))$; in the paper's letters
     a = 1 - alpha and b = alpha + lambda - 1.  a = 0 is the Wasserstein autoencoder with MMD (Tolstikhin et al. 2018,
-    algorithm 2), with the reconstruction a log-likelihood.  The kernel is the inverse multiquadratic of scale C,
-    2M unless given; the estimate is the U-statistic.
+    algorithm 2), with the reconstruction a log-likelihood.  The kernel is the inverse multiquadratic of scale C = 2M;
+    the estimate is the U-statistic.
     """
     if kl_weight < 0 or mmd_weight < 0:
         raise ValueError(f"the weights of KL and MMD are at least 0, got {kl_weight} and {mmd_weight}")
@@ -69,12 +69,10 @@ def info(prior, posterior, decoder, tie=None, *, kl_weight, mmd_weight, scale=No
         log_lik = decoder.log_prob(own["decoder"], key_lik, x, join(z, context)).mean()
         kl = (log_posterior - prior.log_prob(own["prior"], key_prior, z, context)).mean()
         other = parts.prior_sample(own, key_other, x, context)
-        kernel = functools.partial(
-            divergences.inverse_multiquadratic_kernel, scale=2.0 * z.shape[-1] if scale is None else scale
-        )
+        kernel = functools.partial(divergences.inverse_multiquadratic_kernel, scale=2.0 * z.shape[-1])
         discrepancy = divergences.mmd(z, other, kernel)
         loss = kl_weight * kl + mmd_weight * discrepancy - log_lik
-        metrics = {"bound": log_lik - kl, "reconstruction": log_lik, "kl": kl, "mmd": discrepancy}
+        metrics = {"elbo": log_lik - kl, "reconstruction": log_lik, "kl": kl, "mmd": discrepancy}
         return loss, metrics
 
     return objective

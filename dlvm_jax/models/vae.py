@@ -12,6 +12,7 @@ import jax
 
 from dlvm_jax.functional import bounds, densities, divergences
 from dlvm_jax.models.density import Density, require_kind
+from dlvm_jax.models.objectives import unpack
 
 __all__ = ["Parts", "dreg", "join", "vae"]
 
@@ -67,7 +68,7 @@ def vae(prior, posterior, decoder, tie=None, *, kl="sampled"):
     require_kind(posterior, ("exact",), "a posterior")
     if not posterior.reparameterised:
         raise ValueError(
-            "a posterior needs samples that carry gradients, got a discrete density: it would never learn"
+            "a posterior learns through its samples, got a density whose samples carry no gradient of its parameters"
         )
     for part, role in ((prior, "a prior"), (decoder, "a decoder")):
         require_kind(part, ("exact", "weight", "bound"), role)
@@ -125,7 +126,7 @@ def dreg(prior, posterior, decoder, tie=None, *, samples):
 
     def objective(params, key, batch):
         params = parts.tied(params)
-        x, context = batch if isinstance(batch, tuple) else (batch, None)
+        x, context = unpack(batch)
         key_z, key_lik, key_prior = jax.random.split(key, 3)
         condition = join(x, context)
         z, _ = posterior.sample(params["posterior"], key_z, condition, (samples,))

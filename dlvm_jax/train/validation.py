@@ -1,5 +1,7 @@
 """Validation between rounds: the objective's own metrics on held-out data, with fixed randomness."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,10 +14,13 @@ def validator(objective, data, *, seeds=1, batch_size=500, key=None):
 
     The score is minus the metric "bound" where there is one (the beta = 1 bound, whatever is trained), else the loss, averaged
     over seeds; the same draws are used each time, so scores of different rounds are comparable.  data: arrays [N, ...]
-    already transformed.  With several seeds each metric is a list.
+    already transformed.  With several seeds each metric is a list.  A last batch of one example is joined to the one before.
     """
     count = len(jax.tree.leaves(data)[0])
-    size = min(batch_size, count)
+    starts = list(range(0, count, min(batch_size, count)))
+    if count % batch_size == 1 < count:  # total correlation and MMD are of two examples or more
+        starts.pop()
+    blocks = list(itertools.pairwise([*starts, count]))
     key = jax.random.key(2**31) if key is None else key  # no seed of a run comes near it by chance
 
     def metrics_of(params, number, batch):
@@ -31,9 +36,9 @@ def validator(objective, data, *, seeds=1, batch_size=500, key=None):
 
     def validate(params):
         totals = {}
-        for number, start in enumerate(range(0, count, size)):
-            batch = jax.tree.map(lambda x, s=start: put(x[s : s + size]), data)
-            share = min(size, count - start) / count
+        for number, (start, end) in enumerate(blocks):
+            batch = jax.tree.map(lambda x, s=start, e=end: put(x[s:e]), data)
+            share = (end - start) / count
             for name, value in metrics_of(params, number, batch).items():
                 totals[name] = totals.get(name, 0.0) + share * np.asarray(value, np.float64)
         score = -totals["bound"] if "bound" in totals else totals["loss"]

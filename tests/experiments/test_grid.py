@@ -14,6 +14,7 @@ import pytest
 
 from dlvm_jax.functional import bounds
 from dlvm_jax.models import objectives
+from dlvm_jax.models.vae import join
 from dlvm_jax.train import checkpoint
 from experiments import conditions, vae, vae_parts
 
@@ -39,7 +40,9 @@ def dataset_of(images, levels=2, discrete=True):
 
 
 def config_of(**options):
-    small = {"latent_dim": 2, "hidden": (6,), "components": 3, "flow_steps": 2}
+    small = {"latent_dim": 2, "hidden": (6,)}
+    small |= {"components": 3} if options.get("prior") in vae_parts.COMPONENTS else {}
+    small |= {"flow_steps": 2} if options.get("posterior") in vae_parts.FLOWS else {}
     return vae.Config(**{**small, **options})
 
 
@@ -99,7 +102,7 @@ def build(config, images=IMAGES, levels=2, discrete=True):
 
 
 def by_quadrature(model, params, batch, prior, key):
-    """Of each example log p(x), its ELBO, and the logarithms of the masses of prior and posterior, by quadrature over z."""
+    """Of each example log p(x), its ELBO, the logarithms of the masses of prior and posterior, E_q[z], by quadrature over z."""
     x, context = objectives.unpack(batch)
     z, weights = (jnp.asarray(a, jnp.float32) for a in space(prior))
     own = model.parts.tied(params)
@@ -118,11 +121,11 @@ def by_quadrature(model, params, batch, prior, key):
         q = jnp.exp(log_posterior)
         elbo = jnp.sum(jnp.where(q > 0, q * (log_lik + log_prior - log_posterior), 0))
         logs = (jax.nn.logsumexp(log_prior + log_lik), jax.nn.logsumexp(log_prior), jnp.log(q.sum()))
-        return logs[0], elbo, *logs[1:]
+        return logs[0], elbo, *logs[1:], q @ z
 
     with jax.default_matmul_precision("highest"):
         values = [one(x[n], None if context is None else context[n]) for n in range(len(x))]
-    return np.array(values).T
+    return [np.stack(each) for each in zip(*values, strict=True)]
 
 
 def every_leaf_learns(objective, params, batch):
@@ -211,10 +214,14 @@ def test_pair_of_prior_and_posterior(config, tmp_path):
     every_leaf_learns(model.objective, params, batch)
     x, context = objectives.unpack(batch)
 
-    evidence, elbo, mass, mass_posterior = by_quadrature(
+    evidence, elbo, mass, mass_posterior, mean = by_quadrature(
         model, params, batch, config.prior, jax.random.key(9)
     )
     np.testing.assert_allclose(mass_posterior, 0, atol=1e-3)
+    assert mean.shape[-1] == vae_parts.code_dim(config)
+    if model.parts.posterior.mean is not None and config.layers == 1:
+        claimed = model.parts.posterior.mean(params["posterior"], join(x, context))
+        np.testing.assert_allclose(claimed, mean, atol=1e-3)
     if model.density.kind == "bound":  # the normaliser of an implicit prior is bounded by its samples
         assert (np.abs(mass) < 0.3).all()
         evidence, elbo = evidence - mass, elbo - mass
@@ -306,6 +313,9 @@ REFUSED = {
     "--beta-warm-up belongs to --objective elbo or free-bits": {
         **{"objective": "iwae", "samples": 5, "beta_warm_up": 10}
     },
+    "--components belongs to --prior mixture or vamp or vamp-data, not standard": {"components": 7},
+    "--flow-steps belongs to --posterior planar or radial": {"flow_steps": 9},
+    "--curvature belongs to --prior hyperbolic, not standard": {"curvature": -3.0},
 }
 
 

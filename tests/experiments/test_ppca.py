@@ -52,6 +52,9 @@ def test_gradient_ascent_approaches_the_closed_form(tmp_path):
     [
         ({"latent_dim": (2, 2)}, "give different latent dimensions"),
         ({"steps": 5}, "the closed form has none"),
+        ({"batch_size": -3}, "--batch-size belongs to --method gradient, not closed"),
+        ({"method": "gradient", "batch_size": -3}, "--batch-size must be at least 1, got -3"),
+        ({"method": "em", "steps": 0}, "--steps must be at least 1, got 0"),
         ({"code_step": (0.0,)}, "a quantisation step is positive"),
         ({"data": "binarized_mnist"}, "holds bits"),
         ({"protocol": "levels"}, "is discrete; use --protocol scaled"),

@@ -46,4 +46,18 @@ def test_a_table_is_printed_with_errors_and_continued(tmp_path, monkeypatch, cap
     capsys.readouterr()
     tables.run(config)
     assert (tmp_path / "table" / "one" / "result.json").stat().st_mtime_ns == trained
-    assert report in capsys.readouterr().out
+    assert report in capsys.readouterr().out and "; one seed and 2 epochs a row." in report
+
+
+@pytest.mark.parametrize(("name", "there"), [("epochs", 3), ("eval_limit", 10)])
+def test_rows_of_another_budget_are_refused(name, there, tmp_path, monkeypatch):
+    """Before anything is trained or written."""
+    small = tables.Table("Two rows", {}, {"one": {}, "two": {}}, ())
+    monkeypatch.setitem(tables.TABLES, "mnist-priors", small)
+    monkeypatch.setattr(vae, "run", lambda row: pytest.fail("trained"))
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two" / "result.json").write_text("{}")
+    (tmp_path / "two" / "config.json").write_text(json.dumps({"epochs": 2, "eval_limit": None, name: there}))
+    with pytest.raises(ValueError, match=f"two is of {name} {there}, not .*; choose another --out"):
+        tables.run(tables.Config("mnist-priors", tmp_path, epochs=2))
+    assert not (tmp_path / "manifest.json").exists()

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -153,6 +154,26 @@ ERRORS = {
         ("--prior", "sphere"),
         "--prior sphere does not go with --posterior normal; possible: standard,",
     ),
+    "no steps": (("--steps", "0"), "--steps must be at least 1, got 0"),
+    "negative beta": (("--beta", "-1"), "--beta must be at least 0, got -1"),
+    "beta is no number": (("--beta", "nan"), "--beta must be at least 0, got nan"),
+    "warm-up": (("--beta-warm-up", "-5"), "--beta-warm-up must be at least 0, got -5"),
+    "regulariser": (
+        ("--prior", "standard", "--objective", "adversarial", "--regulariser", "-3"),
+        "--regulariser must be at least 0, got -3",
+    ),
+    "alpha": (
+        ("--objective", "renyi", "--samples", "3", "--alpha", "nan"),
+        "--alpha must be a finite number, got nan",
+    ),
+    "pseudo-inputs": (
+        ("--prior", "vamp", "--components", "5000"),
+        "--components is at most the 1000 training images",
+    ),
+    "curvature": (
+        ("--prior", "hyperbolic", "--posterior", "wrapped-normal", "--curvature", "9"),
+        "choose a curvature c of at most 4.76, or fewer dimensions",
+    ),
     "nan": (("--learning-rate", "1e30"), "training stopped at step"),
 }
 
@@ -217,6 +238,7 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
         ("--layers", "2", "--prior", "vamp-data", "--components", "20"),
         ("--prior", "sphere", "--posterior", "von-mises-fisher", "--objective", "wae"),
         ("--prior", "implicit", "--posterior", "iaf", "--likelihood", "shared-normal"),
+        ("--prior", "hyperbolic", "--posterior", "wrapped-normal", "--curvature", "4"),
     ]),
 ])  # fmt: skip
 def test_options_work_together(options, tmp_path):
@@ -225,7 +247,14 @@ def test_options_work_together(options, tmp_path):
     assert done.returncode == 0, done.stderr
     records = json.loads((tmp_path / "run" / "result.json").read_text())["records"]
     assert len(records) == (2 if "--seeds" in options else 1)
-    assert all(record["bits_per_dim"] < 8 for record in records.values())
+    assert all(0 < record["bits_per_dim"] < 8 for record in records.values())
+    report = (tmp_path / "run" / "report.md").read_text()
+    for active, units in re.findall(r"\| (\d+) of (\d+) \|", report):
+        assert int(active) <= int(units) == (3 if "sphere" in options else 4 if "--layers" in options else 2)
+    if "wae" in options:  # the checkpoint that is kept has the least loss of what is trained
+        log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+        best = min(log, key=lambda line: line["valid_loss"])["step"]
+        assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] == best
 
 
 def test_the_record_is_of_the_averaged_parameters_of_the_best_checkpoint(tmp_path, monkeypatch):

@@ -7,9 +7,19 @@ import pytest
 import scipy.special
 import scipy.stats
 
+from dlvm_jax import nets
 from dlvm_jax.exact import linear_gaussian
 from dlvm_jax.functional import bounds, densities
-from dlvm_jax.models import density, gaussian, hierarchical, implicit, objectives, vamp
+from dlvm_jax.models import (
+    curved,
+    density,
+    flow_densities,
+    gaussian,
+    hierarchical,
+    implicit,
+    objectives,
+    vamp,
+)
 from dlvm_jax.models.vae import vae
 from tests.models.test_vae import exact_posterior, linear_decoder, small_parts
 
@@ -54,6 +64,23 @@ def test_full_normal_equals_scipy_and_starts_as_the_unit_gaussian():
         assert float(log_prob[n]) == pytest.approx(truth, rel=1e-4)
     start = full.log_prob({}, None, jnp.ones((1, 3)), jnp.zeros((1, 9)))
     assert float(start[0]) == pytest.approx(-1.5 - 1.5 * np.log(2 * np.pi), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", [*flow_densities.FLOWS, "wrapped-normal"])
+def test_a_mean_that_is_claimed_is_that_of_the_samples(name):
+    """Only a linear flow knows its mean; five standard errors, false alarm 1e-6."""
+    net = density.Net(lambda key: {}, lambda params, x: x)
+    if name == "wrapped-normal":
+        q, context = curved.wrapped_normal(net, 2, 1.0), jnp.full((1, 2, 2), 0.5)
+    else:
+        flow = flow_densities.FLOWS[name](2)
+        q = flow_densities.flow_posterior(net, flow, 2)
+        numbers = np.random.RandomState(0).randn(1, flow_densities.outputs_needed(flow, 2))
+        context = jnp.asarray(5 * numbers, jnp.float32).at[:, 2:4].set(1.0)  # wide
+    assert (q.mean is not None) == (name == "householder")
+    if q.mean is not None:
+        z = np.asarray(q.sample({}, jax.random.key(0), context, (50_000,))[0])
+        assert (np.abs(z.mean(0) - q.mean({}, context)) < 5 * z.std(0) / np.sqrt(len(z))).all()
 
 
 @pytest.mark.parametrize("gaussian_posterior", [True, False])
@@ -165,12 +192,22 @@ def test_joint_kind_is_the_weaker_and_its_mean_goes_through():
     np.testing.assert_array_equal(both.mean(params), jnp.concatenate([mean, 2 * mean]))
 
 
+def test_a_posterior_whose_samples_lose_part_of_the_gradient_is_refused():
+    """The logits of a mixture get none: by the samples' mean, which they move."""
+    prior, posterior, decoder = small_parts()
+    mixed = gaussian.mixture(2, 3)
+    params = moved(mixed.init(jax.random.key(0)))
+    gradient = jax.grad(lambda p: mixed.sample(p, jax.random.key(1), shape=(9,))[0].sum())(params)
+    assert (gradient["logits"] == 0).all() and (gradient["mean"] != 0).any()
+    for part in (mixed, hierarchical.joint(posterior, mixed, 2), hierarchical.joint(mixed, posterior, 2)):
+        with pytest.raises(ValueError, match="samples carry no gradient of its parameters"):
+            vae(prior, part, decoder)
+
+
 def test_implicit_prior_bounds_its_normalised_density_and_samples_it():
     """T(z) = a z: p = N(a, 1) exactly, Z = exp(a^2 / 2).  The mean log_prob is below it and above it less Z - 1 - log Z."""
     a = 0.7
-    prior = implicit.implicit_prior(
-        density.Net(lambda key: {}, lambda params, z: a * z[..., 0]), 1, draws=256
-    )
+    prior = implicit.implicit_prior(density.Net(lambda key: {}, lambda params, z: a * z[..., 0]), 1)
     assert prior.kind == "bound"
     z = jnp.linspace(-2, 3, 11)[:, None]
     keys = jax.random.split(jax.random.key(0), 4000)
@@ -241,14 +278,45 @@ def test_adversarial_autoencoder_holds_what_is_not_its_own():
     )
 
 
-def test_shared_scale_and_connections_of_networks():
-    """`share_last` adds one trained number, the same for every element; the mixture decoder's family is the function."""
+def test_a_shared_scale_is_one_trained_number_for_every_element():
     net = density.Net(lambda key: {}, lambda params, z: jnp.broadcast_to(z[..., None], (*z.shape, 1)))
     shared = density.share_last(net)
     params = {"net": {}, "shared": jnp.array([0.3])}
     out = shared.apply(params, jnp.arange(4.0)[None])
     np.testing.assert_allclose(out, np.stack([np.arange(4.0), np.full(4, 0.3)], -1)[None], rtol=1e-6)
     assert jax.tree.map(jnp.shape, shared.init(jax.random.key(0))) == {"net": {}, "shared": (1,)}
+
+
+@pytest.mark.parametrize("connect", ["residual", "dense"])
+def test_connections_of_a_network_equal_the_explicit_computation(connect):
+    """Widths 5 and 5 on an input of 3 numbers: a residual network projects where the width changes, in its first layer."""
+    net = nets.MLP((5, 5), (2,), connect=connect)
+    x = RNG.randn(7, 3).astype(np.float32)
+    params = moved(net.init(jax.random.key(0), x))
+    own = params["params"]
+
+    def layer(p, x):
+        return x @ p["kernel"] + p.get("bias", 0)
+
+    first = np.maximum(layer(own["Dense_0"], x), 0)
+    if connect == "residual":
+        first = first + layer(own["Dense_1"], x)
+        last = first + np.maximum(layer(own["Dense_2"], first), 0)
+    else:
+        first = np.concatenate([x, first], -1)
+        last = np.concatenate([first, np.maximum(layer(own["Dense_1"], first), 0)], -1)
+    np.testing.assert_allclose(
+        net.apply(params, x), layer(own["Head_0"]["Dense_0"], last), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_logistic_mixture_of_the_decoder_sums_to_one():
+    """Over all values of a pixel, under outputs of a network; six roundings of float32."""
+    family = density.logistic_mixture(7, 3)
+    outputs = jnp.asarray(RNG.randn(4, 1, family.width), jnp.float32)
+    values = jnp.arange(7.0)[:, None, None] * jnp.ones((7, 4, 1))
+    total = jnp.exp(family.log_prob(values, outputs)).sum(0)
+    np.testing.assert_allclose(total, 1, atol=1e-5)
 
 
 def test_warm_up_grows_linearly_and_validation_uses_the_final_weight():

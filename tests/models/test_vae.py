@@ -120,7 +120,7 @@ def test_a_random_posterior_is_refused():
 def test_a_discrete_posterior_is_refused():
     prior, _, decoder = small_parts()
     encoder = density.from_linen(nets.MLP((8,), (2, 1)), (1, 4))
-    with pytest.raises(ValueError, match="samples that carry gradients, got a discrete density"):
+    with pytest.raises(ValueError, match="samples carry no gradient of its parameters"):
         vae(prior, density.conditional(encoder, density.bernoulli(), (2,)), decoder)
 
 

@@ -147,6 +147,23 @@ def test_metrics_are_means_over_the_round_and_validation_is_reproducible(tmp_pat
     assert again["loss"] == pytest.approx(float(8 * parts[0] + 8 * parts[1] + 4 * parts[2]) / 20, rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("count", "batch_size", "sizes"),
+    [(17, 8, [8, 9]), (18, 8, [8, 8, 2]), (3, 1, [1, 1, 1]), (1, 8, [1]), (9, 8, [9])],
+)
+def test_validation_leaves_no_single_example_in_a_last_batch(count, batch_size, sizes):
+    """A total correlation or an MMD of one example does not exist; every example counts as much as before."""
+    seen = []
+
+    def mean(params, key, batch):
+        seen.append(len(batch))  # once for each size, when it is compiled
+        return batch.mean(), {}
+
+    x = np.arange(float(count), dtype=np.float32)[:, None]
+    values = validation.validator(mean, x, batch_size=batch_size)({})
+    assert set(seen) == set(sizes) and values["loss"] == pytest.approx(x.mean(), rel=1e-6)
+
+
 def test_tensorboard_files_are_written(tmp_path):
     folder = RunFolder(tmp_path, tensorboard=True)
     folder.log(1, {"loss": 1.0, "bound": [1.0, 2.0]}, 0.1)

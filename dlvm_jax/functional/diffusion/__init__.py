@@ -1,5 +1,33 @@
-"""Diffusion: noise processes, what a network may predict, objectives, solvers, likelihoods."""
+"""Diffusion: noise processes, what a network may predict, objectives and bounds, samplers, likelihoods."""
 
-from dlvm_jax.functional.diffusion import process, schedules, targets
+from dlvm_jax.functional.diffusion import (
+    ancestral,
+    dpm,
+    likelihood,
+    objectives,
+    ode,
+    process,
+    schedules,
+    score_matching,
+    sde,
+    solvers,
+    targets,
+    times,
+    variational,
+)
 
-__all__ = ["process", "schedules", "targets"]
+__all__ = [
+    "ancestral",
+    "dpm",
+    "likelihood",
+    "objectives",
+    "ode",
+    "process",
+    "schedules",
+    "score_matching",
+    "sde",
+    "solvers",
+    "targets",
+    "times",
+    "variational",
+]

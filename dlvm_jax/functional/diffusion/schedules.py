@@ -220,7 +220,9 @@ def from_recursion(betas, alphas=None):
             place = jnp.asarray(t) * steps
             nearest = jnp.round(place)
             # i / T * T is i but for rounding
-            place = jnp.where(jnp.abs(place - nearest) < 1e-3, nearest, place)
+            place = place + jax.lax.stop_gradient(
+                jnp.where(jnp.abs(place - nearest) < 1e-3, nearest - place, 0.0)
+            )
             inside = jnp.interp(place, jnp.arange(1.0, steps + 1), jnp.asarray(values, place.dtype))
             return jnp.where(place <= 0, clean, inside)
 

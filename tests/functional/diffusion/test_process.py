@@ -126,6 +126,14 @@ def test_recursions_of_a_chain(x64):
         np.testing.assert_allclose(p.sigma(general, step / 3) ** 2, variance)
 
 
+def test_a_table_has_slopes_at_its_steps(x64):
+    """drift and diffusion at t = i / T lie between those beside it."""
+    linear = PROCESSES["linear_betas"]
+    for coefficient in (p.drift, p.diffusion):
+        before, at, after = (float(coefficient(linear, 0.5 + shift)) for shift in (-5e-4, 0.0, 5e-4))
+        assert min(before, after) - 1e-9 <= at <= max(before, after) + 1e-9
+
+
 def test_table_in_single_precision():
     """alpha-bar and its complement of the DDPM table in float32, where a running product would be off by 1e-4."""
     t = jnp.arange(1, 1001) / 1000

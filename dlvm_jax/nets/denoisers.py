@@ -1,0 +1,288 @@
+"""Networks for diffusion models: a function of a noisy point, its log signal-to-noise ratio and a context.
+
+All take x [*batch, *event], log_snr [*batch] and a context (class integers [*batch], vectors [*batch, F], or None), and give
+one number for each element, [*batch, *event], from a last layer that starts at zero.  Embeddings, norms and softmax are in
+float32 whatever the compute type.  `deterministic=False` needs a "dropout" key.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+__all__ = ["Conditioning", "DenoisingMLP", "FlatNet", "Transformer", "UNet", "fourier_features"]
+
+ZERO = nn.initializers.zeros
+
+
+def sinusoids(value, features):
+    """Sines and cosines of a number at geometric frequencies from 1/16 to 4: [*batch] -> [*batch, features], float32."""
+    frequencies = jnp.geomspace(1 / 16, 4.0, features // 2)
+    angles = jnp.asarray(value, jnp.float32)[..., None] * frequencies
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def fourier_features(x, exponents):
+    """Fine digits of x for a network to see: x beside sin and cos of 2^n pi x for each n (Kingma et al. 2021, appendix C).
+
+    Shapes: [*batch, h, w, c] -> [*batch, h, w, c (1 + 2 len(exponents))].
+    """
+    waves = [f(2.0**n * jnp.pi * x) for n in exponents for f in (jnp.sin, jnp.cos)]
+    return jnp.concatenate([x, *waves], axis=-1)
+
+
+class Conditioning(nn.Module):
+    """Embedding of log-SNR, and of a context added to it: [*batch] -> [*batch, features], float32.
+
+    `classes`: the context is one of so many integers, and the integer `classes` itself stands for none (classifier-free
+    guidance); without it the context is a vector.
+    """
+
+    features: int
+    classes: int | None = None
+
+    @nn.compact
+    def __call__(self, log_snr, context=None):
+        h = nn.Dense(self.features)(sinusoids(log_snr, self.features))
+        if context is not None:
+            h = h + (
+                nn.Embed(self.classes + 1, self.features)(context.astype(jnp.int32))
+                if self.classes
+                else nn.Dense(self.features)(context.astype(jnp.float32))
+            )
+        return nn.Dense(self.features)(nn.silu(h))
+
+
+class DenoisingMLP(nn.Module):
+    """Residual multi-layer perceptron for vectors, the embedding added in every layer.
+
+    Shapes: [*batch, D] -> [*batch, D].
+    """
+
+    hidden: Sequence[int]
+    classes: int | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, log_snr, context=None, deterministic=True):
+        told = nn.silu(Conditioning(self.hidden[0], self.classes)(log_snr, context))
+        h = nn.Dense(self.hidden[0], dtype=self.dtype)(x)
+        for width in self.hidden:
+            inner = nn.silu(nn.Dense(width, dtype=self.dtype)(h) + nn.Dense(width, dtype=self.dtype)(told))
+            h = h if h.shape[-1] == width else nn.Dense(width, use_bias=False, dtype=self.dtype)(h)
+            h = h + nn.Dense(width, dtype=self.dtype)(inner)
+        return nn.Dense(x.shape[-1], kernel_init=ZERO)(nn.silu(h)).astype(jnp.float32)
+
+
+def _norm(channels):
+    """Group norm of at most 32 groups, of four channels or more where they allow it."""
+    groups = math.gcd(32, channels // 4) if channels % 4 == 0 else 1
+    return nn.GroupNorm(
+        groups, reduction_axes=(-3, -2, -1)
+    )  # by default all axes but the first, leading ones too
+
+
+class ResBlock(nn.Module):
+    """Group norm, swish, 3x3 convolution, embedding, again, added to the input (Ho et al. 2020, appendix B).
+
+    Shapes: [*batch, h, w, c], [*batch, features] -> [*batch, h, w, channels].
+    """
+
+    channels: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, told, deterministic=True):
+        conv = lambda init: nn.Conv(self.channels, (3, 3), kernel_init=init, dtype=self.dtype)  # noqa: E731
+        h = conv(nn.initializers.lecun_normal())(nn.silu(_norm(x.shape[-1])(x)))
+        h = h + nn.Dense(self.channels, dtype=self.dtype)(nn.silu(told))[..., None, None, :]
+        h = nn.Dropout(self.dropout)(nn.silu(_norm(self.channels)(h)), deterministic=deterministic)
+        h = conv(ZERO)(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels, dtype=self.dtype)(x)
+        return x + h
+
+
+class SpatialAttention(nn.Module):
+    """Self-attention between the places of an image, added to it.  Shapes: [*batch, h, w, c] -> same."""
+
+    heads: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        tokens = _norm(x.shape[-1])(x).reshape(*x.shape[:-3], -1, x.shape[-1])
+        mixed = nn.MultiHeadAttention(
+            self.heads, dtype=self.dtype, out_kernel_init=ZERO, force_fp32_for_softmax=True
+        )(tokens)
+        return x + mixed.reshape(x.shape)
+
+
+def space_to_depth(x, size):
+    """[*batch, h, w, c] -> [*batch, h / size, w / size, size^2 c]."""
+    *batch, h, w, c = x.shape
+    x = x.reshape(*batch, h // size, size, w // size, size, c)
+    return jnp.moveaxis(x, -3, -4).reshape(*batch, h // size, w // size, size * size * c)
+
+
+def depth_to_space(x, size):
+    """Inverse of `space_to_depth`."""
+    *batch, h, w, c = x.shape
+    x = x.reshape(*batch, h, w, size, size, c // size**2)
+    return jnp.moveaxis(x, -4, -3).reshape(*batch, h * size, w * size, c // size**2)
+
+
+def _check_patches(shape, size):
+    if shape[-3] % size or shape[-2] % size:
+        raise ValueError(f"patches of {size} x {size} do not tile an image of shape {shape[-3:]}")
+
+
+class FlatNet(nn.Module):
+    """Residual blocks at one resolution, on patches of the image, with Fourier features (Kingma et al. 2021, appendix B).
+
+    The blocks are scanned, so compile time does not grow with the depth.  Shapes: [*batch, h, w, c] -> same.
+    """
+
+    channels: int
+    depth: int
+    patch: int = 1
+    exponents: Sequence[int] = ()
+    classes: int | None = None
+    attention: bool = False
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, log_snr, context=None, deterministic=True):
+        _check_patches(x.shape, self.patch)
+        told = Conditioning(4 * self.channels, self.classes)(log_snr, context)
+        h = space_to_depth(fourier_features(x, self.exponents), self.patch)
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(h)
+
+        def block(module, h, _):
+            return module(h, told, deterministic), None
+
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=self.depth,
+        )
+        h, _ = stack(ResBlock(self.channels, self.dropout, self.dtype, name="blocks"), h, None)
+        if self.attention:
+            h = SpatialAttention(dtype=self.dtype)(h)
+            h = ResBlock(self.channels, self.dropout, self.dtype)(h, told, deterministic)
+        h = nn.silu(_norm(self.channels)(h))
+        out = nn.Conv(self.patch**2 * x.shape[-1], (3, 3), kernel_init=ZERO)(h.astype(jnp.float32))
+        return depth_to_space(out, self.patch)
+
+
+class UNet(nn.Module):
+    """Encoder and decoder of residual blocks with skip connections, attention at the coarsest level (Ho et al. 2020).
+
+    multipliers: channels of each resolution, in units of `channels`; each further one halves the image, whose sides must allow
+    it.  Shapes: [*batch, h, w, c] -> same.
+    """
+
+    channels: int
+    multipliers: Sequence[int] = (1, 2, 2)
+    blocks: int = 2
+    classes: int | None = None
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, log_snr, context=None, deterministic=True):
+        _check_patches(x.shape, 2 ** (len(self.multipliers) - 1))
+        told = Conditioning(4 * self.channels, self.classes)(log_snr, context)
+        res = lambda m, h: ResBlock(m * self.channels, self.dropout, self.dtype)(h, told, deterministic)  # noqa: E731
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(x)
+        skips = [h]
+        for level, multiplier in enumerate(self.multipliers):
+            if level:
+                h = nn.Conv(multiplier * self.channels, (3, 3), strides=2, dtype=self.dtype)(h)
+                skips.append(h)
+            for _ in range(self.blocks):
+                h = res(multiplier, h)
+                skips.append(h)
+        h = res(self.multipliers[-1], h)
+        h = SpatialAttention(dtype=self.dtype)(h)
+        h = res(self.multipliers[-1], h)
+        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+            for _ in range(self.blocks + 1):
+                h = res(multiplier, jnp.concatenate([h, skips.pop()], axis=-1))
+            if level:
+                *batch, height, width, features = h.shape
+                h = jax.image.resize(h, (*batch, 2 * height, 2 * width, features), "nearest")
+                h = nn.Conv(features, (3, 3), dtype=self.dtype)(h)
+        h = nn.silu(_norm(h.shape[-1])(h)).astype(jnp.float32)
+        return nn.Conv(x.shape[-1], (3, 3), kernel_init=ZERO)(h)
+
+
+class TransformerBlock(nn.Module):
+    """Attention and a perceptron, each shifted, scaled and gated by the embedding, gates zero at first (Peebles & Xie 2023).
+
+    Shapes: [*batch, T, c], [*batch, features] -> [*batch, T, c].
+    """
+
+    heads: int
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, told, deterministic=True):
+        width = x.shape[-1]
+        modulation = nn.Dense(6 * width, kernel_init=ZERO)(nn.silu(told))[..., None, :]
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation, 6, axis=-1)
+        norm = nn.LayerNorm(use_bias=False, use_scale=False)
+        h = norm(x) * (1 + scale_a) + shift_a
+        h = nn.MultiHeadAttention(self.heads, dtype=self.dtype, force_fp32_for_softmax=True)(h)
+        x = x + gate_a * nn.Dropout(self.dropout)(h, deterministic=deterministic)
+        h = norm(x) * (1 + scale_m) + shift_m
+        h = nn.Dense(width, dtype=self.dtype)(nn.gelu(nn.Dense(4 * width, dtype=self.dtype)(h)))
+        return x + gate_m * nn.Dropout(self.dropout)(h, deterministic=deterministic)
+
+
+class Transformer(nn.Module):
+    """Diffusion transformer on patches (DiT, Peebles & Xie 2023), its blocks scanned.
+
+    Shapes: [*batch, h, w, c] -> same.
+    """
+
+    width: int
+    depth: int
+    patch: int
+    heads: int = 4
+    exponents: Sequence[int] = ()
+    classes: int | None = None
+    dropout: float = 0.0
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, log_snr, context=None, deterministic=True):
+        _check_patches(x.shape, self.patch)
+        told = Conditioning(self.width, self.classes)(log_snr, context)
+        patches = space_to_depth(fourier_features(x, self.exponents), self.patch)
+        *batch, rows, columns, features = patches.shape
+        h = nn.Dense(self.width, dtype=self.dtype)(patches.reshape(*batch, rows * columns, features))
+        h = h + self.param("place", nn.initializers.normal(0.02), (rows * columns, self.width))
+
+        def block(module, h, _):
+            return module(h, told, deterministic), None
+
+        stack = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=self.depth,
+        )
+        h, _ = stack(TransformerBlock(self.heads, self.dropout, self.dtype, name="blocks"), h, None)
+        modulation = nn.Dense(2 * self.width, kernel_init=ZERO)(nn.silu(told))[..., None, :]
+        shift, scale = jnp.split(modulation, 2, axis=-1)
+        h = nn.LayerNorm(use_bias=False, use_scale=False)(h) * (1 + scale) + shift
+        out = nn.Dense(self.patch**2 * x.shape[-1], kernel_init=ZERO)(h.astype(jnp.float32))
+        return depth_to_space(out.reshape(*batch, rows, columns, -1), self.patch)

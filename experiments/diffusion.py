@@ -1,0 +1,251 @@
+"""Train a diffusion model, evaluate its bound (and its likelihood by ODE in the plane), and write a report with pictures.
+
+python -m experiments.diffusion                                    # embedded digits, about a minute
+python -m experiments.diffusion --data eight_gaussians             # in the plane, against the exact entropy
+python -m experiments.diffusion --data mnist --net flat --steps 4000 --sampler heun
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from dlvm_jax import data as datasets
+from dlvm_jax.data import toys
+from dlvm_jax.evaluate import evaluate
+from dlvm_jax.functional.diffusion import ancestral, dpm, ode, schedules, sde, solvers
+from dlvm_jax.models import diffusion, objectives
+from dlvm_jax.nets import denoisers
+from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, parallel, validation
+from dlvm_jax.train.run import RunFolder, manifest
+from experiments import common, diffusion_report
+
+PROCESSES = {
+    "linear-log-snr": lambda: diffusion.fixed(schedules.linear_log_snr()),
+    "learned": diffusion.learned,
+    "vp": lambda: diffusion.fixed(schedules.variance_preserving()),
+    "sub-vp": lambda: diffusion.fixed(schedules.sub_variance_preserving()),
+    "edm": lambda: diffusion.fixed(schedules.edm()),
+    "rectified": lambda: diffusion.fixed(schedules.rectified()),
+    "ddpm": lambda: diffusion.fixed(schedules.from_recursion(schedules.linear_betas())),
+    "cosine": lambda: diffusion.fixed(schedules.from_recursion(schedules.cosine_betas())),
+}
+
+SAMPLERS = {  # name: a solver of a process and a denoiser, and its evaluations a step
+    "ancestral": (ancestral.ancestral, 1),
+    "ddim": (ancestral.ddim, 1),
+    "euler-maruyama": (sde.euler_maruyama, 1),
+    "heun": (ode.edm_heun, 2),
+    "dpm-2": (dpm.dpm_multistep, 1),
+    "dpm-3": (lambda process, denoise: dpm.dpm_multistep(process, denoise, 3), 1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a diffusion model, evaluate it on the test set, and write a report with pictures."""
+
+    data: str = "digits"
+    """digits (embedded), mnist, fashion_mnist, cifar10, ... as integer levels; eight_gaussians, checkerboard, two_moons"""
+    process: Literal["linear-log-snr", "learned", "vp", "sub-vp", "edm", "rectified", "ddpm", "cosine"] = (
+        "linear-log-snr"
+    )
+    """noise process: linear or learned log signal-to-noise ratio, linear beta (vp, sub-vp), EDM, straight path, DDPM tables"""
+    target: Literal["edm", "x0", "epsilon", "score", "v", "velocity"] = "edm"
+    """what the network predicts; edm: the preconditioned residual"""
+    objective: Literal["bound", "epsilon", "x0", "v", "min_snr", "edm"] = "bound"
+    """the variational bound, or a weight of the squared error (epsilon is the simple loss of DDPM)"""
+    net: Literal["mlp", "flat", "unet", "transformer"] | None = None
+    """network; default mlp for vectors, flat (residual blocks at one resolution) for images"""
+    width: int | None = None
+    """channels, or width of the layers; default 128 for the mlp, 64 else"""
+    depth: int = 4
+    """layers, residual blocks, or blocks a resolution"""
+    patch: int = 2
+    """side of the patches of the flat net and the transformer"""
+    fourier: tuple[int, ...] = ()
+    """exponents n of the Fourier features sin and cos(2^n pi x) of the flat net and the transformer, as in 3 4 5"""
+    dropout: float = 0.0
+    """dropout rate of the image networks"""
+    steps: int = 4000
+    """training steps"""
+    batch_size: int = 128
+    """examples of a step"""
+    learning_rate: float = 2e-3
+    """peak learning rate of Adam, which falls along a cosine"""
+    warm_up: int = 100
+    """steps over which the learning rate rises"""
+    ema: float = 0.999
+    """decay of the moving average of the parameters"""
+    sampler: Literal["ancestral", "ddim", "euler-maruyama", "heun", "dpm-2", "dpm-3"] = "dpm-2"
+    """how samples are drawn"""
+    sample_steps: int = 50
+    """steps of the sampler"""
+    eval_samples: int = 10
+    """draws of time and noise for each test example"""
+    eval_limit: int | None = None
+    """evaluate on the first so many test examples only"""
+    seed: int = 0
+    """random seed"""
+    out: Path | None = None
+    """run folder; default runs/diffusion-DATA-001, 002, ..."""
+    resume: bool = False
+    """go on with the run in --out"""
+
+
+def check(config):
+    """Raise ValueError for impossible settings."""
+    for name in (
+        "width",
+        "depth",
+        "patch",
+        "steps",
+        "batch_size",
+        "sample_steps",
+        "eval_samples",
+        "eval_limit",
+    ):
+        common.at_least(name, getattr(config, name), 1)
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"--dropout is a rate in [0, 1), got {config.dropout}")
+    if config.resume and config.out is None:
+        raise ValueError("--resume goes on with the run in --out; say which")
+    plane = config.data in toys.TOYS
+    if plane and config.net not in (None, "mlp"):
+        raise ValueError(
+            f"--net {config.net} needs images, {config.data} is of points in the plane; use --net mlp"
+        )
+    if not plane and config.net == "mlp":
+        raise ValueError("--net mlp is for points in the plane; use --net flat, unet or transformer")
+
+
+def load(config):
+    """The data set of a configuration: toys are sampled, images are integer levels."""
+    return toys.dataset(config.data) if config.data in toys.TOYS else datasets.load(config.data, "levels")
+
+
+def sampler(name, steps):
+    """(process, denoise) -> (Solver, times), as models want it."""
+
+    def make(process, denoise):
+        clean = process.t_min > 0
+        grid = solvers.log_snr_times if process.steps is None else solvers.uniform_times
+        return SAMPLERS[name][0](process, denoise), grid(process, steps, clean=clean)
+
+    return make
+
+
+def build(config, event_shape, data_std):
+    """The model of a configuration."""
+    width = config.width or (128 if len(event_shape) == 1 else 64)
+    if len(event_shape) == 1:
+        module = denoisers.DenoisingMLP((width,) * config.depth)
+    elif config.net in (None, "flat"):
+        module = denoisers.FlatNet(width, config.depth, config.patch, config.fourier, dropout=config.dropout)
+    elif config.net == "unet":
+        module = denoisers.UNet(width, blocks=config.depth, dropout=config.dropout)
+    else:
+        module = denoisers.Transformer(
+            width, config.depth, config.patch, exponents=config.fourier, dropout=config.dropout
+        )
+    net = diffusion.denoising_net(module, event_shape)
+    return diffusion.denoiser(net, PROCESSES[config.process](), event_shape, config.target, data_std)
+
+
+def run(config):
+    """One experiment from configuration to report."""
+    check(config)
+    dataset = load(config)
+    event_shape = dataset.train.shape[1:]
+    levels = dataset.levels if dataset.discrete else None
+    seen = np.asarray(dataset.train[:10000], np.float64)
+    data_std = (
+        float(np.sqrt(np.mean(np.square(2 * seen / (levels - 1) - 1)))) if levels else float(seen.std())
+    )
+    model = build(config, event_shape, data_std)
+    density = diffusion.bound_density(model, sampler(config.sampler, config.sample_steps), levels)
+    objective = (
+        diffusion.maximum_bound(model, levels)
+        if config.objective == "bound"
+        else diffusion.denoising(model, config.objective, levels, data_std)
+    )
+    optimiser = optimisers.make(
+        "adam", config.learning_rate, config.steps, schedule="cosine", warm_up=config.warm_up, clip=1.0
+    )
+    trainer = engine.build(
+        objectives.preprocessed(objective, dataset.preprocess),
+        model.init,
+        optimiser,
+        ema=config.ema,
+        devices=parallel.devices_for(config.batch_size),
+    )
+    order.steps_per_epoch(len(dataset.train), config.batch_size)
+    state = trainer.init(config.seed)
+    root = config.out or common.new_folder(f"diffusion-{config.data}")
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str)) | {"data_std": data_std}
+    told = ("out", "resume", "sampler", "sample_steps", "eval_samples", "eval_limit")
+    identity = {name: value for name, value in settings.items() if name not in told}
+    identity["protocol"] = f"{dataset.protocol.name} {dataset.protocol.hash}"
+    kept = checkpoint.Checkpoints(root / "checkpoints", identity)
+    state = common.restore(kept, state, config.resume)
+    folder = RunFolder(root)
+    folder.write("config.json", settings)
+    folder.write("manifest.json", manifest())
+    print(f"{config.data}, {dataset.protocol.name}: {dataset.protocol.description}\nrun folder {root}")
+    plan = loop.Plan(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,))
+    validate = validation.validator(
+        objectives.maximum_likelihood(density), np.asarray(dataset.valid[:1000], np.float32)
+    )
+    started = time.monotonic()
+    state = loop.fit(
+        trainer, plan, trainer.put(dataset.train), state, folder=folder, checkpoints=kept, validate=validate
+    )
+    step, best = kept.restore(state, kept.best_step())
+    kept.close()
+    trained = time.monotonic() - started
+    params = trainer.eval_params(best)
+    test = np.asarray(dataset.test[: config.eval_limit], np.float32)
+    key = common.evaluation_key(config.seed)
+    with tqdm(total=len(test), unit="example", desc="evaluate", dynamic_ncols=True) as bar:
+        record = evaluate(
+            density,
+            params,
+            test,
+            key=key,
+            samples=config.eval_samples,
+            protocol=dataset.protocol.name,
+            protocol_hash=dataset.protocol.hash,
+            bin_width=dataset.bin_width,
+            chunk=1,
+            progress=lambda done: bar.update(done - bar.n),
+        )
+    further = plane_likelihood(model, params, toys.TOYS[config.data], test) if len(event_shape) == 1 else {}
+    result = {"record": record.as_dict(), "step": step, **further}
+    folder.write("result.json", result)
+    diffusion_report.write(root, config, dataset, model, density, params, record, further, folder, step)
+    print(f"step {step}: {record}")
+    for name, (value, error) in further.items():
+        print(f"{name}: {value:.4f} ± {error:.4f} nats")
+    print(f"trained {trained:.0f} s; report in {root / 'report.md'}")
+
+
+def plane_likelihood(model, params, toy, test, count=2000):
+    """Likelihood of test points by the ODE with the exact trace, and its distance from the exact one where that is known."""
+    x = jnp.asarray(test[:count])
+    log_prob = np.asarray(jax.jit(diffusion.ode_density(model, None).log_prob)(params, None, x), np.float64)
+    mean = lambda values: [float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))]  # noqa: E731
+    found = {"log p(x) by ODE": mean(log_prob)}
+    if toy.log_prob is not None:
+        found["KL(data, model) by ODE"] = mean(np.asarray(toy.log_prob(x), np.float64) - log_prob)
+    return found
+
+
+if __name__ == "__main__":
+    common.main(run, tyro.cli(Config, description=__doc__))

@@ -1,0 +1,102 @@
+"""Networks of diffusion models: shapes for any leading batch, float32 outputs, gradients everywhere, no mixing of examples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlvm_jax.nets import denoisers
+
+IMAGE, VECTOR = (8, 8, 1), (3,)
+NETS = {
+    "mlp": (denoisers.DenoisingMLP((16, 8)), VECTOR, None),
+    "mlp with a vector": (denoisers.DenoisingMLP((16, 16)), VECTOR, jnp.ones((2, 3, 5))),
+    "flat": (denoisers.FlatNet(8, 2, patch=2, exponents=(1, 2)), IMAGE, None),
+    "flat with attention": (denoisers.FlatNet(8, 1, attention=True), IMAGE, None),
+    "flat bfloat16": (denoisers.FlatNet(8, 2, patch=2, dtype=jnp.bfloat16), IMAGE, None),
+    "unet with classes": (denoisers.UNet(8, (1, 2), 1, classes=4), IMAGE, jnp.array([[0, 1, 4], [2, 2, 3]])),
+    "transformer": (denoisers.Transformer(16, 2, 4, heads=2), IMAGE, None),
+}
+
+
+def perturbed(module, *inputs):
+    """Parameters away from their zeros, so that every path matters."""
+    params = module.init(jax.random.key(1), *inputs)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    moved = [a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    return params, jax.tree.unflatten(tree, moved)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_network(name):
+    module, event, context = NETS[name]
+    x, log_snr = jax.random.normal(jax.random.key(0), (2, 3, *event)), jnp.linspace(-5, 12, 6).reshape(2, 3)
+    first = None if context is None else context[0, :1]
+    start, params = perturbed(module, x[0, :1], log_snr[0, :1], first)
+    assert not module.apply(start, x, log_snr, context).any(), "the last layer starts at zero"
+    out = jax.jit(module.apply)(params, x, log_snr, context)
+    assert out.shape == x.shape and out.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    # an example by itself gives the same: no mixing over the batch (bfloat16 sums in another order)
+    told = None if context is None else context[1, 2:]
+    alone = module.apply(params, x[1, 2:], log_snr[1, 2:], told)[0]
+    np.testing.assert_allclose(
+        out[1, 2], alone, atol=np.abs(out).max() * (0.05 if "bfloat16" in name else 1e-5)
+    )
+    loss = lambda p: jnp.square(module.apply(p, x, log_snr, context)).sum()  # noqa: E731
+    gradient = jax.jit(jax.grad(loss))(params)
+    dead = {
+        jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(gradient) if not np.any(leaf)
+    }
+    # softmax ignores what all keys share
+    assert {path for path in dead if "'key'" not in path or "bias" not in path} == set()
+
+
+@pytest.mark.parametrize("name", ["flat", "unet with classes", "transformer"])
+def test_dropout_needs_a_key_and_changes_the_output(name):
+    module, event, context = NETS[name]
+    module = module.clone(dropout=0.5)
+    x, log_snr = jnp.ones((3, *event)), jnp.zeros(3)
+    context = None if context is None else context[0]
+    _, params = perturbed(module, x, log_snr, context)
+    draw = lambda seed: module.apply(  # noqa: E731
+        params, x, log_snr, context, False, rngs={"dropout": jax.random.key(seed)}
+    )
+    np.testing.assert_array_equal(draw(0), draw(0))
+    assert np.abs(draw(0) - draw(1)).max() > 0
+    np.testing.assert_array_equal(
+        module.apply(params, x, log_snr, context), NETS[name][0].apply(params, x, log_snr, context)
+    )
+
+
+def test_log_snr_and_class_reach_the_output():
+    module = denoisers.DenoisingMLP((16,), classes=3)
+    x = jnp.ones((1, 2))
+    _, params = perturbed(module, x, jnp.zeros(1), jnp.array([0]))
+    out = lambda log_snr, label: module.apply(params, x, jnp.array([log_snr]), jnp.array([label]))  # noqa: E731
+    assert np.abs(out(0.0, 0) - out(0.5, 0)).max() > 1e-3
+    assert np.abs(out(0.0, 0) - out(0.0, 3)).max() > 1e-3
+
+
+def test_patches_are_cut_and_put_back():
+    x = jnp.arange(4 * 6 * 2.0).reshape(4, 6, 2)
+    cut = denoisers.space_to_depth(x, 2)
+    np.testing.assert_array_equal(cut[1, 2], x[2:4, 4:6].reshape(-1))
+    np.testing.assert_array_equal(denoisers.depth_to_space(cut, 2), x)
+    for module in (
+        denoisers.FlatNet(4, 1, patch=3),
+        denoisers.UNet(4, (1, 1, 1)),
+        denoisers.Transformer(4, 1, 3),
+    ):
+        with pytest.raises(ValueError, match="do not tile an image of shape"):
+            module.init(jax.random.key(0), jnp.ones((1, 10, 10, 1)), jnp.zeros(1))
+
+
+def test_fourier_features_show_fine_digits():
+    x = jnp.array([0.1, 0.2]).reshape(1, 1, 2)
+    features = denoisers.fourier_features(x, (0, 3))
+    expected = np.concatenate(
+        [x, np.sin(np.pi * x), np.cos(np.pi * x), np.sin(8 * np.pi * x), np.cos(8 * np.pi * x)], -1
+    )
+    np.testing.assert_allclose(features, expected, atol=1e-5)
