@@ -5,52 +5,13 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional.diffusion.ode import probability_flow
 from dlvm_jax.functional.diffusion.process import prior_log_prob
 from dlvm_jax.functional.diffusion.score_matching import exact_divergence, hutchinson_divergence
-from dlvm_jax.functional.diffusion.targets import from_x0
+from dlvm_jax.functional.diffusion.solvers import log_snr_times
 from dlvm_jax.functional.numerics import log_mean_exp
 
-__all__ = ["dequantised_log_prob", "log_likelihood", "log_snr_times", "probability_flow"]
-
-
-def probability_flow(process, denoise, x, t):
-    r"""Drift of the deterministic ODE that has the marginals of the noise process.
-
-    $\frac{dx}{dt} = f(t)\,x - \tfrac12g(t)^2\,\nabla\log q_t(x) = \dot\alpha_t\hat x_0(x,t) + \dot\sigma_t\hat\epsilon(x,t)$
-
-    So it is the expected velocity.  denoise: (x, t) -> expected clean point.
-    Shapes: `x` [*batch, *event], t scalar or [*batch] -> [*batch, *event].
-    Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 13.
-
-    >>> from dlvm_jax.functional.diffusion.schedules import edm
-    >>> probability_flow(edm(), lambda x, t: 0 * x, jnp.array([6.0]), 2.0).tolist()
-    [3.0]
-    """
-    return from_x0(process, "velocity", denoise(x, t), x, t)
-
-
-def log_snr_times(process, count):
-    r"""Times from t_min to t_max that are equally spaced in log signal-to-noise ratio.
-
-    $\lambda(t_i) = \lambda(t_{\min}) - \tfrac iN\big(\lambda(t_{\min})-\lambda(t_{\max})\big)$
-
-    By bisection, to the last digit.  Shapes: -> [count + 1], rising.  Source: Lu et al. 2022 (DPM-Solver), section 3.4.
-
-    >>> from dlvm_jax.functional.diffusion.schedules import edm
-    >>> [round(float(t), 4) for t in log_snr_times(edm(0.01, 1.0), 2)]
-    [0.01, 0.1, 1.0]
-    """
-    low, high = jnp.asarray(process.t_min, float), jnp.asarray(process.t_max, float)
-    wanted = jnp.linspace(process.log_snr(low), process.log_snr(high), count + 1)
-
-    def halve(_, ends):
-        left, right = ends
-        middle = 0.5 * (left + right)
-        early = process.log_snr(middle) > wanted
-        return jnp.where(early, middle, left), jnp.where(early, right, middle)
-
-    left, right = jax.lax.fori_loop(0, 64, halve, (jnp.full_like(wanted, low), jnp.full_like(wanted, high)))
-    return (0.5 * (left + right)).at[jnp.array([0, -1])].set(jnp.stack([low, high]))
+__all__ = ["dequantised_log_prob", "log_likelihood"]
 
 
 def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, prior=None):
@@ -70,7 +31,7 @@ def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, pri
     >>> bool(jnp.isclose(end[0, 0], 20.0, rtol=1e-3)), bool(jnp.isclose(log_prob[0], -2 - jnp.log(0.02507), atol=1e-3))
     (True, True)
     """
-    grid = log_snr_times(process, 2 * steps).astype(x.dtype)
+    grid = log_snr_times(process, 2 * steps)[::-1].astype(x.dtype)
     width = (process.log_snr(grid[-1]) - process.log_snr(grid[0])) / steps
 
     def slope(state, t):

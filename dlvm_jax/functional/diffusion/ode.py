@@ -3,6 +3,7 @@ r"""Solvers of the probability-flow ODE in time: Runge-Kutta methods, fixed and 
 dx/dt = f(t) x - g(t)^2 / 2 * score has the marginals of the process.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,16 @@ from dlvm_jax.functional.diffusion.process import alpha, transition
 from dlvm_jax.functional.diffusion.solvers import Solver, finish, is_clean, time_between
 from dlvm_jax.functional.diffusion.targets import from_x0
 
-__all__ = ["METHODS", "Integral", "Tableau", "adaptive", "edm_heun", "flow_field", "integrate", "runge_kutta"]
+__all__ = [
+    "METHODS",
+    "Integral",
+    "Tableau",
+    "adaptive",
+    "edm_heun",
+    "integrate",
+    "probability_flow",
+    "runge_kutta",
+]
 
 
 class Tableau(NamedTuple):
@@ -52,18 +62,20 @@ DORMAND_PRINCE = _tableau(
 DORMAND_PRINCE_ERROR = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
 
 
-def flow_field(process, denoise):
-    r"""Velocity of the probability-flow ODE.
+def probability_flow(process, denoise, x, t):
+    r"""Drift of the deterministic ODE that has the marginals of the noise process.
 
-    $\dot x = f(t)\,x - \tfrac12g(t)^2\,\nabla\log q_t(x)$, from $\mathbb E[x_0\mid x_t]$
+    $\frac{dx}{dt} = f(t)\,x - \tfrac12g(t)^2\,\nabla\log q_t(x) = \dot\alpha_t\hat x_0(x,t) + \dot\sigma_t\hat\epsilon(x,t)$
 
-    -> (x, t) -> velocity of the shape of x, t scalar.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 13.
+    So it is the expected velocity.  denoise: (x, t) -> expected clean point.
+    Shapes: `x` [*batch, *event], t scalar or [*batch] -> [*batch, *event].
+    Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 13.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
-    >>> flow_field(edm(), lambda x, t: jnp.zeros_like(x))(jnp.ones(1), 2.0).tolist()
-    [0.5]
+    >>> probability_flow(edm(), lambda x, t: 0 * x, jnp.array([6.0]), 2.0).tolist()
+    [3.0]
     """
-    return lambda x, t: from_x0(process, "velocity", denoise(x, t), x, t).astype(x.dtype)
+    return from_x0(process, "velocity", denoise(x, t), x, t).astype(x.dtype)
 
 
 def _plus(x, h, weights, slopes):
@@ -106,7 +118,7 @@ def runge_kutta(process, denoise, method="heun"):
     """
     if method not in METHODS:
         raise ValueError(f"a method is one of {', '.join(METHODS)}, got {method!r}")
-    tableau, field = METHODS[method], flow_field(process, denoise)
+    tableau, field = METHODS[method], functools.partial(probability_flow, process, denoise)
 
     def step(state, t, s, noise, x0):
         x, h = state[0], jnp.asarray(s - t, state[0].dtype)
@@ -236,4 +248,6 @@ def adaptive(process, denoise, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1
     for time in (start, stop):
         if not isinstance(time, jax.core.Tracer) and bool(is_clean(process, time)):
             raise ValueError(f"the ODE is singular at the clean time {time}: integrate to process.t_min")
-    return integrate(flow_field(process, denoise), x, start, stop, rtol, atol, max_steps)
+    return integrate(
+        functools.partial(probability_flow, process, denoise), x, start, stop, rtol, atol, max_steps
+    )

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 
 from dlvm_jax.exact import diffusion as exact
-from dlvm_jax.functional.diffusion import likelihood, schedules
+from dlvm_jax.functional.diffusion import likelihood, ode, schedules
 from dlvm_jax.functional.diffusion import process as p
 
 PROCESSES = {
@@ -72,23 +72,11 @@ def test_error_is_of_order_four(x64):
 def test_probability_flow_is_drift_less_half_the_score(name, x64):
     process, x = PROCESSES[name], jnp.asarray(POINTS)
     law, t = mixture(), process.t_min + 0.4 * (process.t_max - process.t_min)
-    got = likelihood.probability_flow(process, lambda x, t: exact.denoiser(law, process, x, t), x, t)
+    got = ode.probability_flow(process, lambda x, t: exact.denoiser(law, process, x, t), x, t)
     score = exact.score(law, process, x, t)
     np.testing.assert_allclose(
         got, p.drift(process, t) * x - 0.5 * p.diffusion(process, t) ** 2 * score, rtol=1e-8
     )
-
-
-@pytest.mark.parametrize("name", PROCESSES)
-def test_log_snr_times_are_equally_spaced_in_log_snr(name):
-    """In float32 a time near the rectified end, 1 - 1e-5, is known to 6e-8: log-SNR there to 6e-3 of 46."""
-    process = PROCESSES[name]
-    grid = likelihood.log_snr_times(process, 20)
-    assert grid[0] == jnp.float32(process.t_min) and grid[-1] == jnp.float32(process.t_max)
-    levels = process.log_snr(grid)
-    wanted = np.linspace(levels[0], levels[-1], 21)
-    np.testing.assert_allclose(levels, wanted, atol=1e-2 if name == "rectified" else 2e-5)
-    assert (jnp.diff(grid) > 0).all()
 
 
 def test_hutchinson_over_all_probes(x64):

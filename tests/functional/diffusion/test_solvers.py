@@ -13,7 +13,14 @@ from dlvm_jax.exact import diffusion as exact
 from dlvm_jax.functional.diffusion import schedules
 from dlvm_jax.functional.diffusion.ancestral import ancestral, ddim
 from dlvm_jax.functional.diffusion.dpm import dpm_multistep, dpm_sde, dpm_singlestep, phi
-from dlvm_jax.functional.diffusion.ode import METHODS, adaptive, edm_heun, flow_field, integrate, runge_kutta
+from dlvm_jax.functional.diffusion.ode import (
+    METHODS,
+    adaptive,
+    edm_heun,
+    integrate,
+    probability_flow,
+    runge_kutta,
+)
 from dlvm_jax.functional.diffusion.process import alpha, sigma
 from dlvm_jax.functional.diffusion.sde import euler_maruyama, predictor_corrector
 from dlvm_jax.functional.diffusion.solvers import (
@@ -227,7 +234,7 @@ def test_integrate_equals_scipy_and_reports_failure():
     np.testing.assert_allclose([out.x["a"][0], out.x["b"][0]], peer.y[:, -1], atol=1e-7)
     short = integrate(field, {"a": jnp.ones(1), "b": jnp.zeros(1)}, 0.0, 5.0, 1e-9, 1e-9, max_steps=5)
     assert np.isnan(short.x["a"][0]) and short.time < 5
-    assert flow_field(schedules.edm(), lambda x, t: 0 * x)(jnp.ones(1), 2.0)[0] == 0.5
+    assert probability_flow(schedules.edm(), lambda x, t: 0 * x, jnp.ones(1), 2.0)[0] == 0.5
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -224,7 +224,9 @@ def test_prior_term(x64):
     assert (round(bits(VDM), 5), round(bits(LINEAR) * 1e6, 1)) == (0.00122, 7.3)
 
 
-@pytest.mark.parametrize("process", [LINEAR, VDM, schedules.rectified(), schedules.edm()], ids=str)
+@pytest.mark.parametrize(
+    "process", [LINEAR, VDM, schedules.rectified(), schedules.edm()], ids=("table", "vdm", "rectified", "edm")
+)
 @pytest.mark.parametrize("kind", ["small", "large", "optimal"])
 def test_interpretations_equal_a_generic_divergence(process, kind, x64):
     """The KL between the two full Gaussians, and the same from the error of each target."""
