@@ -28,7 +28,12 @@ def perturbed(module, *inputs):
     return params, jax.tree.unflatten(tree, moved)
 
 
-@pytest.mark.parametrize("name", NETS)
+SLOW = ("flat with attention", "flat bfloat16", "mlp with a vector")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETS]
+)
 def test_network(name):
     module, event, context = NETS[name]
     x, log_snr = jax.random.normal(jax.random.key(0), (2, 3, *event)), jnp.linspace(-5, 12, 6).reshape(2, 3)
@@ -53,7 +58,9 @@ def test_network(name):
     assert {path for path in dead if "'key'" not in path or "bias" not in path} == set()
 
 
-@pytest.mark.parametrize("name", ["flat", "unet with classes", "transformer"])
+@pytest.mark.parametrize(
+    "name", ["transformer", *(pytest.param(n, marks=pytest.mark.slow) for n in ("flat", "unet with classes"))]
+)
 def test_dropout_needs_a_key_and_changes_the_output(name):
     module, event, context = NETS[name]
     module = module.clone(dropout=0.5)

@@ -219,7 +219,7 @@ def output_law(sampler, mean, covariance, noise_shape):
     $x_{out} = A\,x_T + \sum_nB_nz_n + c:\quad \mathbb E = A\,\mu_T+c,\ \mathrm{Cov} = A\,\Sigma_TA^\top+\sum_nB_nB_n^\top$
 
     On Gaussian data with the exact denoiser a sampler is such an affine map of its start and of its standard-normal draws.
-    sampler: (x_T [D], noise [*noise_shape, D]) -> [D];  `mean` [D], `covariance` [D, D] of x_T -> (mean, covariance).
+    Shapes: sampler: (x_T [D], noise [*noise_shape, D]) -> [D];  `mean` [D], `covariance` [D, D] of x_T -> the same two.
     Raises ValueError if the sampler is not affine.  Source: linear algebra.
 
     >>> law = output_law(lambda x, z: 2 * x + z[0], jnp.ones(1), jnp.eye(1), (1,))

@@ -33,6 +33,7 @@ def normal_mixture_log_prob(z, mean, log_std, log_weights=None):
         )
     if log_weights is None:
         log_weights = -math.log(len(mean))
+    mean, log_std = jnp.asarray(mean), jnp.asarray(log_std)
     centre = jax.lax.stop_gradient(mean.mean(axis=0))
     about, middle, precision = z - centre, mean - centre, jnp.exp(-2 * log_std)
 

@@ -17,7 +17,7 @@ def ancestral(process, denoise, variance="small"):
 
     For "learned", `denoise` returns (x_0, v) with v in [0, 1], of the shape of x.  No noise is added in the step to a clean
     point. One draw a step; weak order 1.  Raises ValueError for another variance.
-    Source: Ho, Jain, Abbeel 2020, algorithm 2 and section 3.2; Nichol & Dhariwal 2021, eq. 15.
+    Shapes: x any -> `Solver`.  Source: Ho, Jain, Abbeel 2020, algorithm 2 and section 3.2; Nichol & Dhariwal 2021, eq. 15.
 
     >>> from dlvm_jax.functional.diffusion import schedules, solvers
     >>> process = schedules.edm()
@@ -48,7 +48,8 @@ def ddim(process, denoise, eta=0.0):
         \tilde\sigma^2 = \sigma_s^2(1-e^{\lambda_t-\lambda_s})$
 
     With eta = 0 it is Euler's method in sigma / alpha, and DPM-Solver-1: order 1, no draws.  Otherwise one draw a step.
-    Raises ValueError for eta outside [0, 1].  Source: Song, Meng, Ermon 2021, eq. 12 and 16, for any process.
+    Raises ValueError for eta outside [0, 1].  Shapes: x any -> `Solver`.  Source: Song, Meng, Ermon 2021, eq. 12 and 16, for
+    any process.
 
     >>> from dlvm_jax.functional.diffusion import schedules
     >>> solver = ddim(schedules.edm(), lambda x, t: jnp.zeros_like(x))

@@ -104,7 +104,8 @@ def dpm_singlestep(process, denoise, order=3, form="data"):
 
     They lie at 1/2, or at 1/3 and 2/3, of the step in log-SNR.  Order 1 is DDIM.  No draws.  Raises ValueError for another
     order or form.
-    Source: Lu, Zhou, Bao et al. 2022 (DPM-Solver), algorithms 1 and 2; Lu, Zhou, Bao et al. 2022 (DPM-Solver++), algorithm 1.
+    Shapes: x any -> `Solver`.  Source: Lu, Zhou, Bao et al. 2022 (DPM-Solver), algorithms 1 and 2; Lu, Zhou, Bao et al. 2022
+    (DPM-Solver++), algorithm 1.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> solver = dpm_singlestep(edm(), lambda x, t: jnp.zeros_like(x), 3)
@@ -139,7 +140,8 @@ def dpm_multistep(process, denoise, order=2, form="data"):
     Order 2 takes the average of the line over the step, as published.  Order 3 integrates the parabola; it starts with a
     singlestep of order 2 (one more evaluation) and a step along the line, since a start of first order would stay the largest
     error for ever.  No draws.  Raises ValueError for another order or form.
-    Source: Lu, Zhou, Bao et al. 2022 (DPM-Solver++), algorithm 2 and appendix; Hochbruck & Ostermann 2010, section 5.1.
+    Shapes: x any -> `Solver`.  Source: Lu, Zhou, Bao et al. 2022 (DPM-Solver++), algorithm 2 and appendix; Hochbruck &
+    Ostermann 2010, section 5.1.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> solver = dpm_multistep(edm(), lambda x, t: jnp.zeros_like(x), 3)
@@ -180,8 +182,8 @@ def dpm_sde(process, denoise):
     $x_s = \tilde\mu\big(x_t,\ F_0+\tfrac12d_1\big) + \tilde\sigma z$, the ancestral step at the prediction extrapolated to
     the middle of the step, with $d_1$ the change of the prediction over the last step, scaled to the length of this one
 
-    One draw a step; the first step is the ancestral one.  Source: Lu, Zhou, Bao et al. 2022 (DPM-Solver++), section 6 and
-    algorithm 4.
+    One draw a step; the first step is the ancestral one.  Shapes: x any -> `Solver`.  Source: Lu, Zhou, Bao et al. 2022
+    (DPM-Solver++), section 6 and algorithm 4.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> solver = dpm_sde(edm(), lambda x, t: jnp.zeros_like(x))

@@ -109,7 +109,8 @@ def runge_kutta(process, denoise, method="heun"):
     $x_s = x_t + (s-t)\sum_ib_ik_i,\quad k_i = \dot x\big(x_t + (s-t)\sum_{j<i}a_{ij}k_j,\ t+c_i(s-t)\big)$
 
     method: "euler", "heun" (EDM's sampler, for EDM's process), "rk4": order and evaluations a step 1, 2, 4.  No draws.
-    Raises ValueError for another method.  Source: Karras, Aittala, Aila, Laine 2022, algorithm 1 (Heun).
+    Raises ValueError for another method.  Shapes: x any -> `Solver`.  Source: Karras, Aittala, Aila, Laine 2022, algorithm 1
+    (Heun).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> solver = runge_kutta(edm(), lambda x, t: jnp.zeros_like(x), "heun")
@@ -137,7 +138,7 @@ def edm_heun(process, denoise, churn=0.0, low=0.0, high=float("inf"), inflation=
 
     churn: gamma, which is min(S_churn / N, sqrt 2 - 1) in the paper, applied where low <= varsigma <= high (S_min, S_max)
     and not above t_max; inflation: S_noise.  One draw a step with churn, none without.  Raises ValueError for a churn below 0.
-    Source: Karras, Aittala, Aila, Laine 2022, algorithm 2, for any process.
+    Shapes: x any -> `Solver`.  Source: Karras, Aittala, Aila, Laine 2022, algorithm 2, for any process.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> solver = edm_heun(edm(), lambda x, t: jnp.zeros_like(x), churn=0.1)

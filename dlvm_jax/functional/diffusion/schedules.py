@@ -32,7 +32,8 @@ def linear_log_snr(low=-5.0, high=13.3):
 
     $\lambda(t) = \lambda_{\max} - (\lambda_{\max}-\lambda_{\min})\,t,\quad \alpha_t^2 = \mathrm{sigmoid}(\lambda(t))$
 
-    Raises ValueError unless low < high.  Source: Kingma, Salimans, Poole, Ho 2021, section 3.2 (gamma = -lambda).
+    Raises ValueError unless low < high.  Shapes: numbers -> `Process`.
+    Source: Kingma, Salimans, Poole, Ho 2021, section 3.2 (gamma = -lambda).
 
     >>> bool(jnp.isclose(linear_log_snr().log_snr(1.0), -5.0))
     True
@@ -76,6 +77,7 @@ def variance_preserving(beta_min=0.1, beta_max=20.0):
         = \beta_{\min}t + \tfrac12(\beta_{\max}-\beta_{\min})t^2$
 
     t in [1e-5, 1]; t = 0 is clean.  Raises ValueError unless 0 < beta_min < beta_max.
+    Shapes: numbers -> `Process`.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 32 and 33.
 
     >>> round(float(jnp.exp(variance_preserving().log_alpha(1.0))), 5)
@@ -96,6 +98,7 @@ def sub_variance_preserving(beta_min=0.1, beta_max=20.0):
     $\alpha_t^2 = e^{-B(t)},\ \sigma_t = 1-e^{-B(t)},\quad B(t) = \beta_{\min}t + \tfrac12(\beta_{\max}-\beta_{\min})t^2$
 
     t in [1e-5, 1]; t = 0 is clean.  Raises ValueError unless 0 < beta_min < beta_max.
+    Shapes: numbers -> `Process`.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 28 and 29.
 
     >>> bool(sub_variance_preserving().log_snr(0.5) > variance_preserving().log_snr(0.5))
@@ -116,6 +119,7 @@ def variance_exploding(sigma_min=0.01, sigma_max=50.0):
     $\alpha_t = 1,\quad \sigma_t = \sigma_{\min}(\sigma_{\max}/\sigma_{\min})^t$
 
     t in [0, 1]; t = 0 still has the noise sigma_min.  Raises ValueError unless 0 < sigma_min < sigma_max.
+    Shapes: numbers -> `Process`.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 30.
 
     >>> round(float(jnp.exp(-0.5 * variance_exploding(0.01, 1.0).log_snr(0.5))), 4)
@@ -132,6 +136,7 @@ def edm(sigma_min=0.002, sigma_max=80.0):
     $\alpha_t = 1,\quad \sigma_t = t,\quad t\in[\sigma_{\min},\sigma_{\max}]$
 
     t = 0 is clean.  Raises ValueError unless 0 < sigma_min < sigma_max.
+    Shapes: numbers -> `Process`.
     Source: Karras, Aittala, Aila, Laine 2022, table 1.
 
     >>> float(jnp.exp(-0.5 * edm().log_snr(2.0)).round(6))
@@ -147,6 +152,7 @@ def rectified():
     $\alpha_t = 1-t,\quad \sigma_t = t$
 
     t = 0 is clean; continuous time ends at 1 - 1e-5, since alpha_1 = 0 has no signal.
+    Shapes: numbers -> `Process`.
     Source: Liu, Gong, Liu 2023, eq. 1; Lipman et al. 2023, eq. 20 with sigma_min = 0 and time reversed.
 
     >>> float(jnp.exp(0.5 * rectified().log_snr(0.25)).round(6))
@@ -160,7 +166,7 @@ def linear_betas(steps=1000, first=1e-4, last=0.02):
 
     $\beta_t = \beta_1 + \tfrac{t-1}{T-1}(\beta_T-\beta_1),\ t=1,\ldots,T$
 
-    -> numpy float64 [T].  For other T the published table is often rescaled: first = 0.1 / T, last = 20 / T.
+    Shapes: -> numpy float64 [T].  For other T the published table is often rescaled: first = 0.1 / T, last = 20 / T.
     Source: Ho, Jain, Abbeel 2020, section 4.
 
     >>> [round(float(beta), 6) for beta in linear_betas(3)]
@@ -174,7 +180,7 @@ def cosine_betas(steps=1000, offset=0.008, cap=0.999):
 
     $\beta_t = \min(1 - \bar\alpha_t/\bar\alpha_{t-1},\ 0.999),\quad \bar\alpha_t \propto \cos^2\frac{\pi}{2}\frac{t/T+s}{1+s}$
 
-    -> numpy float64 [T].  Source: Nichol & Dhariwal 2021, eq. 17.
+    Shapes: -> numpy float64 [T].  Source: Nichol & Dhariwal 2021, eq. 17.
 
     >>> float(cosine_betas(1000)[-1])
     0.999

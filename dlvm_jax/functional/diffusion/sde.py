@@ -19,7 +19,7 @@ def euler_maruyama(process, denoise, churn=1.0):
 
     churn: l; 1 is the reverse SDE, 0 the probability-flow ODE by Euler's method.  Coefficients are those at t.  One draw a
     step, none without churn; weak order 1.  Raises ValueError for a churn below 0.
-    Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 6; Zhang & Chen 2023, eq. 5 (churn).
+    Shapes: x any -> `Solver`.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 6; Zhang & Chen 2023, eq. 5 (churn).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> solver = euler_maruyama(edm(), lambda x, t: jnp.zeros_like(x))
@@ -81,7 +81,7 @@ def predictor_corrector(process, denoise, predictor, snr=0.16, corrections=1):
     Correction comes first, so the result ends with the predictor's step and no time without noise is corrected.  predictor:
     a one-step `Solver` (its history, if any, is not corrected).  Draws: the corrections' and the predictor's.  Raises
     ValueError for fewer than one correction.
-    Source: Song, Sohl-Dickstein, Kingma et al. 2021, algorithms 2 and 3.
+    Shapes: x any -> `Solver`.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, algorithms 2 and 3.
 
     >>> from dlvm_jax.functional.diffusion import schedules
     >>> denoise = lambda x, t: x / (1 + t**2)

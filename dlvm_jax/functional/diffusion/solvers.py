@@ -70,7 +70,8 @@ def finish(process, denoise, step):
     $x_s = \alpha_s\,\mathbb E[x_0\mid x_t]$ where $\lambda(s)=\infty$, else `step`
 
     step: (state, t, s, noise, x0) -> state is `Solver.step` given E[x_0 | x_t]; at a clean end it runs on s = t at most as the
-    branch not taken, so that nothing infinite enters a gradient.  Source: Song, Meng, Ermon 2021, eq. 12 with alpha_s = 1.
+    branch not taken, so that nothing infinite enters a gradient.  Shapes: x any.  Source: Song, Meng, Ermon 2021, eq. 12
+    with alpha_s = 1.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> step = finish(edm(), lambda x, t: x / 2, lambda state, *_: state)
@@ -159,7 +160,7 @@ def encode(solver, times, x, film=False):
 
     Every solver without draws allows it: DDIM with eta = 0, `ode`, the deterministic ones of `dpm`, EDM without churn.
     Sampling the latent gives x back up to twice the solver's error, not exactly.  The first time must bear noise
-    (`process.t_min`): the ODE has no solution from a clean point.  Shapes, film: as `sample`.  Raises ValueError for times
+    (`process.t_min`): the ODE has no solution from a clean point.  Shapes: as `sample`, film too.  Raises ValueError for times
     that do not rise and for a solver with noise.  Source: Song, Meng, Ermon 2021, section 4.3 and eq. 14.
 
     >>> from dlvm_jax.functional.diffusion import ode, schedules
@@ -203,7 +204,11 @@ def time_between(process, low, high, log_snr):
 def _check_grid(process, steps, clean):
     if steps < 1:
         raise ValueError(f"a grid has at least one interval, got {steps}")
-    if clean and not bool(is_clean(process, 0.0)):
+    if not clean:
+        return
+    with jax.ensure_compile_time_eval():  # a fixed process is known even under jit; a trained one may not be
+        reached = is_clean(process, 0.0)
+    if not isinstance(reached, jax.core.Tracer) and not reached:
         raise ValueError(
             "t = 0 still bears noise in this process: take clean=False, the grid then ends at t_min"
         )
@@ -215,7 +220,8 @@ def uniform_times(process, steps, clean=False):
     $t_i = t_{\max} - \frac iN(t_{\max}-t_{\mathrm{end}}),\quad i=0,\ldots,N$
 
     They cover [t_min, t_max], or [0, t_max] with `clean` (for a table of T steps and N = T: every step, t = 1, ..., 1/T, 0).
-    -> [steps + 1].  Raises ValueError if t = 0 is not clean.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, appendix G.
+    Shapes: -> [steps + 1].  Raises ValueError if t = 0 is not clean.  Source: Song, Sohl-Dickstein, Kingma et al. 2021,
+    appendix G.
 
     >>> from dlvm_jax.functional.diffusion.schedules import from_recursion, linear_betas
     >>> uniform_times(from_recursion(linear_betas(4)), 4, clean=True).tolist()
@@ -243,7 +249,7 @@ def log_snr_times(process, steps, clean=False):
 
     $\lambda(t_i) = \lambda(t_{\max}) + \frac i{N}\,(\lambda(t_{\min})-\lambda(t_{\max}))$
 
-    They cover [t_min, t_max]; with `clean` the last of the N intervals goes from t_min to 0.  -> [steps + 1].
+    They cover [t_min, t_max]; with `clean` the last of the N intervals goes from t_min to 0.  Shapes: -> [steps + 1].
     Raises ValueError if t = 0 is not clean.  Source: Lu, Zhou, Bao et al. 2022, section 3.4.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -260,7 +266,7 @@ def karras_times(process, steps, rho=7.0, clean=True):
     $\varsigma_i = \big(\varsigma_{\max}^{1/\rho}+\tfrac i{N-1}(\varsigma_{\min}^{1/\rho}-\varsigma_{\max}^{1/\rho})\big)^\rho$
     with $\varsigma = \sigma/\alpha$, for $i < N$, and $t_N = 0$
 
-    N intervals from t_max over t_min to 0; without `clean` N intervals that end at t_min.  -> [steps + 1].
+    N intervals from t_max over t_min to 0; without `clean` N intervals that end at t_min.  Shapes: -> [steps + 1].
     Raises ValueError if t = 0 is not clean.  Source: Karras, Aittala, Aila, Laine 2022, eq. 5.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -276,8 +282,8 @@ def table_times(process, steps):
 
     $t_i = (1+\mathrm{round}(k_{S-i}))/T,\quad k = \mathrm{linspace}(0, T-1, S)$, and $t_S = 0$
 
-    S = `steps` intervals from 1 to 0.  -> [steps + 1].  Raises ValueError for a process without a table and for more steps than
-    it has.  Source: Song, Meng, Ermon 2021, appendix D.2 (linear).
+    S = `steps` intervals from 1 to 0.  Shapes: -> [steps + 1].  Raises ValueError for a process without a table and for more
+    steps than it has.  Source: Song, Meng, Ermon 2021, appendix D.2 (linear).
 
     >>> from dlvm_jax.functional.diffusion.schedules import from_recursion, linear_betas
     >>> table_times(from_recursion(linear_betas(8)), 2).tolist()

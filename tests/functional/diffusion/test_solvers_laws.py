@@ -15,7 +15,7 @@ from dlvm_jax.functional.diffusion.ancestral import ancestral, ddim
 from dlvm_jax.functional.diffusion.dpm import dpm_multistep, dpm_sde, dpm_singlestep
 from dlvm_jax.functional.diffusion.ode import edm_heun, runge_kutta
 from dlvm_jax.functional.diffusion.process import alpha, sigma
-from dlvm_jax.functional.diffusion.sde import euler_maruyama, langevin
+from dlvm_jax.functional.diffusion.sde import euler_maruyama, langevin, langevin_size
 from dlvm_jax.functional.diffusion.solvers import (
     karras_times,
     log_snr_times,
@@ -155,7 +155,12 @@ DETERMINISTIC = {
 }
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+ONE_AND_ALL = [
+    pytest.param(name, marks=() if name == "preserving" else pytest.mark.slow) for name in PROCESSES
+]
+
+
+@pytest.mark.parametrize("name", ONE_AND_ALL)
 @pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_deterministic_orders(solver, name):
     process, law = PROCESSES[name], exact.gaussian(MEAN, COVARIANCE)
@@ -192,7 +197,7 @@ STOCHASTIC = {
 }
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ONE_AND_ALL)
 @pytest.mark.parametrize("solver", STOCHASTIC)
 def test_weak_orders(solver, name):
     process, law = PROCESSES[name], exact.gaussian(MEAN, COVARIANCE)
@@ -232,3 +237,11 @@ def test_langevin_stationary_variance(variance, size, expected):
     b = langevin(zero, zero, size, x)[0]
     assert float(b**2 / (1 - a**2)) == pytest.approx(variance / (1 - size / (2 * variance)), rel=1e-12)
     assert float(b**2 / (1 - a**2)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_langevin_size_is_the_rule_of_the_norms_for_pure_noise():
+    """2 r^2 |z|^2 / |score|^2 with the score -z / sigma of a point that is noise alone."""
+    process, t, z = schedules.variance_preserving(), 0.3, jnp.array([0.3, -2.0, 1.0])
+    score = -z / sigma(process, t)
+    expected = 2 * 0.16**2 * jnp.sum(z**2) / jnp.sum(score**2)
+    assert float(langevin_size(process, t, 0.16)) == pytest.approx(float(expected), rel=1e-12)

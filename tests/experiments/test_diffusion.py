@@ -1,0 +1,89 @@
+"""The diffusion script: from configuration to report, resume, and one line for impossible settings."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from dlvm_jax.data import toys
+from experiments import diffusion
+
+TINY = diffusion.Config(
+    width=8, depth=1, steps=20, batch_size=16, sample_steps=4, eval_samples=2, eval_limit=20, warm_up=2
+)
+
+
+def test_a_run_in_the_plane_leaves_a_report_and_goes_on(tmp_path):
+    """Sixteen numbers: another sampler may finish a run, another process may not."""
+    config = dataclasses.replace(TINY, data="eight_gaussians", process="vp", out=tmp_path / "run")
+    diffusion.run(config)
+    result = json.loads((config.out / "result.json").read_text())
+    assert result["record"]["kind"] == "bound" and np.isfinite(result["record"]["log_likelihood"])
+    kl, error = result["KL(data, model) by ODE"]
+    assert kl > -4 * error  # a divergence; false alarms 3e-5
+    report = (config.out / "report.md").read_text()
+    assert f"{result['record']['log_likelihood']:.4f}" in report and "by ODE" in report
+    for name in ("samples", "film", "film_x0", "solvers", "curves"):
+        assert (config.out / f"{name}.png").stat().st_size > 5000
+    again = dataclasses.replace(config, resume=True, sampler="heun", sample_steps=6)
+    diffusion.run(again)
+    assert json.loads((config.out / "result.json").read_text())["record"] == result["record"]
+    with pytest.raises(Exception, match="process"):
+        diffusion.run(dataclasses.replace(config, resume=True, process="edm"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"process": "learned", "fourier": (1, 2), "dropout": 0.1},
+        {
+            "process": "cosine",
+            "net": "unet",
+            "objective": "epsilon",
+            "target": "epsilon",
+            "sampler": "ancestral",
+        },
+        {"process": "ddpm", "target": "v", "objective": "min_snr", "sampler": "ddim"},
+        {"process": "edm", "objective": "edm", "sampler": "heun"},
+        {"process": "rectified", "target": "velocity", "net": "transformer", "sampler": "dpm-3"},
+        {"process": "sub-vp", "target": "score", "objective": "v", "sampler": "euler-maruyama"},
+        {"target": "x0", "objective": "x0"},
+    ],
+    ids=str,
+)
+def test_parts_on_digits(parts, tmp_path):
+    config = dataclasses.replace(TINY, out=tmp_path / "run", **parts)
+    diffusion.run(config)
+    record = json.loads((config.out / "result.json").read_text())["record"]
+    assert record["log_likelihood"] < 0 < record["bits_per_dim"]
+    assert (config.out / "samples.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": "eight_gaussians", "net": "unet"}, "use --net mlp"),
+        ({"net": "mlp"}, "use --net flat, unet or transformer"),
+        ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"dropout": 1.0}, r"--dropout is a rate in \[0, 1\), got 1.0"),
+        ({"resume": True}, "say which"),
+        ({"data": "nine_gaussians"}, "unknown data set 'nine_gaussians'"),
+        ({"patch": 3, "net": "flat"}, "patches of 3 x 3 do not tile"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message, tmp_path):
+    out = {} if settings.get("resume") else {"out": tmp_path / "run"}
+    with pytest.raises(ValueError, match=message):
+        diffusion.run(dataclasses.replace(TINY, **out, **settings))
+
+
+def test_toys_are_data_sets():
+    dataset = toys.dataset("checkerboard", (100, 20, 30))
+    assert [len(part) for part in (dataset.train, dataset.valid, dataset.test)] == [100, 20, 30]
+    assert not dataset.discrete and len(dataset.protocol.hash) == 12
+    assert np.isfinite(toys.checkerboard_log_prob(dataset.test)).all()
+    assert not np.array_equal(dataset.train[:20], dataset.valid)
+    with pytest.raises(ValueError, match="unknown toy distribution"):
+        toys.dataset("square")
