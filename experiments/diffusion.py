@@ -27,15 +27,20 @@ from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, parallel
 from dlvm_jax.train.run import RunFolder, manifest
 from experiments import common, diffusion_report
 
-PROCESSES = {
-    "linear-log-snr": lambda: diffusion.fixed(schedules.linear_log_snr()),
+IMAGE_RANGE, PLANE_RANGE = (
+    (-5.0, 13.3),
+    (-6.0, 10.0),
+)  # of log-SNR; the first is of Kingma et al. 2021, for 256 levels
+
+PROCESSES = {  # by name, of the two ends of log-SNR, which only the first two take
+    "linear-log-snr": lambda low, high: diffusion.fixed(schedules.linear_log_snr(low, high)),
     "learned": diffusion.learned,
-    "vp": lambda: diffusion.fixed(schedules.variance_preserving()),
-    "sub-vp": lambda: diffusion.fixed(schedules.sub_variance_preserving()),
-    "edm": lambda: diffusion.fixed(schedules.edm()),
-    "rectified": lambda: diffusion.fixed(schedules.rectified()),
-    "ddpm": lambda: diffusion.fixed(schedules.from_recursion(schedules.linear_betas())),
-    "cosine": lambda: diffusion.fixed(schedules.from_recursion(schedules.cosine_betas())),
+    "vp": lambda low, high: diffusion.fixed(schedules.variance_preserving()),
+    "sub-vp": lambda low, high: diffusion.fixed(schedules.sub_variance_preserving()),
+    "edm": lambda low, high: diffusion.fixed(schedules.edm()),
+    "rectified": lambda low, high: diffusion.fixed(schedules.rectified()),
+    "ddpm": lambda low, high: diffusion.fixed(schedules.from_recursion(schedules.linear_betas())),
+    "cosine": lambda low, high: diffusion.fixed(schedules.from_recursion(schedules.cosine_betas())),
 }
 
 SAMPLERS = {  # name: a solver of a process and a denoiser, and its evaluations a step
@@ -58,6 +63,8 @@ class Config:
         "linear-log-snr"
     )
     """noise process: linear or learned log signal-to-noise ratio, linear beta (vp, sub-vp), EDM, straight path, DDPM tables"""
+    log_snr: tuple[float, float] | None = None
+    """ends of log-SNR of linear-log-snr and learned; default -5 13.3 for images, -6 10 in the plane"""
     target: Literal["edm", "x0", "epsilon", "score", "v", "velocity"] = "edm"
     """what the network predicts; edm: the preconditioned residual"""
     objective: Literal["bound", "epsilon", "x0", "v", "min_snr", "edm"] = "bound"
@@ -71,7 +78,7 @@ class Config:
     patch: int = 2
     """side of the patches of the flat net and the transformer"""
     fourier: tuple[int, ...] = ()
-    """exponents n of the Fourier features sin and cos(2^n pi x) of the flat net and the transformer, as in 3 4 5"""
+    """exponents n of the Fourier features sin and cos(2^n pi x), as in 3 4 5; not for the unet"""
     dropout: float = 0.0
     """dropout rate of the image networks"""
     steps: int = 4000
@@ -117,6 +124,8 @@ def check(config):
         raise ValueError(f"--dropout is a rate in [0, 1), got {config.dropout}")
     if config.resume and config.out is None:
         raise ValueError("--resume goes on with the run in --out; say which")
+    if config.log_snr is not None and config.process not in ("linear-log-snr", "learned"):
+        raise ValueError(f"--log-snr belongs to --process linear-log-snr or learned, not {config.process}")
     plane = config.data in toys.TOYS
     if plane and config.net not in (None, "mlp"):
         raise ValueError(
@@ -146,7 +155,7 @@ def build(config, event_shape, data_std):
     """The model of a configuration."""
     width = config.width or (128 if len(event_shape) == 1 else 64)
     if len(event_shape) == 1:
-        module = denoisers.DenoisingMLP((width,) * config.depth)
+        module = denoisers.DenoisingMLP((width,) * config.depth, config.fourier)
     elif config.net in (None, "flat"):
         module = denoisers.FlatNet(width, config.depth, config.patch, config.fourier, dropout=config.dropout)
     elif config.net == "unet":
@@ -156,7 +165,8 @@ def build(config, event_shape, data_std):
             width, config.depth, config.patch, exponents=config.fourier, dropout=config.dropout
         )
     net = diffusion.denoising_net(module, event_shape)
-    return diffusion.denoiser(net, PROCESSES[config.process](), event_shape, config.target, data_std)
+    ends = config.log_snr or (PLANE_RANGE if len(event_shape) == 1 else IMAGE_RANGE)
+    return diffusion.denoiser(net, PROCESSES[config.process](*ends), event_shape, config.target, data_std)
 
 
 def run(config):
@@ -200,9 +210,11 @@ def run(config):
     folder.write("manifest.json", manifest())
     print(f"{config.data}, {dataset.protocol.name}: {dataset.protocol.description}\nrun folder {root}")
     plan = loop.Plan(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,))
-    validate = validation.validator(
-        objectives.maximum_likelihood(density), np.asarray(dataset.valid[:1000], np.float32)
-    )
+    few = np.asarray(
+        dataset.valid[:2000], np.float32
+    )  # several draws of each: one alone is too noisy to choose by
+    few = np.repeat(few, max(1, (20_000 if len(event_shape) == 1 else 4_000) // len(few)), axis=0)
+    validate = validation.validator(objectives.maximum_likelihood(density), few)
     started = time.monotonic()
     state = loop.fit(
         trainer, plan, trainer.put(dataset.train), state, folder=folder, checkpoints=kept, validate=validate

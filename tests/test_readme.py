@@ -15,9 +15,11 @@ def test_example_runs(number, capsys):
     exec(compile(BLOCKS[number], f"README example {number}", "exec"), names)
     if "elbo" in names:  # KL zero, and 784 fair coins
         assert names["elbo"].tolist() == pytest.approx([-543.427387] * 8)
+    elif "covariance" in names:
+        assert float(capsys.readouterr().out) == pytest.approx(0.84608, abs=1e-4)
     else:
         assert "K=100" in capsys.readouterr().out and float(names["metrics"]["loss"][-1]) < 26
 
 
-def test_there_are_two_examples():
-    assert len(BLOCKS) == 2
+def test_there_are_three_examples():
+    assert len(BLOCKS) == 3

@@ -28,7 +28,7 @@ def sinusoids(value, features):
 def fourier_features(x, exponents):
     """Fine digits of x for a network to see: x beside sin and cos of 2^n pi x for each n (Kingma et al. 2021, appendix C).
 
-    Shapes: [*batch, h, w, c] -> [*batch, h, w, c (1 + 2 len(exponents))].
+    Shapes: [*batch, c] -> [*batch, c (1 + 2 len(exponents))], images too.
     """
     waves = [f(2.0**n * jnp.pi * x) for n in exponents for f in (jnp.sin, jnp.cos)]
     return jnp.concatenate([x, *waves], axis=-1)
@@ -63,13 +63,14 @@ class DenoisingMLP(nn.Module):
     """
 
     hidden: Sequence[int]
+    exponents: Sequence[int] = ()
     classes: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, log_snr, context=None, deterministic=True):
         told = nn.silu(Conditioning(self.hidden[0], self.classes)(log_snr, context))
-        h = nn.Dense(self.hidden[0], dtype=self.dtype)(x)
+        h = nn.Dense(self.hidden[0], dtype=self.dtype)(fourier_features(x, self.exponents))
         for width in self.hidden:
             inner = nn.silu(nn.Dense(width, dtype=self.dtype)(h) + nn.Dense(width, dtype=self.dtype)(told))
             h = h if h.shape[-1] == width else nn.Dense(width, use_bias=False, dtype=self.dtype)(h)

@@ -69,6 +69,8 @@ def test_parts_on_digits(parts, tmp_path):
         ({"steps": 0}, "--steps must be at least 1, got 0"),
         ({"dropout": 1.0}, r"--dropout is a rate in \[0, 1\), got 1.0"),
         ({"resume": True}, "say which"),
+        ({"process": "vp", "log_snr": (-6.0, 10.0)}, "--log-snr belongs to"),
+        ({"log_snr": (6.0, -6.0)}, "low < high"),
         ({"data": "nine_gaussians"}, "unknown data set 'nine_gaussians'"),
         ({"patch": 3, "net": "flat"}, "patches of 3 x 3 do not tile"),
     ],

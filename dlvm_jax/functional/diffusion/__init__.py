@@ -3,6 +3,8 @@
 from dlvm_jax.functional.diffusion import (
     ancestral,
     dpm,
+    guidance,
+    inverse,
     likelihood,
     objectives,
     ode,
@@ -19,6 +21,8 @@ from dlvm_jax.functional.diffusion import (
 __all__ = [
     "ancestral",
     "dpm",
+    "guidance",
+    "inverse",
     "likelihood",
     "objectives",
     "ode",
