@@ -336,3 +336,26 @@ def test_iterations_and_weights():
         for method in (moment_matching, functools.partial(pigdm, data_std=0.8**0.5))
     ]
     np.testing.assert_allclose(*same, rtol=1e-9)
+
+
+def test_approximations_are_gradients_of_their_likelihoods():
+    """DPS: of log N(y | A x_0(x_t), std^2 I); PiGDM: of the one with r^2 A A^T added; for a denoiser that is not linear."""
+    process, a, std, data_std, t = (
+        schedules.variance_preserving(),
+        np.array([[1.0, -0.5, 0.2]]),
+        0.4,
+        1.3,
+        0.3,
+    )
+    prior = functools.partial(exact.denoiser, exact.mixture(*mixture_parts()), process)
+    x, y = jnp.asarray(POINTS[0]), jnp.array([0.7])
+    scale, noise = alpha(process, t), sigma(process, t)
+    ratio = noise**2 * data_std**2 / (scale**2 * data_std**2 + noise**2)
+    args = process, prior, matrix(a), y, std
+    for got, variance, weight in (
+        (dps(*args, scale=0.7), std**2, 0.7),
+        (pigdm(*args, data_std), std**2 + ratio * (a @ a.T).item(), 1.0),
+    ):
+        log_likelihood = lambda x, v=variance: -0.5 * jnp.sum((y - a @ prior(x, t)) ** 2) / v  # noqa: E731
+        change = weight * noise**2 / scale * jax.grad(log_likelihood)(x)
+        np.testing.assert_allclose(got(x, t), prior(x, t) + change, rtol=1e-10)
