@@ -1,6 +1,7 @@
 """Settings for all tests: a compilation cache, and double precision on request."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -16,3 +17,34 @@ def x64():
     """Run a test in double precision."""
     with jax.enable_x64(True):
         yield
+
+
+# By default only so many parameter cases of each test run; the others are slow.  Files that need theirs have a number of their own.
+FEW = 2
+CASES = {"test_layers.py": 1000, "test_readme.py": 10, "test_solvers_laws.py": 16, "test_many_rows.py": 8}
+CASES |= {
+    "test_flows_bijections.py": 6,
+    "test_grid.py": 1000,
+    "test_vae.py": 20,
+    "test_denoisers.py": 4,
+    "test_nets.py": 6,
+}
+CASES |= {
+    "test_diffusion.py": 10,
+    "test_autoencoder.py": 10,
+    "test_disentangle.py": 4,
+    "test_tables.py": 3,
+    "test_devices.py": 3,
+}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the later parameter cases of a test as slow."""
+    seen = Counter()
+    for item in items:
+        if hasattr(item, "callspec"):
+            test = item.path, item.originalname
+            seen[test] += 1
+            if seen[test] > CASES.get(item.path.name, FEW):
+                item.add_marker(pytest.mark.slow)
