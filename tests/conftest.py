@@ -19,7 +19,7 @@ def x64():
         yield
 
 
-# By default only so many parameter cases of each test run; the others are slow.  Files that need theirs have a number of their own.
+# By default only so many parameter cases of each test run; the others are slow.  Some files have a number of their own.
 FEW = 2
 CASES = {"test_layers.py": 1000, "test_readme.py": 10, "test_solvers_laws.py": 16, "test_many_rows.py": 8}
 CASES |= {
