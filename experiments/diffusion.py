@@ -20,17 +20,15 @@ from tqdm import tqdm
 from dlvm_jax import data as datasets
 from dlvm_jax.data import toys
 from dlvm_jax.evaluate import evaluate
-from dlvm_jax.functional.diffusion import ancestral, dpm, ode, schedules, sde, solvers
+from dlvm_jax.functional.diffusion import ancestral, dpm, ode, schedules, sde
 from dlvm_jax.models import diffusion, objectives
 from dlvm_jax.nets import denoisers
 from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, parallel, validation
 from dlvm_jax.train.run import RunFolder, manifest
 from experiments import common, diffusion_report
 
-IMAGE_RANGE, PLANE_RANGE = (
-    (-5.0, 13.3),
-    (-6.0, 10.0),
-)  # of log-SNR; the first is of Kingma et al. 2021, for 256 levels
+IMAGE_RANGE = (-5.0, 13.3)  # ends of log-SNR, for 256 levels (Kingma et al. 2021)
+PLANE_RANGE = (-6.0, 10.0)
 
 PROCESSES = {  # by name, of the two ends of log-SNR, which only the first two take
     "linear-log-snr": lambda low, high: diffusion.fixed(schedules.linear_log_snr(low, high)),
@@ -43,13 +41,13 @@ PROCESSES = {  # by name, of the two ends of log-SNR, which only the first two t
     "cosine": lambda low, high: diffusion.fixed(schedules.from_recursion(schedules.cosine_betas())),
 }
 
-SAMPLERS = {  # name: a solver of a process and a denoiser, and its evaluations a step
-    "ancestral": (ancestral.ancestral, 1),
-    "ddim": (ancestral.ddim, 1),
-    "euler-maruyama": (sde.euler_maruyama, 1),
-    "heun": (ode.edm_heun, 2),
-    "dpm-2": (dpm.dpm_multistep, 1),
-    "dpm-3": (lambda process, denoise: dpm.dpm_multistep(process, denoise, 3), 1),
+SAMPLERS = {  # name: a solver of a process and a denoiser
+    "ancestral": ancestral.ancestral,
+    "ddim": ancestral.ddim,
+    "euler-maruyama": sde.euler_maruyama,
+    "heun": ode.edm_heun,
+    "dpm-2": dpm.dpm_multistep,
+    "dpm-3": lambda process, denoise: dpm.dpm_multistep(process, denoise, 3),
 }
 
 
@@ -144,9 +142,7 @@ def sampler(name, steps):
     """(process, denoise) -> (Solver, times), as models want it."""
 
     def make(process, denoise):
-        clean = process.t_min > 0
-        grid = solvers.log_snr_times if process.steps is None else solvers.uniform_times
-        return SAMPLERS[name][0](process, denoise), grid(process, steps, clean=clean)
+        return SAMPLERS[name](process, denoise), diffusion_report.grid_of(process, steps)
 
     return make
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from dlvm_jax.evaluate import pictures
 from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, solvers
 
-__all__ = ["write"]
+__all__ = ["grid_of", "write"]
 
 FRAMES = 10
 
@@ -40,7 +40,8 @@ def _planes(path, columns, title):
     figure.savefig(path, dpi=110)
 
 
-def _grid_of(noise, steps):
+def grid_of(noise, steps):
+    """Times of a sampler: equal steps of log-SNR, or the steps of a table, to the clean point where there is one."""
     clean = noise.t_min > 0
     grid = solvers.log_snr_times if noise.steps is None else solvers.uniform_times
     return grid(noise, steps, clean=clean)
@@ -54,7 +55,7 @@ def solver_errors(model, params, key, count=64, evaluations=(6, 12, 24, 48)):
         def run(params, start):
             noise = model.process(params)
             solver = solver_of(noise, lambda x, t: model.denoise(params, x, t))
-            return solvers.sample(solver, _grid_of(noise, steps), start)
+            return solvers.sample(solver, grid_of(noise, steps), start)
 
         return np.asarray(jax.jit(run)(params, start), np.float64)
 
@@ -92,7 +93,7 @@ def write(root, config, dataset, model, density, params, record, further, folder
     film = _film(
         model,
         params,
-        lambda noise: _grid_of(noise, 100),
+        lambda noise: grid_of(noise, 100),
         lambda noise, denoise: ancestral.ancestral(noise, denoise),
         count if plane else 8,
         keys[1],

@@ -20,21 +20,13 @@ def x64():
 
 
 # By default only so many parameter cases of each test run; the others are slow.  Some files have a number of their own.
-FEW = 2
-CASES = {"test_layers.py": 1000, "test_readme.py": 10, "test_solvers_laws.py": 16, "test_many_rows.py": 8}
-CASES |= {
-    "test_flows_bijections.py": 6,
-    "test_grid.py": 1000,
-    "test_vae.py": 20,
-    "test_denoisers.py": 4,
-    "test_nets.py": 6,
-}
-CASES |= {
-    "test_diffusion.py": 10,
-    "test_autoencoder.py": 10,
-    "test_disentangle.py": 4,
-    "test_tables.py": 3,
-    "test_devices.py": 3,
+FEW, ALL = 2, 1000
+CASES = {
+    **dict.fromkeys(("test_layers.py", "test_readme.py", "test_grid.py", "test_solvers_laws.py"), ALL),
+    **dict.fromkeys(("test_vae.py", "test_diffusion.py", "test_autoencoder.py", "test_disentangle.py"), 10),
+    **dict.fromkeys(
+        ("test_many_rows.py", "test_flows_bijections.py", "test_nets.py", "test_denoisers.py"), 6
+    ),
 }
 
 

@@ -142,6 +142,17 @@ def _check_patches(shape, size):
         raise ValueError(f"patches of {size} x {size} do not tile an image of shape {shape[-3:]}")
 
 
+def _repeated(block, depth, h, told, deterministic):
+    """h through `depth` copies of a block, scanned: compile time does not grow with the depth."""
+    stack = nn.scan(
+        lambda block, h, _: (block(h, told, deterministic), None),
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=depth,
+    )
+    return stack(block, h, None)[0]
+
+
 class FlatNet(nn.Module):
     """Residual blocks at one resolution, on patches of the image, with Fourier features (Kingma et al. 2021, appendix B).
 
@@ -164,16 +175,13 @@ class FlatNet(nn.Module):
         h = space_to_depth(fourier_features(x, self.exponents), self.patch)
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(h)
 
-        def block(module, h, _):
-            return module(h, told, deterministic), None
-
-        stack = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=self.depth,
+        h = _repeated(
+            ResBlock(self.channels, self.dropout, self.dtype, name="blocks"),
+            self.depth,
+            h,
+            told,
+            deterministic,
         )
-        h, _ = stack(ResBlock(self.channels, self.dropout, self.dtype, name="blocks"), h, None)
         if self.attention:
             h = SpatialAttention(dtype=self.dtype)(h)
             h = ResBlock(self.channels, self.dropout, self.dtype)(h, told, deterministic)
@@ -272,16 +280,8 @@ class Transformer(nn.Module):
         h = nn.Dense(self.width, dtype=self.dtype)(patches.reshape(*batch, rows * columns, features))
         h = h + self.param("place", nn.initializers.normal(0.02), (rows * columns, self.width))
 
-        def block(module, h, _):
-            return module(h, told, deterministic), None
-
-        stack = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            length=self.depth,
-        )
-        h, _ = stack(TransformerBlock(self.heads, self.dropout, self.dtype, name="blocks"), h, None)
+        blocks = TransformerBlock(self.heads, self.dropout, self.dtype, name="blocks")
+        h = _repeated(blocks, self.depth, h, told, deterministic)
         modulation = nn.Dense(2 * self.width, kernel_init=ZERO)(nn.silu(told))[..., None, :]
         shift, scale = jnp.split(modulation, 2, axis=-1)
         h = nn.LayerNorm(use_bias=False, use_scale=False)(h) * (1 + scale) + shift

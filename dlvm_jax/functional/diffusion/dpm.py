@@ -134,14 +134,13 @@ def dpm_multistep(process, denoise, order=2, form="data"):
     r"""DPM-Solver++ 2M and 3M (form "data"; or "noise"): a polynomial through earlier predictions, one evaluation a step.
 
     $\hat x_0(\theta) = F_0 + d_1\theta + d_2\,\theta(\theta+a)$, Newton's polynomial through this step's $F_0$ at $\theta=0$
-    and the ones before it,
-    $\theta = \tau/H$, at $-a$ and $-b$
+    and the ones before it at $-a$ and $-b$, $\theta = \tau/H$
 
     Order 2 takes the average of the line over the step, as published.  Order 3 integrates the parabola; it starts with a
     singlestep of order 2 (one more evaluation) and a step along the line, since a start of first order would stay the largest
     error for ever.  No draws.  Raises ValueError for another order or form.
     Shapes: x any -> `Solver`.  Source: Lu, Zhou, Bao et al. 2022 (DPM-Solver++), algorithm 2 and appendix; Hochbruck &
-    Ostermann 2010, section 5.1.
+    Ostermann 2010.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> solver = dpm_multistep(edm(), lambda x, t: jnp.zeros_like(x), 3)

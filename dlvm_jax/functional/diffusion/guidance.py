@@ -22,7 +22,7 @@ def classifier_free(conditional, unconditional, weight):
     same in every target (`targets`).  weight: w, or a function t -> w (zero outside an interval of noise levels, say).  The
     result is not a sampler of p(x) p(c | x)^(1 + w): for Gaussians of variances v_c and v_u the flow ends with v_c (v_c / v_u)^w.
     Shapes: denoisers (x [*batch, *event], t) -> denoiser of the same.
-    Source: Ho & Salimans 2022, eq. 6; Kynkäänniemi et al. 2024, section 3 (intervals).
+    Source: Ho & Salimans 2022, eq. 6; Kynkäänniemi et al. 2024 (intervals).
 
     >>> denoise = classifier_free(lambda x, t: x, lambda x, t: 0 * x, 2.0)
     >>> denoise(jnp.ones(1), 1.0).tolist()

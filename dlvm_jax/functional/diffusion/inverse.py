@@ -150,7 +150,7 @@ def moment_matching(process, denoise, observe, y, std, iterations=5, event_ndim=
     An example stops where its matrix shows not positive, as a trained denoiser's may.
     Shapes: `y` [*batch, *obs] or [*obs], std scalar or broadcasting with y; denoiser of x [*batch, *event], event_ndim axes
     long, -> the same.  Raises ValueError when y does not have the shape of `observe`.
-    Source: Rozet, Andry, Lanusse, Louppe 2024, eq. 13 to 15 and algorithm 2; Boys et al. 2024 (TMPD), proposition 1.
+    Source: Rozet, Andry, Lanusse, Louppe 2024; Boys et al. 2024 (TMPD).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> informed = moment_matching(edm(), lambda x, t: x / (1 + t**2), lambda x: x, jnp.array([3.0]), 1.0)
@@ -175,7 +175,7 @@ def pigdm(process, denoise, observe, y, std, data_std=1.0, iterations=5, event_n
     `moment_matching`, and equal to it where J^T is a multiple alpha r^2 / sigma^2 of I.  A system A A^T with k distinct
     eigenvalues takes k iterations: one for averages and, with y zero where unknown, for masks.
     Shapes: as `moment_matching`.  Raises ValueError as that does.
-    Source: Song, Vahdat, Mardani, Kautz 2023, eq. 7 and section 3.2.
+    Source: Song, Vahdat, Mardani, Kautz 2023.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> informed = pigdm(edm(), lambda x, t: x / (1 + t**2), lambda x: x, jnp.array([3.0]), 1.0)
@@ -201,7 +201,7 @@ def dps(process, denoise, observe, y, std, scale=1.0, event_ndim=1):
     It trusts y far too much where x_t is noisy, and makes the flow stiff: for data of variance v the rate per log sigma / alpha
     reaches 1 + v / (4 std^2), so a small std wants a fine grid.  This is the paper's approximation of the likelihood; its
     algorithm has instead, after each step of the sampler, a step whose length is chosen by hand, which depends on the grid.
-    Shapes: as `moment_matching`.  Raises ValueError as that does.  Source: Chung, Kim, Mccann, Klasky, Ye 2023, eq. 16.
+    Shapes: as `moment_matching`.  Raises ValueError as that does.  Source: Chung, Kim, Mccann, Klasky, Ye 2023.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> informed = dps(edm(), lambda x, t: x / (1 + t**2), lambda x: x, jnp.array([3.0]), 1.0)

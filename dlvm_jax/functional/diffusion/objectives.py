@@ -22,7 +22,7 @@ def weight(name, process, t, cap=5.0, data_std=0.5):
     $(\sigma^2+s^2)/(\sigma s)^2$ for $\alpha=1$
 
     Shapes: t any -> same.  Under "likelihood" the integral over t is the diffusion term of the bound, in nats.  Raises
-    ValueError for an unknown name.  Source: Kingma & Gao 2023, eq. 5 and table 1; Hang et al. 2023, section 3.4 (min_snr);
+    ValueError for an unknown name.  Source: Kingma & Gao 2023; Hang et al. 2023 (min_snr);
     Karras, Aittala, Aila, Laine 2022, table 1 (edm).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm

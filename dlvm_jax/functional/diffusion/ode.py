@@ -233,7 +233,7 @@ def integrate(field, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1000):
 
 
 def adaptive(process, denoise, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1000):
-    r"""The probability-flow ODE between two times to a tolerance: `integrate` of `flow_field`.
+    r"""The probability-flow ODE between two times to a tolerance: `integrate` of `probability_flow`.
 
     $x_{stop} = x_{start} + \int_{start}^{stop}\dot x\,dt$
 

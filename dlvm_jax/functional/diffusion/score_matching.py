@@ -3,6 +3,8 @@ r"""Score matching without the true score: denoising, implicit and sliced.
 A score is a function [*batch, *event] -> the same shape that treats the batch row by row.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -29,7 +31,7 @@ def exact_divergence(function, x, event_ndim=1):
     """
     event = x.shape[x.ndim - event_ndim :]
     value, push = jax.linearize(function, x)
-    basis = jnp.eye(max(1, jnp.zeros(event).size), dtype=x.dtype).reshape(-1, *event)
+    basis = jnp.eye(math.prod(event), dtype=x.dtype).reshape(-1, *event)
 
     def entry(direction):
         return sum_event(push(jnp.broadcast_to(direction, x.shape)) * direction, event_ndim)

@@ -19,7 +19,7 @@ def euler_maruyama(process, denoise, churn=1.0):
 
     churn: l; 1 is the reverse SDE, 0 the probability-flow ODE by Euler's method.  Coefficients are those at t.  One draw a
     step, none without churn; weak order 1.  Raises ValueError for a churn below 0.
-    Shapes: x any -> `Solver`.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 6; Zhang & Chen 2023, eq. 5 (churn).
+    Shapes: x any -> `Solver`.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 6; Zhang & Chen 2023 (churn).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> solver = euler_maruyama(edm(), lambda x, t: jnp.zeros_like(x))
@@ -62,7 +62,7 @@ def langevin_size(process, t, snr):
 
     Published code has $2r^2\lVert z\rVert^2/\lVert\nabla\log q\rVert^2$, averaged over the batch, which is this one where the
     score is that of pure noise; but its step depends on neighbours, and on the very point and noise that it scales, which
-    biases the law (in ten dimensions by a fifth of the variance).  Shapes: t any -> same.
+    biases the law.  Shapes: t any -> same.
     Source: Song & Ermon 2019, algorithm 1 (a step proportional to the variance of the noise); Song, Sohl-Dickstein, Kingma et
     al. 2021, algorithms 4 and 5 (r).
 

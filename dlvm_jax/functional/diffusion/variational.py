@@ -100,7 +100,7 @@ def optimal_log_std(process, s, t, error):
         \tfrac1D\mathbb E\|x_0-\hat x_0(x_t)\|^2$
 
     On Gaussian data of one variance it makes every step exact, for any number of steps.
-    Shapes: s, t, `error` broadcast -> same.  Source: Bao, Li, Zhu, Zhang 2022, eq. 7 and theorem 2.
+    Shapes: s, t, `error` broadcast -> same.  Source: Bao, Li, Zhu, Zhang 2022.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> round(float(jnp.exp(optimal_log_std(edm(), 3.0, 5.0, 0.0))), 4)
