@@ -3,7 +3,9 @@
 Without a name it prints the table of all formulas that stands in the README.
 """
 
+import ast
 import difflib
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -59,15 +61,31 @@ def formulas():
     return found
 
 
+@functools.cache
+def _used(path):
+    """Full names of what a Python file imports, and takes from the modules that it imports."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    imported = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    attributes = {
+        f"{imported[node.value.id]}.{node.attr}"
+        for node in nodes
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in imported
+    }
+    return attributes | set(imported.values())
+
+
 def _test_of(formula):
-    """The first test file beside the function's package that names the function, or None."""
+    """The first test file beside the function's package that uses the function, or None."""
     folder = ROOT / "tests" / formula.module.split(".")[1]
-    named = (
-        path
-        for path in sorted(folder.rglob("test_*.py"))
-        if re.search(rf"\b{formula.name}\b", path.read_text())
-    )
-    return next((str(path.relative_to(ROOT)) for path in named), None)
+    packages = formula.module.split(".")
+    names = {".".join([*packages[:depth], formula.name]) for depth in range(1, len(packages) + 1)}
+    used = (path for path in sorted(folder.rglob("test_*.py")) if names & _used(path))
+    return next((str(path.relative_to(ROOT)) for path in used), None)
 
 
 def table():

@@ -38,6 +38,17 @@ def timed(epoch, epochs):
     return seconds
 
 
+def matrix_rate():
+    """Floating-point operations a second of a matrix product: what the machine can do."""
+    import jax
+    import jax.numpy as jnp
+
+    product = jax.jit(lambda a: a @ a)
+    square = jnp.ones((2048, 2048))
+    product(square).block_until_ready()
+    return 2 * 2048**3 / min(timed(lambda: product(square).block_until_ready(), 10))
+
+
 def dlvm_jax_worker(epochs):
     """Ours: the engine, as the experiments use it."""
     import jax
@@ -76,11 +87,7 @@ def dlvm_jax_worker(epochs):
 
     epoch()  # compiles the epoch
     seconds = timed(epoch, epochs)
-    product = jax.jit(lambda a: a @ a)
-    square = jnp.ones((2048, 2048))
-    product(square).block_until_ready()
-    rate = 2 * 2048**3 / min(timed(lambda: product(square).block_until_ready(), 10))
-    return {"epochs": seconds, "first_step": first_step, "matrix_rate": rate, "loss": epoch.loss}
+    return {"epochs": seconds, "first_step": first_step, "matrix_rate": matrix_rate(), "loss": epoch.loss}
 
 
 def torch_worker(epochs, loader=True):
@@ -198,9 +205,9 @@ class Config:
     """(internal) run one candidate and print its figures"""
 
 
-def run_worker(name, epochs):
-    """One candidate in a process of its own; None where it is not installed."""
-    line = [sys.executable, "-m", "experiments.benchmark", "--worker", name, "--epochs", str(epochs)]
+def run_worker(module, name, *options):
+    """One candidate of a benchmark in a process of its own; None where it is not installed."""
+    line = [sys.executable, "-m", module, "--worker", name, *map(str, options)]
     done = subprocess.run(line, capture_output=True, text=True)
     if "ModuleNotFoundError" in done.stderr:
         return None
@@ -209,18 +216,24 @@ def run_worker(name, epochs):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def in_turn(module, names, rounds, *options):
+    """Results {name: [one a round]} of candidates that take turns; an empty list for one that is not installed."""
+    found = {name: [] for name in names}
+    for number in range(rounds):
+        for name, results in found.items():
+            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
+            result = run_worker(module, name, *options)
+            if result is not None:
+                results.append(result)
+    return found
+
+
 def main(config):
     """Run all candidates in turn and print the table."""
     if config.worker is not None:
         print(json.dumps(WORKERS[config.worker](config.epochs)))
         return
-    found = {name: [] for name in WORKERS}
-    for number in range(config.rounds):
-        for name, results in found.items():
-            print(f"round {number + 1} of {config.rounds}: {name}", file=sys.stderr)
-            result = run_worker(name, config.epochs)
-            if result is not None:
-                results.append(result)
+    found = in_turn("experiments.benchmark", WORKERS, config.rounds, "--epochs", config.epochs)
     best = {name: min(min(r["epochs"]) for r in results) for name, results in found.items() if results}
     rate = max(r["matrix_rate"] for r in found["dlvm_jax"])
     print(

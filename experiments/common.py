@@ -13,7 +13,7 @@ import jax
 from dlvm_jax.train.checkpoint import CheckpointError
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
 
-__all__ = ["at_least", "check_run", "evaluation_key", "main", "new_folder", "restore", "settings"]
+__all__ = ["at_least", "check_run", "evaluation_key", "main", "new_folder", "paired", "restore", "settings"]
 
 
 def main(run, config):
@@ -71,6 +71,11 @@ def settings(config):
 def evaluation_key(seed):
     """The random key of a seed's evaluation, apart from those of its initialisation and training."""
     return jax.random.fold_in(jax.random.key(seed), 2**31)
+
+
+def paired(difference):
+    """Mean of the differences of single examples, and its standard error."""
+    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference)))
 
 
 def restore(checkpoints, state, resume):

@@ -10,6 +10,7 @@ from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, solvers
 __all__ = ["grid_of", "write"]
 
 FRAMES = 10
+EVALUATIONS = (6, 12, 24, 48)  # of the network, by each sampler that is compared
 
 
 def _film(model, params, grid_of, solver_of, rows, key):
@@ -41,13 +42,13 @@ def _planes(path, columns, title):
 
 
 def grid_of(noise, steps):
-    """Times of a sampler: equal steps of log-SNR, or the steps of a table, to the clean point where there is one."""
-    clean = noise.t_min > 0
-    grid = solvers.log_snr_times if noise.steps is None else solvers.uniform_times
-    return grid(noise, steps, clean=clean)
+    """Times of a sampler: equal steps of log-SNR, or some steps of a table, to the clean point where there is one."""
+    if noise.steps is not None:
+        return solvers.table_times(noise, steps)
+    return solvers.log_snr_times(noise, steps, clean=noise.t_min > 0)
 
 
-def solver_errors(model, params, key, count=64, evaluations=(6, 12, 24, 48)):
+def solver_errors(model, params, key, count=64):
     """Root mean squared distance of deterministic samplers from a fine solution, by evaluations of the network."""
     start = process.prior_sample(model.process(params), key, (count, *model.event_shape))
 
@@ -67,16 +68,16 @@ def solver_errors(model, params, key, count=64, evaluations=(6, 12, 24, 48)):
         "DPM-Solver++ 3M": (lambda noise, denoise: dpm.dpm_multistep(noise, denoise, 3), 1),
     }
     return {
-        name: [float(np.sqrt(np.mean((ends(solver, n // cost) - fine) ** 2))) for n in evaluations]
+        name: [float(np.sqrt(np.mean((ends(solver, n // cost) - fine) ** 2))) for n in EVALUATIONS]
         for name, (solver, cost) in kinds.items()
-    }, evaluations
+    }
 
 
-def _errors_picture(path, errors, evaluations):
+def _errors_picture(path, errors):
     figure = Figure(figsize=(5.6, 4), layout="constrained")
     axes = figure.subplots()
     for name, values in errors.items():
-        axes.loglog(evaluations, values, "o-", ms=3, label=name)
+        axes.loglog(EVALUATIONS, values, "o-", ms=3, label=name)
     axes.set(xlabel="evaluations of the network", ylabel="RMS distance from a fine solution")
     axes.legend()
     axes.grid(alpha=0.3, which="both")
@@ -98,7 +99,7 @@ def write(root, config, dataset, model, density, params, record, further, folder
         count if plane else 8,
         keys[1],
     )
-    errors, evaluations = solver_errors(model, params, keys[2])
+    errors = solver_errors(model, params, keys[2])
     if plane:
         _planes(
             root / "samples.png", [("data", dataset.test[:count]), ("model", np.asarray(drawn))], config.data
@@ -121,7 +122,7 @@ def write(root, config, dataset, model, density, params, record, further, folder
             )
             images = np.moveaxis(0.5 * (frames + 1), 0, 1).reshape(-1, *model.event_shape)
             pictures.grid(root / f"{name}.png", images, FRAMES, title)
-    _errors_picture(root / "solvers.png", errors, evaluations)
+    _errors_picture(root / "solvers.png", errors)
     history = folder.metrics()
     steps = [line["step"] for line in history]
     pictures.curves(
@@ -129,13 +130,10 @@ def write(root, config, dataset, model, density, params, record, further, folder
         {"validation": (steps, [line["valid_bound"] for line in history])},
         "bound, nats",
     )
-    (root / "report.md").write_text(
-        _report(config, dataset, record, further, folder, step, errors, evaluations)
-    )
-    return errors
+    (root / "report.md").write_text(_report(config, dataset, record, further, folder, step, errors))
 
 
-def _report(config, dataset, record, further, folder, step, errors, evaluations):
+def _report(config, dataset, record, further, folder, step, errors):
     lines = "".join(f"| {name} | {value:.4f} ± {error:.4f} |\n" for name, (value, error) in further.items())
     rows = "\n".join(
         f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |"
@@ -145,9 +143,14 @@ def _report(config, dataset, record, further, folder, step, errors, evaluations)
     shown = "\n".join(
         f"![{name}]({name}.png)" for name in ("samples", "film", "film_x0", "solvers", "curves")
     )
+    told = (
+        f"; given the label (a column each in the samples, guidance {config.guidance:g})"
+        if config.condition
+        else ""
+    )
     return f"""# Diffusion model on {config.data}
 
-Process {config.process}, network predicts {config.target}, objective {config.objective}.
+Process {config.process}, network predicts {config.target}, objective {config.objective}{told}.
 
 {dataset.protocol.description} (protocol `{dataset.protocol.name}`, hash `{dataset.protocol.hash}`).
 Evaluated: {record.examples} test examples, {record.samples} draws of time and noise each, checkpoint of step {step},
@@ -161,8 +164,8 @@ Evaluated: {record.examples} test examples, {record.samples} draws of time and n
 {bits}{lines}
 RMS distance of deterministic samplers from a fine solution with the same start, by evaluations of the network:
 
-| sampler | {" | ".join(map(str, evaluations))} |
-|---|{"---|" * len(evaluations)}
+| sampler | {" | ".join(map(str, EVALUATIONS))} |
+|---|{"---|" * len(EVALUATIONS)}
 {rows}
 
 {shown}

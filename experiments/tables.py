@@ -2,6 +2,7 @@
 
 python -m experiments.tables mnist-priors        # prior x objective
 python -m experiments.tables mnist-sphere        # sphere and plane as latent spaces
+python -m experiments.tables mnist-diffusion     # a diffusion prior, trained end to end, beside others
 python -m experiments.tables freyfaces-flows     # posteriors under a decoder of 256 levels
 
 A row is a run of `experiments.vae`; a table that was interrupted goes on where it was.
@@ -9,7 +10,6 @@ A row is a run of `experiments.vae`; a table that was interrupted goes on where 
 
 import dataclasses
 import json
-import math
 import re
 import time
 from pathlib import Path
@@ -72,6 +72,19 @@ TABLES = {
         },
         tuple((f"d = {dim}, von Mises-Fisher", f"d = {dim}, Gaussian") for dim in (2, 5)),
     ),
+    "mnist-diffusion": Table(
+        "Diffusion prior beside others on MNIST: 784-300-300-16",
+        {
+            **{"data": "mnist", "latent_dim": 16, "hidden": (300, 300), "epochs": 20, "schedule": "cosine"},
+            **{"ema": 0.999, "eval_samples": 50, "eval_limit": 1000},
+        },
+        {
+            "standard": {},
+            "VampPrior of 500": {"prior": "vamp", "components": 500},
+            "diffusion": {"prior": "diffusion"},
+        },
+        (("VampPrior of 500", "standard"), ("diffusion", "standard"), ("diffusion", "VampPrior of 500")),
+    ),
     "freyfaces-flows": Table(
         "Posteriors on Frey Faces, categorical decoder of 256 levels: 560-100-20, 8 flow steps",
         {
@@ -91,25 +104,23 @@ TABLES = {
 class Config:
     """Train all rows of a table and print it."""
 
-    table: tyro.conf.Positional[Literal["mnist-priors", "mnist-sphere", "freyfaces-flows"]]
+    table: tyro.conf.Positional[Literal["mnist-priors", "mnist-sphere", "mnist-diffusion", "freyfaces-flows"]]
     """which table"""
     out: Path | None = None
     """folder of the table; default runs/TABLE; one that exists is continued"""
     epochs: int | None = None
     """passes over the training set for each row, instead of the table's own number"""
     eval_limit: int | None = None
-    """evaluate on the first so many test examples only"""
+    """evaluate on the first so many test examples only, instead of the table's own number"""
 
 
 def row_config(table, config, root, label):
     """The `experiments.vae` configuration of a row."""
     folder = root / re.sub("[^A-Za-z0-9]+", "-", label)
     settings = {**table.shared, **table.rows[label]}
-    if config.epochs is not None:
-        settings["epochs"] = config.epochs
-    return vae.Config(
-        **settings, eval_limit=config.eval_limit, out=folder, resume=(folder / "checkpoints").is_dir()
-    )
+    own = {name: getattr(config, name) for name in ("epochs", "eval_limit")}
+    settings |= {name: value for name, value in own.items() if value is not None}
+    return vae.Config(**settings, out=folder, resume=(folder / "checkpoints").is_dir())
 
 
 def _finished(row):
@@ -142,16 +153,11 @@ def run(config):
             "step": result["step"],
         }
         nats[label] = np.load(row.out / "nats.npy")[0]
-    contrasts = [(*pair, *_paired(nats[pair[0]] - nats[pair[1]])) for pair in table.contrasts]
+    contrasts = [(*pair, *common.paired(nats[pair[0]] - nats[pair[1]])) for pair in table.contrasts]
     folder.write("result.json", {"rows": rows, "contrasts": contrasts})
     report = _report(table, row.epochs, rows, contrasts)
     (root / "report.md").write_text(report)
     print(f"\n{report}\nwhole table in {time.monotonic() - started:.0f} s; report in {root / 'report.md'}")
-
-
-def _paired(difference):
-    """Mean of the differences of single examples, and its standard error."""
-    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference)))
 
 
 def _report(table, epochs, rows, contrasts):

@@ -20,13 +20,15 @@ def x64():
 
 
 # By default only so many parameter cases of each test run; the others are slow.  Some files have a number of their own.
-FEW, ALL = 2, 1000
+FEW, SEVERAL, ALL = 1, 10, 1000
 CASES = {
-    **dict.fromkeys(("test_layers.py", "test_readme.py", "test_grid.py", "test_solvers_laws.py"), ALL),
-    **dict.fromkeys(("test_vae.py", "test_diffusion.py", "test_autoencoder.py", "test_disentangle.py"), 10),
-    **dict.fromkeys(
-        ("test_many_rows.py", "test_flows_bijections.py", "test_nets.py", "test_denoisers.py"), 6
-    ),
+    **dict.fromkeys(("test_layers.py", "test_readme.py", "experiments/test_grid.py"), ALL),
+    **{
+        f"experiments/test_{name}.py": SEVERAL
+        for name in ("vae", "diffusion", "diffusion_prior", "autoencoder", "disentangle")
+    },
+    **dict.fromkeys(("functional/test_flows_bijections.py", "test_nets.py", "test_denoisers.py"), SEVERAL),
+    **dict.fromkeys(("functional/diffusion/test_solvers_laws.py", "functional/test_many_rows.py"), 4),
 }
 
 
@@ -38,5 +40,5 @@ def pytest_collection_modifyitems(items):
         if hasattr(item, "callspec"):
             test = item.path, item.originalname
             seen[test] += 1
-            if seen[test] > CASES.get(item.path.name, FEW):
+            if seen[test] > CASES.get(str(item.path.relative_to(Path(__file__).parent)), FEW):
                 item.add_marker(pytest.mark.slow)

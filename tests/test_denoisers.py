@@ -1,5 +1,7 @@
 """Networks of diffusion models: shapes for any leading batch, float32 outputs, gradients everywhere, no mixing of examples."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,13 +21,14 @@ NETS = {
 }
 
 
+# Compiling is nearly all the cost here, so neither optimised code nor threefry's many unrolled rounds.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def perturbed(module, *inputs):
-    """Parameters away from their zeros, so that every path matters."""
-    params = module.init(jax.random.key(1), *inputs)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    moved = [a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
-    return params, jax.tree.unflatten(tree, moved)
+    """Parameters as they begin, and away from their zeros, so that every path matters."""
+    params, rng = quick(module.init)(jax.random.key(1, impl="unsafe_rbg"), *inputs), np.random.RandomState(2)
+    return params, jax.tree.map(lambda leaf: leaf + 0.3 * rng.randn(*leaf.shape).astype(leaf.dtype), params)
 
 
 SLOW = ("flat with attention", "flat bfloat16", "mlp with a vector")
@@ -39,18 +42,27 @@ def test_network(name):
     x, log_snr = jax.random.normal(jax.random.key(0), (2, 3, *event)), jnp.linspace(-5, 12, 6).reshape(2, 3)
     first = None if context is None else context[0, :1]
     start, params = perturbed(module, x[0, :1], log_snr[0, :1], first)
-    assert not module.apply(start, x, log_snr, context).any(), "the last layer starts at zero"
-    out = jax.jit(module.apply)(params, x, log_snr, context)
+    told = None if context is None else context[1, 2:]
+
+    @quick
+    def outcomes(params):
+        """Of the whole batch, with a gradient, and of one example by itself: compiled together."""
+
+        def loss(params):
+            out = module.apply(params, x, log_snr, context)
+            return jnp.square(out).sum(), out
+
+        gradient, out = jax.grad(loss, has_aux=True)(params)
+        return out, module.apply(params, x[1, 2:], log_snr[1, 2:], told)[0], gradient
+
+    assert not outcomes(start)[0].any(), "the last layer starts at zero"
+    out, alone, gradient = outcomes(params)
     assert out.shape == x.shape and out.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     # an example by itself gives the same: no mixing over the batch (bfloat16 sums in another order)
-    told = None if context is None else context[1, 2:]
-    alone = module.apply(params, x[1, 2:], log_snr[1, 2:], told)[0]
     np.testing.assert_allclose(
         out[1, 2], alone, atol=np.abs(out).max() * (0.05 if "bfloat16" in name else 1e-5)
     )
-    loss = lambda p: jnp.square(module.apply(p, x, log_snr, context)).sum()  # noqa: E731
-    gradient = jax.jit(jax.grad(loss))(params)
     dead = {
         jax.tree_util.keystr(path) for path, leaf in jax.tree.leaves_with_path(gradient) if not np.any(leaf)
     }
@@ -67,14 +79,13 @@ def test_dropout_needs_a_key_and_changes_the_output(name):
     x, log_snr = jnp.ones((3, *event)), jnp.zeros(3)
     context = None if context is None else context[0]
     _, params = perturbed(module, x, log_snr, context)
-    draw = lambda seed: module.apply(  # noqa: E731
-        params, x, log_snr, context, False, rngs={"dropout": jax.random.key(seed)}
+    draw = quick(
+        lambda seed: module.apply(params, x, log_snr, context, False, rngs={"dropout": jax.random.key(seed)})
     )
     np.testing.assert_array_equal(draw(0), draw(0))
     assert np.abs(draw(0) - draw(1)).max() > 0
-    np.testing.assert_array_equal(
-        module.apply(params, x, log_snr, context), NETS[name][0].apply(params, x, log_snr, context)
-    )
+    same = quick(lambda params: [net.apply(params, x, log_snr, context) for net in (module, NETS[name][0])])
+    np.testing.assert_allclose(*same(params), rtol=1e-6)
 
 
 def test_log_snr_and_class_reach_the_output():
@@ -84,6 +95,25 @@ def test_log_snr_and_class_reach_the_output():
     out = lambda log_snr, label: module.apply(params, x, jnp.array([log_snr]), jnp.array([label]))  # noqa: E731
     assert np.abs(out(0.0, 0) - out(0.5, 0)).max() > 1e-3
     assert np.abs(out(0.0, 0) - out(0.0, 3)).max() > 1e-3
+
+
+def test_embedding_of_log_snr():
+    """Frequencies from 1/16, a period of 100, to 4: log-SNRs are some tens apart and their tenths count."""
+    got = denoisers.sinusoids(jnp.array(2.0), 6)
+    angles = 2.0 * np.array([1 / 16, 0.5, 4.0])
+    np.testing.assert_allclose(got, np.append(np.sin(angles), np.cos(angles)), atol=1e-6)
+
+
+def test_blocks_begin_as_the_identity():
+    """Residual block and attention add to their input something that starts at zero; the U-Net has both."""
+    x, told = jnp.arange(32.0).reshape(1, 2, 4, 4), jnp.ones((1, 8))
+    for block, inputs in ((denoisers.ResBlock(4), (x, told)), (denoisers.SpatialAttention(), (x,))):
+        out, _ = quick(block.init_with_output)(jax.random.key(0), *inputs)
+        np.testing.assert_array_equal(out, x)
+    module = denoisers.UNet(4, (1,), 1)
+    made = jax.eval_shape(module.init, jax.random.key(0), jnp.ones((1, 4, 4, 1)), jnp.zeros(1))["params"]
+    assert [name for name in made if "Attention" in name] == ["SpatialAttention_0"]
+    assert sum("ResBlock" in name for name in made) == 1 + 2 + 2  # down, middle, up
 
 
 def test_patches_are_cut_and_put_back():

@@ -1,11 +1,13 @@
 """Networks: shapes for any leading batch, float32 outputs, gradients everywhere."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dlvm_jax import nets
+from dlvm_jax.nets.conv import Conv
 
 NETS = {
     "slides": (nets.MLP((300,), (2, 2)), (784,)),
@@ -61,3 +63,23 @@ def test_conv_decoder_upsamples_by_rearranging_blocks():
     for r, c, i, j in np.ndindex(2, 3, 2, 2):
         expected[2 * r + i, 2 * c + j, 0] = coarse[r, c, 2 * i + j]
     np.testing.assert_array_equal(fine, expected)
+
+
+@pytest.mark.parametrize(
+    ("strides", "padding"), [(1, "SAME"), (2, "SAME"), ((1, 2), "VALID"), (2, ((2, 0), (1, 1)))], ids=str
+)
+def test_convolution_and_its_derivatives_are_flax_own(strides, padding, x64):
+    """Value, gradients in both arguments, forward mode and second derivative, float64 against `nn.Conv` of Flax."""
+    ours, theirs = Conv(3, (3, 2), strides, padding=padding), nn.Conv(3, (3, 2), strides, padding=padding)
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 2))
+    params = theirs.init(jax.random.key(1), x)
+
+    def all_of(module):
+        value = lambda params, x: jnp.sum(jnp.sin(module.apply(params, x)))  # noqa: E731
+        _, forward = jax.jvp(lambda x: module.apply(params, x), (x,), (jnp.cos(x),))
+        both = jax.grad(value, (0, 1))(params, x)
+        second = jax.grad(lambda x: jnp.sum(jax.grad(value)(params, x)["params"]["kernel"] ** 2))(x)
+        along = jax.jvp(lambda p: module.apply(p, x), (params,), (jax.tree.map(jnp.cos, params),))
+        return module.apply(params, x), forward, both, second, along
+
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), all_of(ours), all_of(theirs))

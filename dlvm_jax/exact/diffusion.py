@@ -55,20 +55,29 @@ def mixture(weights, means, covariances):
 
     $x_0\sim\sum_k\pi_k\,\mathcal N(m_k, S_k)$
 
-    Shapes: `weights` [K], `means` [K, D], `covariances` [K, D, D].  Raises ValueError where they do not fit together.
+    Shapes: `weights` [K], `means` [K, D], `covariances` [K, D, D].  Raises ValueError where they do not fit together,
+    and, where they are concrete, for weights that are no law and for a covariance that is indefinite beyond rounding.
     Source: Bishop 2006, eq. 9.7.
 
     >>> mixture(jnp.ones(3), jnp.zeros((3, 2)), jnp.zeros((3, 2, 2))).log_weights.shape
     (3,)
     """
     weights, means, covariances = jnp.asarray(weights), jnp.asarray(means), jnp.asarray(covariances)
+    if means.ndim != 2:
+        raise ValueError(
+            f"each component has a mean [D] and a covariance [D, D], got means of shape {means.shape}"
+        )
     count, dim = means.shape
     if weights.shape != (count,) or covariances.shape != (count, dim, dim):
         raise ValueError(
             f"means {means.shape} need weights ({count},) and covariances ({count}, {dim}, {dim}), "
             f"got {weights.shape} and {covariances.shape}"
         )
+    if not isinstance(weights, jax.core.Tracer) and not ((weights >= 0).all() and weights.sum() > 0):
+        raise ValueError(f"weights are not negative and have a positive sum, got {weights}")
     variances, axes = jnp.linalg.eigh(covariances)
+    if not isinstance(variances, jax.core.Tracer) and (variances < -1e-4 * jnp.abs(variances).max()).any():
+        raise ValueError(f"covariances are positive semi-definite, got smallest eigenvalue {variances.min()}")
     return GaussianMixture(jnp.log(weights / weights.sum()), means, jnp.maximum(variances, 0.0), axes)
 
 
@@ -178,7 +187,7 @@ def score(law, process, x, t):
 
     $\nabla\log q(x_t) = -\sum_kr_k\,(\alpha_t^2S_k+\sigma_t^2I)^{-1}(x_t-\alpha_tm_k)$
 
-    Shapes: `x` [*batch, D], t scalar -> [*batch, D].  Source: Bishop 2006, eq. 2.114.
+    Shapes: `x` [*batch, D], t scalar -> [*batch, D].  Source: Bishop 2006.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> score(gaussian(jnp.zeros(1), jnp.eye(1)), edm(), jnp.ones(1), 1.0).tolist()
@@ -220,7 +229,8 @@ def output_law(sampler, mean, covariance, noise_shape):
 
     On Gaussian data with the exact denoiser a sampler is such an affine map of its start and of its standard-normal draws.
     Shapes: sampler: (x_T [D], noise [*noise_shape, D]) -> [D];  `mean` [D], `covariance` [D, D] of x_T -> the same two.
-    Raises ValueError if the sampler is not affine.  Source: linear algebra.
+    Raises ValueError if the sampler is not affine, which is looked at in two points, three standard deviations to either side
+    of the mean.  Source: linear algebra.
 
     >>> law = output_law(lambda x, z: 2 * x + z[0], jnp.ones(1), jnp.eye(1), (1,))
     >>> law[0].tolist(), law[1].tolist()
@@ -230,9 +240,10 @@ def output_law(sampler, mean, covariance, noise_shape):
     start, draws = jnp.asarray(mean), jnp.zeros((*noise_shape, dim), jnp.asarray(mean).dtype)
     out, (a, b) = sampler(start, draws), jax.jacrev(sampler, argnums=(0, 1))(start, draws)
     b = b.reshape(dim, -1)
-    other = jnp.cos(jnp.arange(draws.size, dtype=draws.dtype))
-    expected = out + a @ jnp.ones_like(start) + b @ other
-    got = sampler(start + 1, other.reshape(draws.shape))
-    if not jnp.allclose(got, expected, rtol=1e-3, atol=1e-3 * jnp.abs(got).max()):
-        raise ValueError("the sampler is not an affine map of its start and its noise on these data")
+    signs = jnp.sign(jnp.cos(jnp.arange(draws.size, dtype=draws.dtype)))
+    for far in (3, -3):
+        away, other = far * jnp.sqrt(jnp.diag(covariance)).astype(start.dtype), far * signs
+        expected, got = out + a @ away + b @ other, sampler(start + away, other.reshape(draws.shape))
+        if not jnp.allclose(got, expected, rtol=1e-3, atol=1e-3 * jnp.abs(got).max()):
+            raise ValueError("the sampler is not an affine map of its start and its noise on these data")
     return out, a @ covariance @ a.T + b @ b.T

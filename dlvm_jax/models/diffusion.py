@@ -1,6 +1,6 @@
 """Diffusion models: a network and a noise process as a density, and the objectives that train it.
 
-The network sees c x_t, with c such that its input has the variance of the data at every time, log-SNR and the context; what it
+The network sees c x_t, with c such that its input has variance one at every time, log-SNR and the context; what it
 predicts is a target of `functional.diffusion.targets`, or "edm": the preconditioned residual.  The data are vectors or images
 of real numbers, or integer levels 0..L-1, which the process sees on [-1, 1].
 """
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional import densities
 from dlvm_jax.functional.diffusion import (
+    guidance,
     likelihood,
     objectives,
     process,
@@ -30,11 +31,13 @@ __all__ = [
     "Denoiser",
     "Schedule",
     "bound_density",
+    "bound_times",
     "denoiser",
     "denoising",
     "denoising_net",
     "drop_labels",
     "fixed",
+    "guided",
     "learned",
     "maximum_bound",
     "ode_density",
@@ -54,7 +57,10 @@ def fixed(noise):
 
 
 def learned(low=-5.0, high=13.3, knots=16):
-    """A monotone schedule of log-SNR whose inside is trained; its ends are fixed (Kingma et al. 2021, section 3.2)."""
+    """A monotone schedule of log-SNR whose inside `maximum_bound` trains to less variance; its ends are fixed.
+
+    Source: Kingma, Salimans, Poole, Ho 2021, section 3.2 and appendix I.2.
+    """
     return Schedule(
         lambda key: {"logits": jnp.zeros(knots)},
         lambda params: schedules.piecewise_log_snr(low, high, params["logits"]),
@@ -82,7 +88,7 @@ class Denoiser(NamedTuple):
 
     init:    (key) -> {"net", "schedule"};  process: (params) -> Process
     predict: (params, x_t, t, context=None, key=None) -> prediction;  denoise: the same -> E[x_0 | x_t]
-    target:  what the network predicts;  event_shape: of x
+    target:  what the network predicts;  event_shape: of x;  data_std: of the data, as the process sees them
     """
 
     init: Callable
@@ -91,6 +97,7 @@ class Denoiser(NamedTuple):
     denoise: Callable
     target: str
     event_shape: tuple[int, ...]
+    data_std: float = 1.0
 
 
 def denoiser(net, schedule, event_shape, target="edm", data_std=1.0):
@@ -125,7 +132,12 @@ def denoiser(net, schedule, event_shape, target="edm", data_std=1.0):
         scales = targets.preconditioning(noise, t, data_std)
         return process.over_event(scales.skip, x) * x + process.over_event(scales.out, x) * prediction
 
-    return Denoiser(init, noise_of, predict, denoise, target, event_shape)
+    return Denoiser(init, noise_of, predict, denoise, target, event_shape, data_std)
+
+
+def _check_levels(levels):
+    if levels is not None and levels < 2:
+        raise ValueError(f"integer data have at least two levels, got {levels}; None stands for real data")
 
 
 def _to_unit(x, levels):
@@ -137,11 +149,24 @@ def _from_unit(x, levels):
 
 
 def _decoder(noise, x, levels, ndim):
-    """Log-probability of x given its point at t_min: a softmax over levels, or a Gaussian of that noise."""
+    """Log-probability of x given its point at t_min: a softmax over levels, or the expected one of a Gaussian of that noise."""
     if levels is not None:
         return lambda z: variational.categorical_decoder(noise, x, z, noise.t_min, levels, ndim)
-    scale, std = process.alpha(noise, noise.t_min), process.sigma(noise, noise.t_min)
-    return lambda z: densities.normal_log_prob(x, z / scale, jnp.log(std / scale), ndim)
+    batch, size = x.shape[: x.ndim - ndim], math.prod(x.shape[x.ndim - ndim :])
+    entropy = 0.5 * size * (math.log(2 * math.pi * math.e) - noise.log_snr(jnp.asarray(noise.t_min, float)))
+    return lambda z: jnp.broadcast_to(-entropy, batch)
+
+
+def bound_times(noise, uniform):
+    r"""Times for the integral of the bound, and their weights: nearly uniform in log-SNR, where its integrand varies least.
+
+    A process that starts at t = 0 has a log-SNR that falls evenly, or is trained to, and takes uniform times; in the others it
+    falls as $1/t$ near the start, and uniform times would leave a variance hundreds of times as large.
+    """
+    if noise.t_min == 0:
+        return times.Times(times.uniform_times(noise._replace(steps=None), uniform), 1.0)
+    fall = lambda t: jnp.square(process.diffusion(noise, t) / process.sigma(noise, t))  # noqa: E731
+    return times.importance_times(uniform, fall, jnp.geomspace(noise.t_min, noise.t_max, 1025))
 
 
 def _bound(model, params, key, x, context, levels, key_dropout=None):
@@ -156,7 +181,7 @@ def _bound(model, params, key, x, context, levels, key_dropout=None):
         lambda x_t, t: model.denoise(params, x_t, t, context, key_dropout),
         _decoder(noise, x, levels, ndim),
         _to_unit(x, levels),
-        times.uniform_times(noise._replace(steps=None), uniform),
+        *bound_times(noise, uniform),
         event_ndim=ndim,
     )
 
@@ -172,9 +197,11 @@ def _generate(model, params, key, context, shape, sampler, levels):
 def bound_density(model, sampler, levels=None):
     """A diffusion model as a density of kind "bound": the continuous-time variational bound, at one time for each example.
 
-    sampler: (process, denoise) -> (Solver, times);  levels: of integer data, None for real ones.  Real data count with the
-    noise of t_min as their decoder's.  Source: Kingma, Salimans, Poole, Ho 2021, eq. 11 and 17.
+    sampler: (process, denoise) -> (Solver, times);  levels: of integer data, None for real ones.  Real data have the noise of
+    t_min as their decoder's: then it is the cross-entropy of LSGM (Vahdat, Kreis, Kautz 2021, theorem 1), with the divergence
+    at t_max that is zero there.  Source: Kingma, Salimans, Poole, Ho 2021, eq. 11 and 17.
     """
+    _check_levels(levels)
 
     def terms(params, key, x, context=None):
         split = _bound(model, params, key, x, context, levels)
@@ -189,52 +216,99 @@ def bound_density(model, sampler, levels=None):
     return Density(model.init, sample, log_prob, "bound", terms=terms, reparameterised=levels is None)
 
 
-def ode_density(model, sampler, steps=100):
-    """A diffusion model of real data as a density of kind "exact": the probability-flow ODE with the exact trace.
+def ode_density(model, sampler, steps=100, levels=None, hutchinson=False):
+    r"""A diffusion model as a density by its probability-flow ODE.
 
-    Exact up to the solver (fourth order, `steps` of log-SNR) and to the noise of t_min, which the data are taken to have.
-    Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 39.
+    Real data: kind "exact", up to the solver (fourth order, `steps` of log-SNR) and to the noise of t_min, which the data are
+    taken to have.  Integer levels: kind "weight", dequantised by that noise, $\log p(z) + \log P(x\mid z) - \log q(z\mid x)$
+    with z drawn from q at t_min.  hutchinson: the trace by one random probe for each example, of kind "bound", where the exact
+    one takes too many derivatives.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 39 and 40.
     """
+    _check_levels(levels)
+    ndim = len(model.event_shape)
 
     def log_prob(params, key, x, context=None):
-        denoise = lambda x, t: model.denoise(params, x, t, context)  # noqa: E731
-        return likelihood.log_likelihood(model.process(params), denoise, x, steps, len(model.event_shape))[0]
+        noise = model.process(params)
+        key_noise, key_probe = (None, None) if key is None else jax.random.split(key)
+        probe = jax.random.rademacher(key_probe, x.shape, x.dtype) if hutchinson else None
+
+        def by_ode(z):
+            denoise = lambda x, t: model.denoise(params, x, t, context)  # noqa: E731
+            return likelihood.log_likelihood(noise, denoise, z, steps, ndim, probe)[0]
+
+        if levels is None:
+            return by_ode(x)
+        t, centre = noise.t_min, process.alpha(noise, noise.t_min) * _to_unit(x, levels)
+        log_std = jnp.log(process.sigma(noise, t))
+        z = centre + jnp.exp(log_std) * jax.random.normal(key_noise, x.shape)
+        log_lik = variational.categorical_decoder(noise, x, z, t, levels, ndim)
+        return by_ode(z) + log_lik - densities.normal_log_prob(z, centre, log_std, ndim)
 
     def sample(params, key, context=None, shape=()):
-        return _generate(model, params, key, context, shape, sampler, None), None
+        return _generate(model, params, key, context, shape, sampler, levels), None
 
-    return Density(model.init, sample, log_prob, "exact")
+    kind = "bound" if hutchinson else "exact" if levels is None else "weight"
+    return Density(model.init, sample, log_prob, kind, reparameterised=levels is None)
+
+
+def guided(model, classes, weight):
+    """The model steered to its labels by classifier-free guidance with a weight (0: none); trained with `drop_labels`.
+
+    Source: Ho & Salimans 2022, eq. 6.
+    """
+
+    def denoise(params, x, t, context=None, key=None):
+        if context is None:
+            raise ValueError("guidance steers to a label, and none was given")
+        conditional, unconditional = (
+            lambda x, t, label=label: model.denoise(params, x, t, label, key)
+            for label in (context, jnp.full_like(context, classes))
+        )
+        return guidance.classifier_free(conditional, unconditional, weight)(x, t)
+
+    return model._replace(denoise=denoise)
 
 
 def maximum_bound(model, levels=None):
-    """Minus the mean variational bound, with dropout where the network has some.  Metrics "bound", "reconstruction", "kl"."""
+    """The diffusion term of minus the mean bound, the only one that trains, with dropout where the network has some.
+
+    The others depend on the ends of log-SNR alone, which are fixed; `bound_density` has them.  Of a schedule's inside the bound
+    does not depend, only its variance does: a learned one descends the logarithm of the mean square of the term (Kingma,
+    Salimans, Poole, Ho 2021, appendix I.2).  Metric "diffusion", in nats.
+    """
 
     def objective(params, key, batch):
         key_bound, key_dropout = jax.random.split(key)
-        split = _bound(model, params, key_bound, *unpack(batch), levels, key_dropout)
-        bound = split.bound.mean()
-        kl = (split.diffusion + split.prior).mean()
-        return -bound, {"bound": bound, "reconstruction": split.reconstruction.mean(), "kl": kl}
+        terms = lambda params: _bound(model, params, key_bound, *unpack(batch), levels, key_dropout)  # noqa: E731
+        held = jax.lax.stop_gradient(params)
+        loss = terms({**params, "schedule": held["schedule"]}).diffusion.mean()
+        metrics = {"diffusion": loss}
+        if not jax.tree.leaves(params["schedule"]):
+            return loss, metrics
+        square = jnp.log(jnp.square(terms({**held, "schedule": params["schedule"]}).diffusion).mean())
+        return loss + square - jax.lax.stop_gradient(square), metrics
 
     return objective
 
 
-def denoising(model, weight="epsilon", levels=None, data_std=1.0):
-    """Mean weighted squared error of the clean point at uniform times: "epsilon" is the simple loss of Ho et al. 2020.
+def denoising(model, weight="epsilon", levels=None, times_of=times.uniform_times):
+    """Mean weighted squared error of the clean point: "epsilon" is the simple loss of Ho et al. 2020.
 
-    weight: a name in `objectives.WEIGHTS`.  Metric "squared_error" of the clean point, summed over the event.
+    weight: a name in `objectives.WEIGHTS`;  times_of: (Process, uniform numbers) -> times.  Metric "squared_error" of the clean
+    point, summed over the event.  It tells nothing about a learned schedule, which stays as it is.
     """
 
     def objective(params, key, batch):
         x, context = unpack(batch)
+        params = {**params, "schedule": jax.lax.stop_gradient(params["schedule"])}
         noise, ndim = model.process(params), len(model.event_shape)
         key_t, key_noise, key_dropout = jax.random.split(key, 3)
-        t = times.uniform_times(noise, times.stratified_uniform(key_t, len(x)))
+        t = times_of(noise, times.stratified_uniform(key_t, len(x)))
         x0 = _to_unit(x, levels)
         x_t = process.diffuse(noise, x0, t, jax.random.normal(key_noise, x0.shape))
         x0_hat = model.denoise(params, x_t, t, context, key_dropout)
         error = objectives.denoising_loss(noise, "x0", x0_hat, x0, x_t, t, 1.0, ndim)
-        factor = objectives.weight(weight, noise, t, data_std=data_std)
+        factor = objectives.weight(weight, noise, t, data_std=model.data_std)
         return (factor * error).mean(), {"squared_error": error.mean()}
 
     return objective
@@ -243,12 +317,16 @@ def denoising(model, weight="epsilon", levels=None, data_std=1.0):
 def drop_labels(objective, classes, rate):
     """An objective that forgets the label of each example with a probability, which classifier-free guidance needs.
 
-    The label `classes` stands for none.  Source: Ho & Salimans 2021, algorithm 1.
+    The label `classes` stands for none.  Raises ValueError for a rate that is none.  Source: Ho & Salimans 2022, algorithm 1.
     """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"the rate of forgotten labels is in [0, 1], got {rate}")
 
     def forget(key, batch):
         key_drop, key_model = jax.random.split(key)
-        x, labels = batch
+        x, labels = unpack(batch)
+        if labels is None:
+            raise ValueError("labels are forgotten in batches (x, labels), got x alone")
         forgotten = jax.random.bernoulli(key_drop, rate, labels.shape)
         return key_model, (x, jnp.where(forgotten, classes, labels))
 

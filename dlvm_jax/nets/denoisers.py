@@ -13,6 +13,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.nets.conv import Conv
+
 __all__ = ["Conditioning", "DenoisingMLP", "FlatNet", "Transformer", "UNet", "fourier_features"]
 
 ZERO = nn.initializers.zeros
@@ -98,7 +100,7 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, told, deterministic=True):
-        conv = lambda init: nn.Conv(self.channels, (3, 3), kernel_init=init, dtype=self.dtype)  # noqa: E731
+        conv = lambda init: Conv(self.channels, (3, 3), kernel_init=init, dtype=self.dtype)  # noqa: E731
         h = conv(nn.initializers.lecun_normal())(nn.silu(_norm(x.shape[-1])(x)))
         h = h + nn.Dense(self.channels, dtype=self.dtype)(nn.silu(told))[..., None, None, :]
         h = nn.Dropout(self.dropout)(nn.silu(_norm(self.channels)(h)), deterministic=deterministic)
@@ -173,7 +175,7 @@ class FlatNet(nn.Module):
         _check_patches(x.shape, self.patch)
         told = Conditioning(4 * self.channels, self.classes)(log_snr, context)
         h = space_to_depth(fourier_features(x, self.exponents), self.patch)
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(h)
+        h = Conv(self.channels, (3, 3), dtype=self.dtype)(h)
 
         h = _repeated(
             ResBlock(self.channels, self.dropout, self.dtype, name="blocks"),
@@ -186,7 +188,7 @@ class FlatNet(nn.Module):
             h = SpatialAttention(dtype=self.dtype)(h)
             h = ResBlock(self.channels, self.dropout, self.dtype)(h, told, deterministic)
         h = nn.silu(_norm(self.channels)(h))
-        out = nn.Conv(self.patch**2 * x.shape[-1], (3, 3), kernel_init=ZERO)(h.astype(jnp.float32))
+        out = Conv(self.patch**2 * x.shape[-1], (3, 3), kernel_init=ZERO)(h.astype(jnp.float32))
         return depth_to_space(out, self.patch)
 
 
@@ -209,11 +211,11 @@ class UNet(nn.Module):
         _check_patches(x.shape, 2 ** (len(self.multipliers) - 1))
         told = Conditioning(4 * self.channels, self.classes)(log_snr, context)
         res = lambda m, h: ResBlock(m * self.channels, self.dropout, self.dtype)(h, told, deterministic)  # noqa: E731
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(x)
+        h = Conv(self.channels, (3, 3), dtype=self.dtype)(x)
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             if level:
-                h = nn.Conv(multiplier * self.channels, (3, 3), strides=2, dtype=self.dtype)(h)
+                h = Conv(multiplier * self.channels, (3, 3), strides=2, dtype=self.dtype)(h)
                 skips.append(h)
             for _ in range(self.blocks):
                 h = res(multiplier, h)
@@ -227,9 +229,9 @@ class UNet(nn.Module):
             if level:
                 *batch, height, width, features = h.shape
                 h = jax.image.resize(h, (*batch, 2 * height, 2 * width, features), "nearest")
-                h = nn.Conv(features, (3, 3), dtype=self.dtype)(h)
+                h = Conv(features, (3, 3), dtype=self.dtype)(h)
         h = nn.silu(_norm(h.shape[-1])(h)).astype(jnp.float32)
-        return nn.Conv(x.shape[-1], (3, 3), kernel_init=ZERO)(h)
+        return Conv(x.shape[-1], (3, 3), kernel_init=ZERO)(h)
 
 
 class TransformerBlock(nn.Module):

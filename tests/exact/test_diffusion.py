@@ -13,9 +13,9 @@ from dlvm_jax.functional.diffusion import schedules, targets
 
 PROCESSES = {
     "variance_preserving": (schedules.variance_preserving(), 0.3),
+    "rectified": (schedules.rectified(), 0.4),
     "sub_variance_preserving": (schedules.sub_variance_preserving(), 0.3),
     "edm": (schedules.edm(), 0.7),
-    "rectified": (schedules.rectified(), 0.4),
 }
 MEANS = np.array([[1.0, -0.5], [-2.0, 0.3], [0.5, 1.5]])
 COVARIANCES = np.array([[[0.5, 0.3], [0.3, 0.9]], [[1.2, -0.4], [-0.4, 0.3]], [[0.05, 0.0], [0.0, 0.05]]])
@@ -50,11 +50,13 @@ def test_score_is_the_gradient_and_tweedie_holds_to_second_order(at, law):
     process, t = at
     log_q = lambda x: exact.log_marginal(law, process, x, t)  # noqa: E731
     score = exact.score(law, process, X, t)
-    np.testing.assert_allclose(score, jax.vmap(jax.grad(log_q))(jnp.asarray(X)), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        score, jax.jit(jax.vmap(jax.grad(log_q)))(jnp.asarray(X)), rtol=1e-9, atol=1e-12
+    )
     mean = exact.denoiser(law, process, X, t)
     np.testing.assert_allclose(targets.to_x0(process, "score", score, X, t), mean, rtol=1e-7, atol=1e-9)
     a, s = p.alpha(process, t), p.sigma(process, t)
-    hessian = jax.vmap(jax.hessian(log_q))(jnp.asarray(X))
+    hessian = jax.jit(jax.vmap(jax.hessian(log_q)))(jnp.asarray(X))
     covariance = (s / a) ** 2 * (jnp.eye(2) + s**2 * hessian)
     got = exact.posterior_covariance(law, process, X, t)
     np.testing.assert_allclose(got, covariance, rtol=1e-6, atol=1e-9)
@@ -132,10 +134,23 @@ def test_output_law_of_an_affine_sampler_and_refusal_of_another(x64):
     np.testing.assert_allclose(got_mean, a @ mean + c)
     wanted = a @ root @ root.T @ a.T + np.einsum("nkij,nklj->il", b, b)
     np.testing.assert_allclose(got_covariance, wanted)
-    with pytest.raises(ValueError, match="not an affine map"):
-        exact.output_law(lambda x, z: jnp.sin(x), mean, np.eye(3), (1,))
+    for other in (
+        lambda x, z: jnp.sin(x),
+        lambda x, z: jnp.clip(x, -150, 150),  # affine up to two standard deviations, of start and of noise
+        lambda x, z: x + jnp.clip(z[0], -2, 2),
+        lambda x, z: jnp.minimum(x, 150),  # on one side
+        lambda x, z: jnp.maximum(x, -150),
+    ):
+        with pytest.raises(ValueError, match="not an affine map"):
+            exact.output_law(other, np.zeros(1), 6400 * np.eye(1), (1,))
 
 
 def test_components_must_fit(x64):
     with pytest.raises(ValueError, match=r"need weights \(3,\) and covariances \(3, 2, 2\)"):
         exact.mixture(np.ones(2), MEANS, COVARIANCES)
+    with pytest.raises(ValueError, match="has a mean"):
+        exact.gaussian(0.0, 1.0)
+    with pytest.raises(ValueError, match="weights are not negative"):
+        exact.mixture([0.5, -0.1, 0.6], MEANS, COVARIANCES)
+    with pytest.raises(ValueError, match="positive semi-definite"):
+        exact.gaussian(np.zeros(2), np.array([[1.0, 2.0], [2.0, 1.0]]))

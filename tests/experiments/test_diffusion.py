@@ -6,12 +6,19 @@ import json
 import numpy as np
 import pytest
 
+from dlvm_jax import data as datasets
 from dlvm_jax.data import toys
-from experiments import diffusion
+from experiments import diffusion, diffusion_report
 
 TINY = diffusion.Config(
     width=8, depth=1, steps=20, batch_size=16, sample_steps=4, eval_samples=2, eval_limit=20, warm_up=2
 )
+
+
+@pytest.fixture(autouse=True)
+def few_evaluations(monkeypatch):
+    """Each number of evaluations is a program of its own to compile."""
+    monkeypatch.setattr(diffusion_report, "EVALUATIONS", (6,))
 
 
 def test_a_run_in_the_plane_leaves_a_report_and_goes_on(tmp_path):
@@ -20,6 +27,7 @@ def test_a_run_in_the_plane_leaves_a_report_and_goes_on(tmp_path):
     diffusion.run(config)
     result = json.loads((config.out / "result.json").read_text())
     assert result["record"]["kind"] == "bound" and np.isfinite(result["record"]["log_likelihood"])
+    assert result["step"] > 0
     kl, error = result["KL(data, model) by ODE"]
     assert kl > -4 * error  # a divergence; false alarms 3e-5
     report = (config.out / "report.md").read_text()
@@ -31,6 +39,21 @@ def test_a_run_in_the_plane_leaves_a_report_and_goes_on(tmp_path):
     assert json.loads((config.out / "result.json").read_text())["record"] == result["record"]
     with pytest.raises(Exception, match="process"):
         diffusion.run(dataclasses.replace(config, resume=True, process="edm"))
+
+
+@pytest.mark.slow
+def test_digits_given_their_labels(tmp_path):
+    """Bound, likelihood by ODE and guided samples of a conditional model; the scale is that of levels on [-1, 1]."""
+    config = dataclasses.replace(
+        TINY, condition="label", guidance=1.0, ode_examples=3, eval_limit=5, out=tmp_path / "run"
+    )
+    diffusion.run(config)
+    result = json.loads((config.out / "result.json").read_text())
+    assert result["step"] > 0 and result["ode"]["kind"] == "bound" and result["ode"]["examples"] == 3
+    images = datasets.load("digits", "levels").train / 8.0 - 1
+    data_std = json.loads((config.out / "config.json").read_text())["data_std"]
+    assert data_std == pytest.approx(np.sqrt(np.mean(images**2)), rel=1e-6)
+    assert "given the label" in (config.out / "report.md").read_text()
 
 
 @pytest.mark.slow
@@ -73,6 +96,13 @@ def test_parts_on_digits(parts, tmp_path):
         ({"log_snr": (6.0, -6.0)}, "low < high"),
         ({"data": "nine_gaussians"}, "unknown data set 'nine_gaussians'"),
         ({"patch": 3, "net": "flat"}, "patches of 3 x 3 do not tile"),
+        ({"data": "eight_gaussians", "condition": "label"}, "has none; leave it out"),
+        ({"guidance": 1.0}, "add --condition label"),
+        ({"ema": 2.0}, r"--ema is a decay in \[0, 1\), got 2.0"),
+        ({"log_snr": (float("nan"), 3.0)}, "two finite numbers"),
+        ({"process": "learned", "objective": "epsilon"}, "trained by --objective bound alone"),
+        ({"net": "unet", "fourier": (3,)}, "not to --net unet"),
+        ({"data": "eight_gaussians", "dropout": 0.1}, "--dropout belongs to the networks of images"),
     ],
 )
 def test_impossible_settings_are_refused(settings, message, tmp_path):

@@ -202,7 +202,23 @@ def quick(configs, *options):
     return marked
 
 
-@pytest.mark.parametrize("config", quick(PAIRS + SPECIAL, "prior", "posterior", "layers"), ids=name_of)
+QUICK = (
+    *(
+        "standard-normal",
+        "vamp-normal",
+        "standard-iaf",
+        "sphere-von-mises-fisher",
+        "hyperbolic-wrapped-normal",
+    ),
+    *("standard-normal-layers-2", "standard-normal-label"),
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(c, marks=() if name_of(c) in QUICK else pytest.mark.slow) for c in PAIRS + SPECIAL],
+    ids=name_of,
+)
 def test_pair_of_prior_and_posterior(config, tmp_path):
     """The whole chain of one model: gradient, evidence, bound, samples, checkpoint.
 

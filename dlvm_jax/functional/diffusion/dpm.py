@@ -45,6 +45,11 @@ def _half(process, t):
     return 0.5 * process.log_snr(t)
 
 
+def _wide(x):
+    """The type of log-SNR in a state: at least float32, since differences of it over a step are small."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
 def _network(process, form, x0, x, t):
     return x0 if form == "data" else from_x0(process, "epsilon", x0, x, t)
 
@@ -151,14 +156,14 @@ def dpm_multistep(process, denoise, order=2, form="data"):
 
     def init(x):
         # x, last x_0; the network at the two steps before, their half log-SNR, and how many steps there were
-        half = jnp.zeros(2, x.dtype)
+        half = jnp.zeros(2, _wide(x))
         return x, x, jnp.zeros((2, *x.shape), x.dtype), half, jnp.zeros((), int)
 
     def step(state, t, s, noise, x0):
         x, _, past, halves, count = state
         current, here = _network(process, form, x0, x, t), _half(process, t)
         values = jnp.stack([current, *past])
-        halves = jnp.stack([here, *halves]).astype(x.dtype)
+        halves = jnp.stack([here, *halves]).astype(halves.dtype)
         line, bend, one = _slope(process, values, halves, count, _half(process, s) - here)
 
         def multi():
@@ -182,7 +187,7 @@ def dpm_sde(process, denoise):
     the middle of the step, with $d_1$ the change of the prediction over the last step, scaled to the length of this one
 
     One draw a step; the first step is the ancestral one.  Shapes: x any -> `Solver`.  Source: Lu, Zhou, Bao et al. 2022
-    (DPM-Solver++), section 6 and algorithm 4.
+    (DPM-Solver++).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> solver = dpm_sde(edm(), lambda x, t: jnp.zeros_like(x))
@@ -195,8 +200,8 @@ def dpm_sde(process, denoise):
         here = _half(process, t)
         ratio = jnp.where(count > 0, (_half(process, s) - here) / (here - before), 0.0)
         mean, std = posterior(process, x, x0 + 0.5 * ratio * (x0 - last), s, t)
-        return mean + std * noise[0], x0, here.astype(x.dtype), count + 1
+        return mean + std * noise[0], x0, here.astype(before.dtype), count + 1
 
     # `before` is far from any half log-SNR until the second step writes it
-    init = lambda x: (x, x, jnp.full((), 1e4, x.dtype), jnp.zeros((), int))  # noqa: E731
+    init = lambda x: (x, x, jnp.full((), 1e4, _wide(x)), jnp.zeros((), int))  # noqa: E731
     return Solver(init, finish(process, denoise, step), 1)

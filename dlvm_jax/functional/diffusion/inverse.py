@@ -106,10 +106,10 @@ def _conjugate_gradients(matvec, b, iterations, batch_ndim):
     return lax.fori_loop(0, iterations, body, (jnp.zeros_like(b), b, b, dot(b, b)))[0]
 
 
-def _informed(process, denoise, observe, y, event_ndim, weigh):
+def _informed(process, denoise, observe, y, weigh):
     """A denoiser with J^T A^T weigh(y - A x_0) added to the score.
 
-    weigh: (residual, backward, adjoint, t, batch_ndim) -> same, with backward: v -> sigma^2 / alpha J^T v and adjoint A^T
+    weigh: (residual, backward, adjoint, t, ndim of x) -> same, with backward: v -> sigma^2 / alpha J^T v and adjoint A^T
     """
 
     def informed(x, t):
@@ -119,27 +119,27 @@ def _informed(process, denoise, observe, y, event_ndim, weigh):
             raise ValueError(
                 f"observe gives shape {observed.shape}, but the observation y has {jnp.shape(y)}"
             )
-        if not 0 <= event_ndim <= x.ndim:
-            raise ValueError(f"x of shape {x.shape} does not have {event_ndim} event axes")
         gain = over_event(jnp.square(sigma(process, t)) / alpha(process, t), x).astype(x.dtype)
         transpose = jax.linear_transpose(observe, x0)
         adjoint = lambda v: transpose(v)[0]  # noqa: E731
         backward = lambda v: gain * pull(v)[0]  # noqa: E731
         residual = jnp.asarray(y, x.dtype) - observed
-        return x0 + backward(adjoint(weigh(residual, backward, adjoint, t, x.ndim - event_ndim)))
+        return x0 + backward(adjoint(weigh(residual, backward, adjoint, t, x.ndim)))
 
     return informed
 
 
-def _solve(observe, adjoint, covariance, std, residual, iterations, batch_ndim):
+def _solve(observe, adjoint, covariance, std, residual, iterations, ndim, event_ndim):
     """(A V A^T + std^2 I)^-1 residual; its derivative is that of the solution, not of the iterations."""
+    if not 0 <= event_ndim <= ndim:
+        raise ValueError(f"x of {ndim} axes does not have {event_ndim} event axes")
     variance = jnp.square(jnp.asarray(std, residual.dtype))
     matvec = lambda v: observe(covariance(adjoint(v))) + variance * v  # noqa: E731
-    solve = lambda matvec, b: _conjugate_gradients(matvec, b, iterations, batch_ndim)  # noqa: E731
+    solve = lambda matvec, b: _conjugate_gradients(matvec, b, iterations, ndim - event_ndim)  # noqa: E731
     return lax.custom_linear_solve(matvec, residual, solve, symmetric=True)
 
 
-def moment_matching(process, denoise, observe, y, std, iterations=5, event_ndim=1):
+def moment_matching(process, denoise, observe, y, std, iterations=5, *, event_ndim):
     r"""Moment matching (MMPS, TMPD): p(x_0 | x_t) taken as the Gaussian of its true mean and covariance.
 
     $\hat x_0 + VA^\top(AVA^\top+s_y^2I)^{-1}(y-A\hat x_0),\quad
@@ -148,23 +148,25 @@ def moment_matching(process, denoise, observe, y, std, iterations=5, event_ndim=
     Exact for Gaussian data; for others the best estimate of x_0 that is affine in y.  The system is solved by `iterations` of
     conjugate gradients, each one product with the Jacobian: as many as y has entries make it exact, a few serve images.
     An example stops where its matrix shows not positive, as a trained denoiser's may.
-    Shapes: `y` [*batch, *obs] or [*obs], std scalar or broadcasting with y; denoiser of x [*batch, *event], event_ndim axes
-    long, -> the same.  Raises ValueError when y does not have the shape of `observe`.
+    Shapes: `y` [*batch, *obs] or [*obs], std scalar or broadcasting with y; denoiser of x [*batch, *event] -> the same.  The
+    last event_ndim axes of x are one example, one system: 1 for vectors, 3 for images.  Raises ValueError when y does not have
+    the shape of `observe`, and for more event axes than x has.
     Source: Rozet, Andry, Lanusse, Louppe 2024; Boys et al. 2024 (TMPD).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
-    >>> informed = moment_matching(edm(), lambda x, t: x / (1 + t**2), lambda x: x, jnp.array([3.0]), 1.0)
+    >>> denoise, y = lambda x, t: x / (1 + t**2), jnp.array([3.0])
+    >>> informed = moment_matching(edm(), denoise, lambda x: x, y, 1.0, event_ndim=1)
     >>> informed(jnp.zeros(1), 1.0).round(5).tolist()
     [1.0]
     """
 
-    def weigh(residual, backward, adjoint, t, batch_ndim):
-        return _solve(observe, adjoint, backward, std, residual, iterations, batch_ndim)
+    def weigh(residual, backward, adjoint, t, ndim):
+        return _solve(observe, adjoint, backward, std, residual, iterations, ndim, event_ndim)
 
-    return _informed(process, denoise, observe, y, event_ndim, weigh)
+    return _informed(process, denoise, observe, y, weigh)
 
 
-def pigdm(process, denoise, observe, y, std, data_std=1.0, iterations=5, event_ndim=1):
+def pigdm(process, denoise, observe, y, std, data_std=1.0, iterations=5, *, event_ndim):
     r"""Pseudo-inverse guidance: p(x_0 | x_t) taken as a Gaussian of variance r^2 in all directions.
 
     $\hat x_0 + \frac{\sigma_t^2}{\alpha_t}J^\top A^\top(r_t^2AA^\top+s_y^2I)^{-1}(y-A\hat x_0),\quad
@@ -178,22 +180,23 @@ def pigdm(process, denoise, observe, y, std, data_std=1.0, iterations=5, event_n
     Source: Song, Vahdat, Mardani, Kautz 2023.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
-    >>> informed = pigdm(edm(), lambda x, t: x / (1 + t**2), lambda x: x, jnp.array([3.0]), 1.0)
+    >>> denoise, y = lambda x, t: x / (1 + t**2), jnp.array([3.0])
+    >>> informed = pigdm(edm(), denoise, lambda x: x, y, 1.0, event_ndim=1)
     >>> informed(jnp.zeros(1), 1.0).round(5).tolist()
     [1.0]
     """
 
-    def weigh(residual, backward, adjoint, t, batch_ndim):
+    def weigh(residual, backward, adjoint, t, ndim):
         square = data_std**2
         noise = jnp.square(sigma(process, t))
         variance = noise * square / (jnp.square(alpha(process, t)) * square + noise)
         scaled = lambda v: over_event(variance, v).astype(v.dtype) * v  # noqa: E731
-        return _solve(observe, adjoint, scaled, std, residual, iterations, batch_ndim)
+        return _solve(observe, adjoint, scaled, std, residual, iterations, ndim, event_ndim)
 
-    return _informed(process, denoise, observe, y, event_ndim, weigh)
+    return _informed(process, denoise, observe, y, weigh)
 
 
-def dps(process, denoise, observe, y, std, scale=1.0, event_ndim=1):
+def dps(process, denoise, observe, y, std, scale=1.0):
     r"""Diffusion posterior sampling: p(x_0 | x_t) taken as a point mass at its mean.
 
     $\hat x_0 + \zeta\,\frac{\sigma_t^2}{\alpha_t}J^\top A^\top\,\frac{y-A\hat x_0}{s_y^2}$
@@ -201,7 +204,8 @@ def dps(process, denoise, observe, y, std, scale=1.0, event_ndim=1):
     It trusts y far too much where x_t is noisy, and makes the flow stiff: for data of variance v the rate per log sigma / alpha
     reaches 1 + v / (4 std^2), so a small std wants a fine grid.  This is the paper's approximation of the likelihood; its
     algorithm has instead, after each step of the sampler, a step whose length is chosen by hand, which depends on the grid.
-    Shapes: as `moment_matching`.  Raises ValueError as that does.  Source: Chung, Kim, Mccann, Klasky, Ye 2023.
+    Shapes: as `moment_matching`, but there is no system, so no event.  Raises ValueError when y does not have the shape of
+    `observe`.  Source: Chung, Kim, Mccann, Klasky, Ye 2023.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> informed = dps(edm(), lambda x, t: x / (1 + t**2), lambda x: x, jnp.array([3.0]), 1.0)
@@ -209,16 +213,16 @@ def dps(process, denoise, observe, y, std, scale=1.0, event_ndim=1):
     [1.5]
     """
 
-    def weigh(residual, backward, adjoint, t, batch_ndim):
+    def weigh(residual, backward, adjoint, t, ndim):
         return scale * residual / jnp.square(jnp.asarray(std, residual.dtype))
 
-    return _informed(process, denoise, observe, y, event_ndim, weigh)
+    return _informed(process, denoise, observe, y, weigh)
 
 
 def replacement(process, solver, mask, y, resamplings=1):
     r"""Inpainting by replacement: after each step what is known is put in, at the noise of the time.
 
-    $x_s\leftarrow m\odot(\alpha_sy+\sigma_sz) + (1-m)\odot x_s$; then, `resamplings` - 1 times,
+    $x_{s,i}\leftarrow\alpha_sy_i+\sigma_sz_i$ where $m_i\ne0$; then, `resamplings` - 1 times,
     $x_t = \alpha_{t\mid s}x_s+\sigma_{t\mid s}z$ and the step once more
 
     For observations without noise.  Biased: the step sees known pixels that do not agree with the rest; resampling lessens

@@ -66,14 +66,17 @@ def dequantised_log_prob(key, log_prob, x, levels=256, draws=1, event_ndim=1):
 
     The mean inside the logarithm estimates P(x) without bias (kind "weight"): a bound that tightens with K, as the mean of
     K logarithms does not.  The last term is the width of a bin: log2(L / 2), 7 bits per dimension for 256 levels.
-    log_prob: points [*batch, *event] -> [*batch].  Shapes: `x` in 0..L-1 [*batch, *event] -> [*batch], nats.
-    Source: Theis, van den Oord, Bethge 2016, section 3.1; Lipman et al. 2023, appendix E.
+    log_prob: points [*batch, *event] -> [*batch].  Shapes: `x` in 0..L-1 [*batch, *event] -> [*batch], nats.  Raises
+    ValueError for fewer than one draw or level.
+    Source: Theis, van den Oord, Bethge 2016, section 3.1; Lipman et al. 2023.
 
     >>> uniform = lambda y: jnp.full(y.shape[:-1], 2 * math.log(0.5))
     >>> key, x = jax.random.key(0), jnp.zeros((1, 2))
     >>> bool(jnp.isclose(dequantised_log_prob(key, uniform, x)[0], -2 * math.log(256), rtol=1e-6))
     True
     """
+    if draws < 1 or levels < 1:
+        raise ValueError(f"there is at least one draw of at least one level, got {draws} of {levels}")
     x = jnp.asarray(x, float)
     dim = math.prod(x.shape[x.ndim - event_ndim :])
     each = jax.lax.map(

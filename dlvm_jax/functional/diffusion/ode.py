@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 
 from dlvm_jax.functional.diffusion.process import alpha, transition
-from dlvm_jax.functional.diffusion.solvers import Solver, finish, is_clean, time_between
+from dlvm_jax.functional.diffusion.solvers import Solver, finish, known_clean, time_between
 from dlvm_jax.functional.diffusion.targets import from_x0
 
 __all__ = [
@@ -145,8 +145,8 @@ def edm_heun(process, denoise, churn=0.0, low=0.0, high=float("inf"), inflation=
     >>> bool(jnp.isclose(solver.step(solver.init(jnp.ones(1)), 4.0, 3.0, jnp.zeros((1, 1)))[0][0], 3 / 4.4))
     True
     """
-    if churn < 0:
-        raise ValueError(f"churn is not negative, got {churn}")
+    if not 0 <= churn < float("inf"):
+        raise ValueError(f"churn is a number and not negative, got {churn}")
 
     def heun(state, t, s, noise, x0):
         x = state[0] / alpha(process, t)
@@ -247,7 +247,7 @@ def adaptive(process, denoise, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1
     True
     """
     for time in (start, stop):
-        if not isinstance(time, jax.core.Tracer) and bool(is_clean(process, time)):
+        if known_clean(process, time):
             raise ValueError(f"the ODE is singular at the clean time {time}: integrate to process.t_min")
     return integrate(
         functools.partial(probability_flow, process, denoise), x, start, stop, rtol, atol, max_steps

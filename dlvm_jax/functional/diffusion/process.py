@@ -112,7 +112,8 @@ def transition(process, s, t):
     $\alpha_{t\mid s} = \alpha_t/\alpha_s,\quad \sigma_{t\mid s}^2 = \sigma_t^2 - \alpha_{t\mid s}^2\sigma_s^2
         = -\sigma_t^2\,\mathrm{expm1}(\lambda_t-\lambda_s)$
 
-    Shapes: s, t any -> (scale, std), same.  Source: Kingma, Salimans, Poole, Ho 2021, appendix A.1.
+    The std is zero, with gradient zero, where s = t.  Shapes: s, t any -> (scale, std), same.
+    Source: Kingma, Salimans, Poole, Ho 2021, appendix A.1.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> scale, std = transition(edm(), 3.0, 5.0)
@@ -121,7 +122,8 @@ def transition(process, s, t):
     """
     scale = jnp.exp(process.log_alpha(t) - process.log_alpha(s))
     variance = -jnp.expm1(process.log_snr(t) - process.log_snr(s))
-    return scale, sigma(process, t) * jnp.sqrt(variance)
+    moves = variance != 0  # the root has no derivative at zero
+    return scale, sigma(process, t) * jnp.where(moves, jnp.sqrt(jnp.where(moves, variance, 1.0)), 0.0)
 
 
 def posterior(process, x_t, x0, s, t):
@@ -155,7 +157,7 @@ def drift(process, t):
 
     $f(t) = \frac{d\log\alpha_t}{dt}$
 
-    Shapes: t any -> same.  Source: Kingma, Salimans, Poole, Ho 2021, appendix; Song et al. 2021, eq. 5.
+    Shapes: t any -> same.  Source: Kingma, Salimans, Poole, Ho 2021; Song, Sohl-Dickstein, Kingma et al. 2021.
 
     >>> from dlvm_jax.functional.diffusion.schedules import variance_preserving
     >>> round(float(drift(variance_preserving(), 0.0)), 4)
@@ -169,7 +171,7 @@ def diffusion(process, t):
 
     $g(t)^2 = \frac{d\sigma_t^2}{dt} - 2f(t)\sigma_t^2 = -\sigma_t^2\,\frac{d\lambda}{dt}$
 
-    Shapes: t any -> same.  Source: Kingma, Salimans, Poole, Ho 2021, appendix; Song et al. 2021, eq. 5.
+    Shapes: t any -> same.  Source: Kingma, Salimans, Poole, Ho 2021; Song, Sohl-Dickstein, Kingma et al. 2021.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> float(diffusion(edm(), 2.0).round(4))

@@ -23,7 +23,7 @@ __all__ = [
 
 
 def _checked(name, low, high):
-    if not 0 < low < high:
+    if not 0 < low < high < math.inf:
         raise ValueError(f"{name} needs two rising positive ends, got {low} and {high}")
 
 
@@ -32,14 +32,14 @@ def linear_log_snr(low=-5.0, high=13.3):
 
     $\lambda(t) = \lambda_{\max} - (\lambda_{\max}-\lambda_{\min})\,t,\quad \alpha_t^2 = \mathrm{sigmoid}(\lambda(t))$
 
-    Raises ValueError unless low < high.  Shapes: numbers -> `Process`.
+    Raises ValueError unless low < high, both finite.  Shapes: numbers -> `Process`.
     Source: Kingma, Salimans, Poole, Ho 2021, section 3.2 (gamma = -lambda).
 
     >>> bool(jnp.isclose(linear_log_snr().log_snr(1.0), -5.0))
     True
     """
-    if not low < high:
-        raise ValueError(f"the log signal-to-noise ratio needs low < high, got {low} and {high}")
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"the log signal-to-noise ratio needs finite low < high, got {low} and {high}")
     return _preserving(lambda t: high - (high - low) * jnp.asarray(t), 0.0)
 
 
@@ -48,12 +48,19 @@ def piecewise_log_snr(low, high, logits):
 
     $\lambda(k/K) = \lambda_{\max} - (\lambda_{\max}-\lambda_{\min})\sum_{j\le k}\mathrm{softmax}(l)_j$
 
-    Shapes: `low`, `high` scalars (may be trained), `logits` [K]; equal logits give the linear schedule.
+    Shapes: `low`, `high` scalars (may be trained), `logits` [K]; equal logits give the linear schedule.  Raises ValueError for
+    logits of another shape, and unless low < high, both finite, where they are concrete.
     Source: Kingma, Salimans, Poole, Ho 2021, section 3.2: any monotone function with trained ends.
 
     >>> bool(jnp.isclose(piecewise_log_snr(-5.0, 13.0, jnp.zeros(4)).log_snr(0.5), 4.0))
     True
     """
+
+    if jnp.ndim(logits) != 1 or jnp.size(logits) == 0:
+        raise ValueError(f"logits are one number for each piece, got shape {jnp.shape(logits)}")
+    known = not any(isinstance(end, jax.core.Tracer) for end in (low, high))
+    if known and not -math.inf < low < high < math.inf:
+        raise ValueError(f"the log signal-to-noise ratio needs finite low < high, got {low} and {high}")
 
     def log_snr(t):
         fall = jnp.cumsum(jnp.pad(jax.nn.softmax(jnp.asarray(logits)), (1, 0)))
@@ -151,14 +158,15 @@ def rectified():
 
     $\alpha_t = 1-t,\quad \sigma_t = t$
 
-    t = 0 is clean; continuous time ends at 1 - 1e-5, since alpha_1 = 0 has no signal.
+    t = 0 is clean; continuous time ends at 1 - 1e-4, since alpha_1 = 0 has no signal, and nearer to it float32 tells too few
+    times apart for a grid of a thousand noise levels.
     Shapes: numbers -> `Process`.
     Source: Liu, Gong, Liu 2023, eq. 1; Lipman et al. 2023, eq. 20 with sigma_min = 0 and time reversed.
 
     >>> float(jnp.exp(0.5 * rectified().log_snr(0.25)).round(6))
     3.0
     """
-    return Process(lambda t: 2 * (jnp.log1p(-t) - jnp.log(t)), lambda t: jnp.log1p(-t), 1e-5, 1 - 1e-5)
+    return Process(lambda t: 2 * (jnp.log1p(-t) - jnp.log(t)), lambda t: jnp.log1p(-t), 1e-5, 1 - 1e-4)
 
 
 def linear_betas(steps=1000, first=1e-4, last=0.02):
@@ -196,8 +204,9 @@ def from_recursion(betas, alphas=None):
         \bar\beta_t = \alpha_t\bar\beta_{t-1} + \beta_t$
 
     Shapes: `betas`, `alphas` [T] (numpy, summed in float64; alphas = 1 - betas when not given).  Step i is at t = i / T, where
-    the table is exact; between two steps log-SNR is linear, t = 0 is clean.  For a variance-exploding chain alphas = 1 and
-    beta_t = sigma_t^2 - sigma_{t-1}^2 (without a root).  Raises ValueError for variances that are not positive.
+    the table is exact; between two steps log-SNR is linear; for 0 < t < 1 / T the process is as at step 1; t = 0 is clean.
+    For a variance-exploding chain alphas = 1 and beta_t = sigma_t^2 - sigma_{t-1}^2 (without a root).  Raises ValueError for no
+    steps and for variances that are not positive.
     Source: Ho, Jain, Abbeel 2020, eq. 2 and 4, for general alpha.
 
     >>> chain = from_recursion(linear_betas(1000))
@@ -206,6 +215,8 @@ def from_recursion(betas, alphas=None):
     """
     betas = np.asarray(betas, np.float64)
     scales = 1 - betas if alphas is None else np.asarray(alphas, np.float64)
+    if betas.ndim == 1 and not betas.size:
+        raise ValueError("a chain needs at least one step, got no variances")
     if betas.ndim != 1 or scales.shape != betas.shape or not (betas > 0).all():
         raise ValueError(
             f"a chain needs as many positive variances as scales, got {betas.shape} and {scales.shape} "

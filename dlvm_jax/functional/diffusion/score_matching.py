@@ -90,7 +90,7 @@ def sliced_score_matching(score, x, probe, event_ndim=1):
 
     $\tfrac12\|s(x)\|^2 + v^\top\frac{\partial s}{\partial x}v$
 
-    Shapes: `x`, `probe` [*batch, *event] -> [*batch].  Source: Song, Garg, Shi, Ermon 2019, eq. 8.
+    Shapes: `x`, `probe` [*batch, *event] -> [*batch].  Source: Song, Garg, Shi, Ermon 2019.
 
     >>> float(sliced_score_matching(lambda x: -x, jnp.zeros(2), jnp.ones(2)))
     -2.0

@@ -26,8 +26,8 @@ def euler_maruyama(process, denoise, churn=1.0):
     >>> solver.step(solver.init(jnp.ones(1)), 4.0, 3.0, jnp.zeros((1, 1)))[0].tolist()
     [0.5]
     """
-    if churn < 0:
-        raise ValueError(f"churn is not negative, got {churn}")
+    if not 0 <= churn < float("inf"):
+        raise ValueError(f"churn is a number and not negative, got {churn}")
 
     def step(state, t, s, noise, x0):
         x, g = state[0], diffusion(process, t)

@@ -22,6 +22,7 @@ from dlvm_jax.functional.diffusion.process import alpha
 __all__ = [
     "Solver",
     "encode",
+    "equal_times",
     "finish",
     "is_clean",
     "karras_times",
@@ -29,7 +30,6 @@ __all__ = [
     "sample",
     "table_times",
     "time_between",
-    "uniform_times",
 ]
 
 
@@ -92,12 +92,28 @@ def finish(process, denoise, step):
     return whole
 
 
-def _checked(times, sign, way):
-    times = jnp.asarray(times)
+def known_clean(process, t):
+    """Whether any of some times is clean; None where that depends on what is traced (a trained process, the times)."""
+    with jax.ensure_compile_time_eval():  # a fixed process is known even under jit
+        clean = is_clean(process, t).any()
+    return None if isinstance(clean, jax.core.Tracer) else bool(clean)
+
+
+def checked_times(times, sign, dtype):
+    """A grid in a precision; ValueError unless it falls (sign -1) or rises (1) strictly, where it is concrete."""
+    with jax.ensure_compile_time_eval():
+        times = jnp.asarray(times, dtype)
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"a grid is a vector of at least two times, got shape {times.shape}")
-    if not isinstance(times, jax.core.Tracer) and not (sign * np.diff(np.asarray(times)) > 0).all():
-        raise ValueError(f"times must be {way} strictly, got {np.asarray(times)}")
+    if not isinstance(times, jax.core.Tracer):
+        known = np.asarray(times)
+        wrong = np.flatnonzero(~(sign * np.diff(known) > 0))
+        if wrong.size:
+            i, way = wrong[0], "rising" if sign > 0 else "falling"
+            raise ValueError(
+                f"times must be {way} strictly in {times.dtype}, got {known[i]} and then {known[i + 1]}: "
+                "order them, or take fewer steps or a wider type"
+            )
     return times
 
 
@@ -108,17 +124,22 @@ def _draws(solver, count, x, noise):
         return None, lambda i, given: jnp.zeros(shape, x.dtype)
     if noise is None:
         raise ValueError(f"this solver uses {solver.draws} draws a step: give a key or an array as noise")
-    if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key):
+    noise = jnp.asarray(noise)
+    if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key) and noise.ndim == 0:
         return None, lambda i, given: jax.random.normal(jax.random.fold_in(noise, i), shape, x.dtype)
     if noise.shape != (count, *shape):
         raise ValueError(
-            f"noise is a key or has shape [steps, draws, *x] {(count, *shape)}, got {noise.shape}"
+            f"noise is one typed key or has shape [steps, draws, *x] {(count, *shape)}, got {noise.shape}"
         )
     return jnp.asarray(noise, x.dtype), lambda i, given: given
 
 
-def _run(solver, times, x, noise, film):
-    times = times.astype(x.dtype)
+def _run(solver, times, sign, x, noise, film):
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"x is a point of floating type, got {x.dtype}: cast it")
+    # In a narrower type than float32 times would coincide.
+    times = checked_times(times, sign, jnp.promote_types(x.dtype, jnp.float32))
     count = len(times) - 1
     given, draw = _draws(solver, count, x, noise)
 
@@ -140,7 +161,8 @@ def sample(solver, times, x, noise=None, film=False):
     Shapes: `times` [N + 1] falling, `x` [*shape] -> [*shape].  noise: a typed key (the draws of step i come from
     fold_in(key, i), so they are never all in memory), an array [N, draws, *shape] of standard normals, or None for a
     deterministic solver. film: also (x after each step, the x_0 predicted at its start), each [N, *shape].  Runs in the
-    precision of x. Raises ValueError for times that do not fall (where they are concrete) and for noise of another shape.
+    precision of x, times in float32 at least.  Raises ValueError for times that do not fall (where they are concrete), for
+    noise of another shape and for an x that is not floating.
     Source: Ho, Jain, Abbeel 2020, algorithm 2.
 
     >>> from dlvm_jax.functional.diffusion import ode, schedules
@@ -150,10 +172,10 @@ def sample(solver, times, x, noise=None, film=False):
     >>> bool(jnp.isclose(out[0], 1.0, atol=0.01))
     True
     """
-    return _run(solver, _checked(times, -1, "falling"), x, noise, film)
+    return _run(solver, times, -1, x, noise, film)
 
 
-def encode(solver, times, x, film=False):
+def encode(process, solver, times, x, film=False):
     r"""The latent of a point: a deterministic solver run from (nearly) clean to noise.
 
     $x_{t_0}\rightarrow x_{t_1}\rightarrow\cdots\rightarrow x_{t_N},\quad t_0 < t_1 < \cdots < t_N$
@@ -161,18 +183,21 @@ def encode(solver, times, x, film=False):
     Every solver without draws allows it: DDIM with eta = 0, `ode`, the deterministic ones of `dpm`, EDM without churn.
     Sampling the latent gives x back up to twice the solver's error, not exactly.  The first time must bear noise
     (`process.t_min`): the ODE has no solution from a clean point.  Shapes: as `sample`, film too.  Raises ValueError for times
-    that do not rise and for a solver with noise.  Source: Song, Meng, Ermon 2021, section 4.3 and eq. 14.
+    that do not rise, for a clean first time (where it is concrete) and for a solver with noise.
+    Source: Song, Meng, Ermon 2021, section 4.3 and eq. 14.
 
     >>> from dlvm_jax.functional.diffusion import ode, schedules
     >>> process = schedules.edm()
     >>> solver = ode.runge_kutta(process, lambda x, t: x / (1 + t**2), "rk4")
-    >>> latent = encode(solver, log_snr_times(process, 50)[::-1], jnp.ones(1))
+    >>> latent = encode(process, solver, log_snr_times(process, 50)[::-1], jnp.ones(1))
     >>> bool(jnp.isclose(latent[0], jnp.sqrt(1 + 80.0**2), rtol=1e-4))
     True
     """
     if solver.draws:
         raise ValueError(f"only a deterministic solver encodes, this one uses {solver.draws} draws a step")
-    return _run(solver, _checked(times, 1, "rising"), x, None, film)
+    if known_clean(process, times):
+        raise ValueError("the ODE is singular at a clean first time: encode from process.t_min")
+    return _run(solver, times, 1, x, None, film)
 
 
 def time_between(process, low, high, log_snr):
@@ -181,7 +206,7 @@ def time_between(process, low, high, log_snr):
     $t = \lambda^{-1}(\ell)$, kept within `low` <= t <= `high`
 
     By bisection, to rounding.  No gradient passes: solvers take the time as a constant and its log-SNR from the process.
-    Shapes: all scalar -> scalar.  Source: Lu, Zhou, Bao et al. 2022, section 3.2 (t_lambda).
+    Shapes: all scalar -> scalar.  Source: Lu, Zhou, Bao et al. 2022 (t_lambda).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> float(time_between(edm(), 0.0, 80.0, -2 * jnp.log(3.0)).round(4))
@@ -204,17 +229,13 @@ def time_between(process, low, high, log_snr):
 def _check_grid(process, steps, clean):
     if steps < 1:
         raise ValueError(f"a grid has at least one interval, got {steps}")
-    if not clean:
-        return
-    with jax.ensure_compile_time_eval():  # a fixed process is known even under jit; a trained one may not be
-        reached = is_clean(process, 0.0)
-    if not isinstance(reached, jax.core.Tracer) and not reached:
+    if clean and known_clean(process, 0.0) is False:
         raise ValueError(
             "t = 0 still bears noise in this process: take clean=False, the grid then ends at t_min"
         )
 
 
-def uniform_times(process, steps, clean=False):
+def equal_times(process, steps, clean=False):
     r"""Equally spaced times, in `steps` intervals.
 
     $t_i = t_{\max} - \frac iN(t_{\max}-t_{\mathrm{end}}),\quad i=0,\ldots,N$
@@ -224,7 +245,7 @@ def uniform_times(process, steps, clean=False):
     appendix G.
 
     >>> from dlvm_jax.functional.diffusion.schedules import from_recursion, linear_betas
-    >>> uniform_times(from_recursion(linear_betas(4)), 4, clean=True).tolist()
+    >>> equal_times(from_recursion(linear_betas(4)), 4, clean=True).tolist()
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     _check_grid(process, steps, clean)
@@ -250,7 +271,7 @@ def log_snr_times(process, steps, clean=False):
     $\lambda(t_i) = \lambda(t_{\max}) + \frac i{N}\,(\lambda(t_{\min})-\lambda(t_{\max}))$
 
     They cover [t_min, t_max]; with `clean` the last of the N intervals goes from t_min to 0.  Shapes: -> [steps + 1].
-    Raises ValueError if t = 0 is not clean.  Source: Lu, Zhou, Bao et al. 2022, section 3.4.
+    Raises ValueError if t = 0 is not clean.  Source: Lu, Zhou, Bao et al. 2022.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> [round(t, 2) for t in log_snr_times(edm(0.01, 100.0), 4).tolist()]

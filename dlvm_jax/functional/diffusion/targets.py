@@ -23,7 +23,7 @@ def coefficients(process, target, t):
     $\dot x_t = \dot\alpha_tx_0+\dot\sigma_t\epsilon$
 
     Shapes: t any -> (a, b), same.  Raises ValueError for an unknown target.  For alpha = 1 - t, sigma = t the velocity is
-    $\epsilon - x_0$.  Source: Salimans & Ho 2022, section 4 and appendix D; Albergo & Vanden-Eijnden 2023, eq. 1 (velocity).
+    $\epsilon - x_0$.  Source: Salimans & Ho 2022, section 4 and appendix D; Albergo & Vanden-Eijnden 2023 (velocity).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> a, b = coefficients(edm(), "epsilon", 2.0)

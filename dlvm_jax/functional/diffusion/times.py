@@ -74,8 +74,9 @@ def importance_times(uniform, density, edges):
     is unbiased for each entry of the batch.  With p near l the variance nearly vanishes: for the likelihood weighting of a
     nearly perfect network take -d log-SNR / dt (`process.diffusion` over `process.sigma`, squared), with edges that crowd
     where it is large (`jnp.geomspace`).  Shapes: `uniform` any -> `Times` of the same; `density`: times -> positive numbers;
-    `edges` [K + 1], rising from a to b.  Raises ValueError for fewer than two edges.
-    Source: Song, Durkan, Murray, Ermon 2021, section 4.
+    `edges` [K + 1], rising from a to b.  Raises ValueError for fewer than two edges, and, where they are
+    concrete, for edges that do not rise or a density that is not positive.
+    Source: Song, Durkan, Murray, Ermon 2021.
 
     >>> times = importance_times(jnp.array([0.25, 0.75]), lambda t: 1 + 0 * t, jnp.array([0.0, 1.0, 4.0]))
     >>> times.t.tolist(), times.weight.tolist()
@@ -86,6 +87,9 @@ def importance_times(uniform, density, edges):
         raise ValueError(f"cells need at least two edges on one axis, got shape {edges.shape}")
     widths = jnp.diff(edges)
     mass = density(0.5 * (edges[1:] + edges[:-1])) * widths
+    for name, values in (("edges rise", widths), ("the density is positive and finite", mass / widths)):
+        if not isinstance(values, jax.core.Tracer) and not ((values > 0) & jnp.isfinite(values)).all():
+            raise ValueError(f"{name} in every cell, got {values}")
     mass = mass / mass.sum()
     ends = jnp.cumsum(mass)
     cell = jnp.clip(jnp.searchsorted(ends, uniform, side="right"), 0, len(mass) - 1)

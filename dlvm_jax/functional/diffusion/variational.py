@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dlvm_jax.functional.densities import discretised_normal_log_prob
 from dlvm_jax.functional.diffusion.objectives import denoising_loss, weight
 from dlvm_jax.functional.diffusion.process import alpha, diffuse, over_event, posterior, sigma, transition
+from dlvm_jax.functional.diffusion.solvers import checked_times
 from dlvm_jax.functional.diffusion.targets import coefficients, to_x0
 from dlvm_jax.functional.divergences import kl_normal
 from dlvm_jax.functional.numerics import sum_event
@@ -50,7 +51,7 @@ def prior_kl(process, x0, event_ndim=1, prior_std=None):
     r"""The term L_T: what is left of the data at the end of the path.
 
     $L_T = \mathrm{KL}(q(x_T\mid x_0)\,\|\,\mathcal N(0, s^2I)) =
-        \tfrac12\sum_i\frac{\alpha_T^2x_{0,i}^2+\sigma_T^2}{s^2}-1-\log\frac{\sigma_T^2}{s^2}$
+        \tfrac12\sum_i\Big(\frac{\alpha_T^2x_{0,i}^2+\sigma_T^2}{s^2}-1-\log\frac{\sigma_T^2}{s^2}\Big)$
 
     s is $\sigma_T$ (`process.prior_sample`) unless given; papers with variance-preserving processes take s = 1.
     Shapes: `x0` [*batch, *event] -> [*batch], nats.  Source: Ho, Jain, Abbeel 2020, eq. 5.
@@ -199,7 +200,7 @@ def categorical_decoder(process, x, z, t, levels=256, event_ndim=1):
     $p(x\mid z) = \prod_i\mathrm{softmax}_{x_i}\big(-\tfrac{(z_i-\alpha_ty_k)^2}{2\sigma_t^2}\big),\quad y_k = \frac{2k}{L-1}-1$
 
     Shapes: `x` in 0..L-1, `z` [*batch, *event], t scalar or [*batch] -> [*batch], nats; takes L times the memory of z.
-    Source: Kingma, Salimans, Poole, Ho 2021, section 3.3 and appendix E.
+    Source: Kingma, Salimans, Poole, Ho 2021, section 3.3, eq. 8.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> float(jnp.exp(categorical_decoder(edm(), jnp.ones(1), jnp.zeros(1), 2.0, levels=2)))
@@ -227,7 +228,8 @@ def discrete_bound(key, process, reverse, decoder, x0, times, event_ndim=1, unif
     A table of T steps has times 1/T .. 1, N = T - 1 steps and a decoder from the first; times that begin at 0 (without a clean
     end) have N = T.  Given `uniform` [*batch] in [0, 1), only step floor(uniform N) + 1 is evaluated, times N (not N - 1).
     Shapes: `x0` [*batch, *event], `times` [N + 1] -> `VariationalBound` of [*batch], nats.  The prior
-    is met at the last time.  Source: Ho, Jain, Abbeel 2020, eq. 5; Kingma, Salimans, Poole, Ho 2021, eq. 13.
+    is met at the last time.  Raises ValueError for times that do not rise (where they are concrete).
+    Source: Ho, Jain, Abbeel 2020, eq. 5; Kingma, Salimans, Poole, Ho 2021, eq. 13.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> point, times = jnp.ones((1, 2)), jnp.array([0.002, 1.0, 80.0])
@@ -236,7 +238,7 @@ def discrete_bound(key, process, reverse, decoder, x0, times, event_ndim=1, unif
     [0.0]
     """
     key_first, key_steps = jax.random.split(key)
-    times = jnp.asarray(times, x0.dtype)
+    times = checked_times(times, 1, x0.dtype)
     count = len(times) - 1
 
     def term(key, s, t):
@@ -268,7 +270,7 @@ def continuous_bound(key, process, denoise, decoder, x0, t, t_weight=1.0, event_
     ends alone.  decoder: x at t_min -> log p(x | x_{t_min}) [*batch].  `t` is uniform over the process
     (`times.uniform_times`), or comes with a `t_weight` (`times.importance_times`).
     Shapes: `x0` [*batch, *event], `t`, `t_weight` [*batch] or scalars -> `VariationalBound` of [*batch], nats.
-    Source: Kingma, Salimans, Poole, Ho 2021, eq. 17 to 19.
+    Source: Kingma, Salimans, Poole, Ho 2021, eq. 15 and 16.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> point = jnp.ones((1, 2))

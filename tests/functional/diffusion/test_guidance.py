@@ -112,7 +112,7 @@ def test_weight_of_time():
 def test_batches_gradients_and_errors():
     process = schedules.variance_preserving()
     denoise = lambda x, t: jnp.tanh(x) / (1 + t)  # noqa: E731
-    guided = classifier(process, denoise, lambda x, t: jax.nn.log_sigmoid(x.sum(-1)), 1.5)
+    guided = jax.jit(classifier(process, denoise, lambda x, t: jax.nn.log_sigmoid(x.sum(-1)), 1.5))
     x = jnp.asarray(POINTS)
     rows = jnp.stack([guided(row, 0.3) for row in x])
     np.testing.assert_allclose(guided(x, 0.3), rows, rtol=1e-12)
@@ -124,7 +124,7 @@ def test_batches_gradients_and_errors():
         karras_times(process, 5),
         x,
     )
-    assert np.isfinite(jax.jacobian(out)(1.0)).all()
+    assert np.isfinite(jax.jit(jax.jacobian(out))(1.0)).all()
     for wrong in (lambda x, t: x, lambda x, t: x[:2, 0]):
         with pytest.raises(ValueError, match="one log-probability"):
             classifier(process, denoise, wrong)(x, 0.3)

@@ -13,11 +13,11 @@ from dlvm_jax.functional.diffusion import likelihood, ode, schedules
 from dlvm_jax.functional.diffusion import process as p
 
 PROCESSES = {
+    "rectified": schedules.rectified(),
+    "exploding": schedules.variance_exploding(),
     "preserving": schedules.variance_preserving(),
     "sub_preserving": schedules.sub_variance_preserving(),
-    "exploding": schedules.variance_exploding(),
     "edm": schedules.edm(),
-    "rectified": schedules.rectified(),
     "linear_log_snr": schedules.linear_log_snr(),
 }
 MEAN, COVARIANCE = np.array([0.7, -1.2]), np.array([[1.0, 0.6], [0.6, 0.5]])
@@ -140,4 +140,6 @@ def test_dequantised_probability_is_unbiased_and_tightens(x64):
         assert abs(weights.mean() - mass) < 4.5 * weights.std() / np.sqrt(len(keys))
         bounds[draws] = each.mean()
     assert bounds[1] < bounds[20] < np.log(mass)
+    with pytest.raises(ValueError, match="at least one draw"):
+        likelihood.dequantised_log_prob(keys[0], log_prob, x, levels, 0)
     assert np.log(mass) - bounds[20] < 0.1 * (np.log(mass) - bounds[1])

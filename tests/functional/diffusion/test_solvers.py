@@ -25,6 +25,7 @@ from dlvm_jax.functional.diffusion.process import alpha, sigma
 from dlvm_jax.functional.diffusion.sde import euler_maruyama, predictor_corrector
 from dlvm_jax.functional.diffusion.solvers import (
     encode,
+    equal_times,
     finish,
     is_clean,
     karras_times,
@@ -32,7 +33,6 @@ from dlvm_jax.functional.diffusion.solvers import (
     sample,
     table_times,
     time_between,
-    uniform_times,
 )
 from tests.functional.common import chi_square_p
 
@@ -40,14 +40,15 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 MEAN, COVARIANCE = np.array([0.7, -1.2]), np.array([[0.9, 0.5], [0.5, 0.4]])
 PROCESSES = {
+    "straight": schedules.rectified,
+    "table": lambda: schedules.from_recursion(schedules.linear_betas(100, 1e-3, 0.2)),
     "preserving": schedules.variance_preserving,
     "sub": schedules.sub_variance_preserving,
     "edm": schedules.edm,
-    "straight": schedules.rectified,
-    "table": lambda: schedules.from_recursion(schedules.linear_betas(100, 1e-3, 0.2)),
 }
 SOLVERS = {
     "small": ancestral,
+    "dpm 3m": functools.partial(dpm_multistep, order=3),
     "large": functools.partial(ancestral, variance="large"),
     "ddim": ddim,
     "ddim 1": functools.partial(ddim, eta=1.0),
@@ -59,7 +60,6 @@ SOLVERS = {
     "dpm 3": dpm_singlestep,
     "dpm noise 3": functools.partial(dpm_singlestep, form="noise"),
     "dpm 2m": dpm_multistep,
-    "dpm 3m": functools.partial(dpm_multistep, order=3),
     "dpm noise 3m": functools.partial(dpm_multistep, order=3, form="noise"),
     "dpm sde": dpm_sde,
 }
@@ -94,7 +94,7 @@ def test_last_step_is_the_denoised_point_without_nan(name):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_batches_are_loops_and_float32_stays(name):
     process = schedules.variance_preserving()
-    solver, times = make(name, process), uniform_times(process, 6, clean=True)
+    solver, times = make(name, process), equal_times(process, 6, clean=True)
     x, noise = (np.random.RandomState(i).randn(*shape) for i, shape in enumerate([(3, 2), (6, 3, 2, 2)]))
     noise = jnp.asarray(noise[:, : solver.draws, :1].repeat(3, 2)) if solver.draws else None
     x = jnp.asarray(x)
@@ -123,22 +123,23 @@ def test_film_and_keys():
     np.testing.assert_array_equal(out, sample(solver, times, x, noise))
 
 
-def test_ddim_is_ancestral_and_dpm_1():
-    for process in (
-        schedules.variance_preserving(),
-        schedules.sub_variance_preserving(),
-        schedules.rectified(),
-    ):
-        x, z, times = jnp.array([0.3, -0.8]), jax.random.key(0), uniform_times(process, 8, clean=True)
-        run = lambda solver, x=x, z=z, times=times: sample(solver, times, x, z)  # noqa: E731
-        denoise = gaussian_denoiser(process)
-        same = functools.partial(np.testing.assert_allclose, rtol=1e-9)
-        same(run(ddim(process, denoise, 1.0)), run(ancestral(process, denoise)))
-        for form in ("data", "noise"):
-            same(run(dpm_singlestep(process, denoise, 1, form)), run(ddim(process, denoise)))
-        for share, variance in ((0.0, "small"), (1.0, "large")):
-            learned = ancestral(process, lambda x, t, s=share, d=denoise: (d(x, t), s + 0 * x), "learned")
-            same(run(learned), run(ancestral(process, denoise, variance)))
+@pytest.mark.parametrize("name", ["sub", "straight", "preserving"])
+def test_ddim_is_ancestral_and_dpm_1(name):
+    process = PROCESSES[name]()
+    x, key, times = jnp.array([0.3, -0.8]), jax.random.key(0), equal_times(process, 8, clean=True)
+    denoise = gaussian_denoiser(process)
+
+    def learned(share):
+        return ancestral(process, lambda x, t: (denoise(x, t), share + 0 * x), "learned")
+
+    pairs = [
+        (ddim(process, denoise, 1.0), ancestral(process, denoise)),
+        *((dpm_singlestep(process, denoise, 1, form), ddim(process, denoise)) for form in ("data", "noise")),
+        *((learned(float(big == "large")), ancestral(process, denoise, big)) for big in ("small", "large")),
+    ]
+    run = jax.jit(lambda x: [[sample(solver, times, x, key) for solver in pair] for pair in pairs])
+    for one, other in run(x):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
 def test_churn_outside_its_range_changes_nothing():
@@ -207,13 +208,13 @@ def test_corrector_mends_a_coarse_predictor():
     mended = predictor_corrector(process, denoise, plain, 0.2, 5)
     true = alpha(process, 0.2) ** 2 * 0.25 + sigma(process, 0.2) ** 2
     errors = [
-        abs(float(sample(s, uniform_times(process, 12), start, jax.random.key(1)).var() - true))
+        abs(float(sample(s, equal_times(process, 12), start, jax.random.key(1)).var() - true))
         for s in (plain, mended)
     ]
     assert errors[1] < errors[0]
 
 
-@pytest.mark.parametrize("name", ["preserving", "edm", "straight"])
+@pytest.mark.parametrize("name", ["edm", "straight", "preserving"])
 def test_adaptive_keeps_its_tolerance(name):
     process = PROCESSES[name]()._replace(t_min=1e-2)
     law, x = exact.gaussian(MEAN, COVARIANCE), 0.4 * sigma(process, process.t_max) * jnp.array([[1.0, -0.7]])
@@ -225,9 +226,46 @@ def test_adaptive_keeps_its_tolerance(name):
         assert out.time == s and out.evaluations == 1 + 6 * out.steps
 
 
+def test_adaptive_under_jit_with_literal_times_and_a_trained_process():
+    """x / (1 + t^2) denoises N(0, 1): the flow takes x to x sqrt((1 + s^2) / (1 + t^2))."""
+    process, x = schedules.edm(), jnp.ones(1)
+    denoise = lambda x, t: x / (1 + t**2)  # noqa: E731
+
+    def run(x, rate):  # any multiple of log-SNR would do; at 1 it is EDM's
+        trained = process._replace(log_snr=lambda t: rate * process.log_snr(t))
+        return [adaptive(each, denoise, x, 4.0, 1.0, 1e-6, 1e-6, 60).x[0] for each in (process, trained)]
+
+    np.testing.assert_allclose(jax.jit(run)(x, 1.0), [np.sqrt(2 / 17)] * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dpm 3m", "edm churn", "corrector", "rk4", "dpm sde", "small"])
+def test_narrow_states_run_on_wide_times(name):
+    """The times 0.999 and 0.998 are one number in bfloat16.  Three steps of numbers up to 4, each right to 1 part in 250."""
+    process, times = schedules.variance_preserving(), jnp.array([1.0, 0.999, 0.998, 0.5])
+    solver, noise = make(name, process), jnp.full((3, 2, 2), 0.5)
+    noise = noise[:, : solver.draws] if solver.draws else None
+    narrow = sample(solver, times, jnp.ones(2, jnp.bfloat16), noise)
+    assert narrow.dtype == jnp.bfloat16
+    np.testing.assert_allclose(narrow.astype(float), sample(solver, times, jnp.ones(2), noise), atol=0.05)
+
+
+def test_churn_at_the_last_level_has_a_gradient():
+    """At t_max nothing can be raised: the gradient with respect to a schedule is that without churn."""
+    process, times = schedules.edm(), jnp.array([80.0, 40.0])
+
+    def out(rate, churn):
+        trained = process._replace(log_snr=lambda t: rate * process.log_snr(t))
+        solver = edm_heun(trained, lambda x, t: x / (1 + t**2), churn)
+        return sample(solver, times, jnp.ones(1), jnp.ones((1, 1, 1)) if churn else None)[0]
+
+    slopes = jax.jit(lambda rate: [jax.grad(out)(rate, churn) for churn in (0.0, 0.2)])(1.0)
+    assert float(slopes[1]) == pytest.approx(float(slopes[0]), rel=1e-9)
+
+
 def test_integrate_equals_scipy_and_reports_failure():
     field = lambda x, t: {"a": x["b"], "b": -jnp.sin(x["a"]) * t}  # noqa: E731
     out = integrate(field, {"a": jnp.ones(1), "b": jnp.zeros(1)}, 0.0, 5.0, 1e-9, 1e-9)
+    assert out.steps < 130  # measured 107; the wrong power of the error more than doubles it
     peer = scipy.integrate.solve_ivp(
         lambda t, x: [x[1], -np.sin(x[0]) * t], (0, 5), [1.0, 0.0], "DOP853", rtol=1e-12, atol=1e-12
     )
@@ -240,7 +278,7 @@ def test_integrate_equals_scipy_and_reports_failure():
 @pytest.mark.parametrize("name", PROCESSES)
 def test_grids_cover_their_interval(name):
     process = PROCESSES[name]()
-    for grid, clean in itertools.product((uniform_times, log_snr_times, karras_times), (False, True)):
+    for grid, clean in itertools.product((equal_times, log_snr_times, karras_times), (False, True)):
         times = np.asarray(grid(process, 7, clean=clean))
         assert len(times) == 8 and (np.diff(times) < 0).all()
         assert times[0] == process.t_max and times[-1] == (0 if clean else process.t_min)
@@ -255,6 +293,12 @@ def test_grids_cover_their_interval(name):
     )
 
 
+def test_a_thousand_levels_of_the_straight_path_differ_in_single_precision():
+    with jax.enable_x64(False):
+        times = np.asarray(karras_times(schedules.rectified(), 1000))
+    assert times.dtype == np.float32 and (np.diff(times) < 0).all()
+
+
 def test_grid_of_a_table():
     process = PROCESSES["table"]()
     expected = np.append(np.round(np.linspace(0, 99, 12))[::-1] + 1, 0) / 100
@@ -266,25 +310,34 @@ def test_grid_of_a_table():
 def test_bad_input_is_refused():
     process = schedules.edm()
     denoise, times, x = gaussian_denoiser(process), karras_times(process, 4), jnp.ones(2)
+    rising = times[::-1]
     noisy, calm = ancestral(process, denoise), ddim(process, denoise)
     for call, text in [
-        (lambda: sample(calm, times[::-1], x), "falling"),
+        (lambda: sample(calm, rising, x), "falling"),
         (lambda: sample(calm, times[:1], x), "at least two"),
-        (lambda: encode(calm, times, x), "rising"),
-        (lambda: encode(noisy, times[::-1], x), "deterministic"),
+        (lambda: encode(process, calm, times[:-1], x), "rising"),
+        (lambda: encode(process, calm, rising, x), "clean first time"),
+        (lambda: jax.jit(lambda x: encode(process, calm, rising, x))(x), "clean first time"),
+        (lambda: encode(process, noisy, times[::-1], x), "deterministic"),
+        (lambda: sample(calm, times, jnp.ones(2, int)), "floating type, got int"),
+        (lambda: sample(calm, [1.0, 1 - 1e-9], x.astype(jnp.float32)), "strictly in float32"),
         (lambda: sample(noisy, times, x), "give a key"),
-        (lambda: sample(noisy, times, x, jnp.zeros((4, 2, 2))), "noise is a key or has shape"),
+        (lambda: sample(noisy, times, x, jnp.zeros((4, 2, 2))), "noise is one typed key or has shape"),
+        (lambda: sample(noisy, times, x, [0.0, 1.0]), "noise is one typed key or has shape"),
+        (lambda: sample(noisy, times, x, jax.random.split(jax.random.key(0))), "one typed key"),
         (lambda: ancestral(process, denoise, "medium"), "'medium'"),
         (lambda: ddim(process, denoise, 1.5), "eta"),
         (lambda: runge_kutta(process, denoise, "rk5"), "euler, heun, rk4"),
         (lambda: edm_heun(process, denoise, -1.0), "churn"),
+        (lambda: edm_heun(process, denoise, float("nan")), "churn"),
         (lambda: euler_maruyama(process, denoise, -1.0), "churn"),
         (lambda: predictor_corrector(process, denoise, calm, corrections=0), "one correction"),
         (lambda: dpm_singlestep(process, denoise, 4), "order"),
         (lambda: dpm_multistep(process, denoise, 2, "score"), "form"),
         (lambda: adaptive(process, denoise, x, 80.0, 0.0), "clean"),
+        (lambda: jax.jit(lambda x: adaptive(process, denoise, x, 80.0, 0.0).x)(x), "clean"),
         (lambda: table_times(process, 5), "None steps"),
-        (lambda: uniform_times(process, 0), "at least one"),
+        (lambda: equal_times(process, 0), "at least one"),
         (lambda: log_snr_times(schedules.variance_exploding(), 5, clean=True), "clean=False"),
     ]:
         with pytest.raises(ValueError, match=text):
@@ -298,7 +351,8 @@ def test_finish_never_asks_at_a_clean_time():
     assert callable(step)
     heun = make("heun", process)
     ends = lambda x: jax.vmap(lambda s: heun.step(heun.init(x), 1.0, s, None)[0])(jnp.array([0.5, 0.0]))  # noqa: E731
-    assert np.isfinite(ends(jnp.ones(2))).all() and np.isfinite(jax.jacobian(ends)(jnp.ones(2))).all()
+    for value in jax.jit(lambda x: (ends(x), jax.jacobian(ends)(x)))(jnp.ones(2)):
+        assert np.isfinite(value).all()
 
 
 @pytest.mark.parametrize("name", ["dpm 3m", "dpm sde"])

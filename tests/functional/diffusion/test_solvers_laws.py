@@ -15,13 +15,13 @@ from dlvm_jax.functional.diffusion.ancestral import ancestral, ddim
 from dlvm_jax.functional.diffusion.dpm import dpm_multistep, dpm_sde, dpm_singlestep
 from dlvm_jax.functional.diffusion.ode import edm_heun, runge_kutta
 from dlvm_jax.functional.diffusion.process import alpha, sigma
-from dlvm_jax.functional.diffusion.sde import euler_maruyama, langevin, langevin_size
+from dlvm_jax.functional.diffusion.sde import euler_maruyama, langevin, langevin_size, predictor_corrector
 from dlvm_jax.functional.diffusion.solvers import (
+    equal_times,
     karras_times,
     log_snr_times,
     sample,
     table_times,
-    uniform_times,
 )
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -72,7 +72,7 @@ def test_ancestral_table(variance, data, expected):
     process = chain()
     make = functools.partial(ancestral, variance=variance)
     run = propagator(build(process, scalar_law(data), make), 1)
-    _, out = run(uniform_times(process, 1000, clean=True), np.zeros(1), jnp.eye(1))
+    _, out = run(equal_times(process, 1000, clean=True), np.zeros(1), jnp.eye(1))
     assert float(out[0, 0]) / data == pytest.approx(expected, abs=6e-7)  # six printed decimals
 
 
@@ -122,7 +122,7 @@ def test_euler_maruyama_table(churn, expected):
     make = functools.partial(euler_maruyama, churn=churn)
     run = propagator(build(process, scalar_law(data), make), 1)
     for steps, value in expected.items():
-        _, out = run(uniform_times(process, steps), np.zeros(1), exact_at(1.0) * jnp.eye(1))
+        _, out = run(equal_times(process, steps), np.zeros(1), exact_at(1.0) * jnp.eye(1))
         assert float(out[0, 0] - exact_at(1e-3)) == pytest.approx(value, rel=5e-4), steps  # four digits
 
 
@@ -227,6 +227,35 @@ def test_sample_has_the_law_of_its_steps(make):
     )
     for whole, steps in zip(out, propagator(solver, 2)(times, np.ones(2), start), strict=True):
         np.testing.assert_allclose(whole, steps, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("high, raised", [(float("inf"), 4.8), (3.0, 4.0)])
+def test_law_of_a_step_with_churn(high, raised):
+    """With nothing to denoise: noise of S_noise times what is missing to the raised level, then x / level is kept.
+
+    Above S_max the level stays."""
+    solver = edm_heun(schedules.edm(), lambda x, t: 0 * x, churn=0.2, high=high, inflation=1.5)
+    one = lambda x, z: solver.step(solver.init(x), 4.0, 3.0, z)[0]  # noqa: E731
+    mean, covariance = exact.output_law(one, jnp.array([2.0]), 5.0 * jnp.eye(1), (1,))
+    added = 1.5**2 * (raised**2 - 4.0**2)
+    np.testing.assert_allclose(mean[0], 2.0 * 3 / raised, rtol=1e-9)
+    np.testing.assert_allclose(covariance[0, 0], (5.0 + added) * (3 / raised) ** 2, rtol=1e-9)
+
+
+def test_law_of_a_corrected_step():
+    """Two Langevin maps and one of Euler and Maruyama, composed by hand: each has a draw of its own."""
+    process, t, s = schedules.edm(), 2.0, 1.5
+    denoise = lambda x, t: x / (1 + t**2)  # noqa: E731  data N(0, 1): the score is -x / (1 + t^2)
+    solver = predictor_corrector(process, denoise, euler_maruyama(process, denoise), 0.5, 2)
+    one = lambda x, z: solver.step(solver.init(x), t, s, z)[0]  # noqa: E731
+    _, covariance = exact.output_law(one, jnp.zeros(1), 3.0 * jnp.eye(1), (3,))
+    size = 2 * 0.5**2 * t**2
+    keep, square = 1 - size / (1 + t**2), 2 * t  # g^2 = 2 t
+    expected = 3.0
+    for _ in range(2):
+        expected = keep**2 * expected + 2 * size
+    expected = (1 - square * (t - s) / (1 + t**2)) ** 2 * expected + square * (t - s)
+    np.testing.assert_allclose(covariance[0, 0], expected, rtol=1e-9)
 
 
 @pytest.mark.parametrize("variance, size, expected", [(0.7, 0.1, 0.753846), (0.7, 0.01, 0.705036)])

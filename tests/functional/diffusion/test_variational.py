@@ -169,7 +169,7 @@ def test_continuous_bound_and_invariance_to_the_schedule(x64):
     assert round(closed, 7) == 5.9560146
     np.testing.assert_allclose(integral(VDM, variance), closed, rtol=1e-12)
     warped = lambda logits: integral(schedules.piecewise_log_snr(-5.0, 13.3, logits), variance, 3)  # noqa: E731
-    value, slope = jax.value_and_grad(warped)(jnp.array([0.3, -1.0, 1.5]))
+    value, slope = jax.jit(jax.value_and_grad(warped))(jnp.array([0.3, -1.0, 1.5]))
     np.testing.assert_allclose(value, closed, rtol=1e-12)
     np.testing.assert_allclose(slope, 0, atol=1e-11)
 
@@ -196,6 +196,22 @@ def test_continuous_bound_by_monte_carlo(x64):
         assert abs(terms.diffusion.mean() - 5.9560146) < 4.5 * spread[name] / np.sqrt(4000)
         assert abs(-terms.bound.mean() - entropy(0.25)) < 4.5 * terms.bound.std() / np.sqrt(4000) + 1e-5
     assert spread["warp"] > 1.2 * spread["plain"]  # the schedule changes the variance alone
+
+
+def test_ends_of_the_bounds(x64):
+    """A process over [1, 4]: the integral of a network that says zero, (SNR_max - SNR_min) / 2 |x_0|^2, by Gauss-Legendre.
+
+    Along times, the prior is met at the last one."""
+    process, nothing = schedules.edm(1.0, 4.0), lambda x: jnp.zeros(len(x))
+    z, w = np.polynomial.legendre.leggauss(20)
+    x0 = jnp.full((20, 2), 1.5)
+    t = jnp.asarray(2.5 + 1.5 * z)
+    terms = variational.continuous_bound(jax.random.key(0), process, lambda x, t: 0 * x, nothing, x0, t, 3.0)
+    np.testing.assert_allclose(w / 2 @ terms.diffusion, 3.0 * 0.5 * (1 - 1 / 16) * 4.5, rtol=1e-9)
+    np.testing.assert_allclose(terms.prior, 0.5 * 4.5 / 16)
+    reverse = lambda x, s, t: (x0, variational.reverse_log_std(process, "small", s, t))  # noqa: E731
+    terms = variational.discrete_bound(jax.random.key(0), process, reverse, nothing, x0, [1.0, 1.2, 1.6])
+    np.testing.assert_allclose(terms.prior, 0.5 * 4.5 / 1.6**2)
 
 
 def test_cost_of_discrete_time(x64):
@@ -382,8 +398,10 @@ def hybrid(t):
     x_t = p.diffuse(LINEAR, x0, t, eps)
     decoder = lambda mean, log_std: variational.gaussian_decoder(levels, mean, log_std)  # noqa: E731
     guess, fraction = jnp.asarray(eps + 0.1 * rng.randn(2, 3)), jnp.asarray(rng.rand(2, 3))
-    loss = lambda guess, fraction: variational.hybrid_loss(  # noqa: E731
-        LINEAR, "epsilon", guess, fraction, decoder, x0, x_t, t
+    loss = jax.jit(
+        lambda guess, fraction: variational.hybrid_loss(
+            LINEAR, "epsilon", guess, fraction, decoder, x0, x_t, t
+        )
     )
     return loss, guess, fraction, x0, x_t, eps, decoder
 
@@ -398,25 +416,31 @@ def test_hybrid_loss_is_the_sum_of_its_parts(x64):
     later = variational.step_kl(LINEAR, x0, x0_hat, t - 0.001, t, log_std)
     bound = jnp.array([-decoder(x0_hat, log_std)[0], later[1]])
     np.testing.assert_allclose(loss(guess, fraction), simple + 1e-3 * 1000 * bound, rtol=1e-8)
-    of_mean, of_fraction = jax.grad(lambda *a: loss(*a).sum(), argnums=(0, 1))(guess, fraction)
+    of_mean, of_fraction = jax.jit(jax.grad(lambda *a: loss(*a).sum(), argnums=(0, 1)))(guess, fraction)
     np.testing.assert_allclose(of_mean, 2 * (guess - eps), rtol=1e-7, atol=1e-9)
     expected = central_difference(lambda fraction: loss(guess, fraction).sum(), fraction)
     np.testing.assert_allclose(of_fraction, expected, rtol=1e-5, atol=1e-7)
     assert (jnp.abs(of_fraction) > 1e-4).all()
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: variational.reverse_log_std(LINEAR, "medium", 0.1, 0.2), "'small' or 'large'"),
-        (
-            lambda: variational.hybrid_loss(
-                VDM, "epsilon", *[jnp.zeros((1, 1))] * 2, None, *[jnp.zeros((1, 1))] * 2, 0.5
-            ),
-            "from_recursion",
+def discrete_along(grid):
+    return variational.discrete_bound(jax.random.key(0), VDM, None, None, jnp.zeros((1, 1)), grid)
+
+
+BAD = [
+    (lambda: variational.reverse_log_std(LINEAR, "medium", 0.1, 0.2), "'small' or 'large'"),
+    (
+        lambda: variational.hybrid_loss(
+            VDM, "epsilon", *[jnp.zeros((1, 1))] * 2, None, *[jnp.zeros((1, 1))] * 2, 0.5
         ),
-    ],
-)
-def test_bad_input_is_named(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+        "from_recursion",
+    ),
+    (lambda: discrete_along([0.3, 0.2]), "rising strictly"),
+    (lambda: discrete_along([0.3]), "at least two times"),
+]
+
+
+def test_bad_input_is_named():
+    for call, message in BAD:
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -1,0 +1,78 @@
+"""The benchmark of diffusion models: both sides compute the same, no program grows with its steps, the tables are printed."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import benchmark, benchmark_diffusion
+
+TINY = {"side": 4, "count": 2, "width": 4, "depth": 1}
+
+
+def test_no_program_grows_with_its_steps():
+    """The same number of lines at 20 and at 1,000 steps: a scan, whatever it costs to compile."""
+    for name in benchmark_diffusion.SAMPLERS:
+        short, long = (benchmark_diffusion.lowered(name, steps, **TINY).as_text() for steps in (20, 1000))
+        assert "while" in short, name
+        assert short.count("\n") == long.count("\n"), name
+
+
+def test_a_sampler_compiles_and_runs():
+    """On the smallest network: the program that is timed makes images."""
+    model = benchmark_diffusion.our_model(4, 4, 1)
+    compiled = benchmark_diffusion.lowered("DPM-Solver++ 2M", 3, **TINY).compile()
+    images = compiled(model.init(jax.random.key(0)), jax.random.key(1))
+    assert images.shape == (2, 4, 4, 1) and np.isfinite(images).all()
+
+
+def test_pytorch_computes_the_same():
+    """float32 on both sides, sums of up to 576 products in another order through 20 evaluations: 1e-5 is seen, 1e-4 allowed."""
+    pytest.importorskip("torch", reason="the peer is not installed: pip install '.[peers]'")
+    found = benchmark_diffusion.agreement(8, count=2)
+    ours, theirs = found.pop("parameters")
+    assert ours == theirs
+    assert set(found) == {"samples", "loss", "gradient"} and max(found.values()) < 1e-4, found
+
+
+@pytest.mark.parametrize("side", benchmark_diffusion.SIDES)
+def test_multiply_adds_are_those_of_the_network(side):
+    torch = pytest.importorskip("torch", reason="the peer is not installed: pip install '.[peers]'")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    net = benchmark_diffusion.torch_net()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(3, 1, side, side), torch.zeros(3))
+    assert counter.get_total_flops() == 2 * 3 * benchmark_diffusion.multiply_adds(side)
+
+
+def stub(errors, missing=()):
+    """`benchmark.run_worker` without processes: ours takes 2 s a call, a peer 3 s."""
+
+    def run_worker(module, name, *options):
+        if name in missing:
+            return None
+        if name == "agreement":
+            return {"parameters": [5, 5], "samples": errors}
+        if name == "compile":
+            return {"DDIM": [0.5, 0.75]}
+        seconds = 2.0 if name == "dlvm_jax" else 3.0
+        return {job: [seconds, 9.0] for job in benchmark_diffusion.JOBS} | {"matrix rate": 1e11}
+
+    return run_worker
+
+
+def test_tables(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "run_worker", stub(1e-6, missing=("pytorch, torch.compile",)))
+    benchmark_diffusion.main(benchmark_diffusion.Config(rounds=2))
+    shown = capsys.readouterr().out
+    assert "8x8: parameters 5 ours, 5 PyTorch; differences samples 1e-06" in shown
+    for job in benchmark_diffusion.JOBS:
+        assert f"| {job} | pytorch | 3.000 | 1.50 |" in shown
+    assert "pytorch, torch.compile: not installed" in shown
+    assert "| DDIM | 0.50 | 0.75 |" in shown and "longest: 0.75 s" in shown
+
+
+def test_no_times_of_different_computations(monkeypatch):
+    monkeypatch.setattr(benchmark, "run_worker", stub(1e-3))
+    with pytest.raises(SystemExit, match="do not compute the same"):
+        benchmark_diffusion.main(benchmark_diffusion.Config())
