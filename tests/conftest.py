@@ -1,8 +1,13 @@
-"""Settings for all tests: a compilation cache, and double precision on request."""
+"""Settings for all tests: how they are compiled, double precision on request, which cases run by default."""
 
 import os
+import sys
 from collections import Counter
 from pathlib import Path
+
+if "slow" not in sys.argv and "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the flag
+    # Compiling takes most of the time; the slow tests compile as users do.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
 
 import jax
 import pytest
@@ -27,8 +32,8 @@ CASES = {
         f"experiments/test_{name}.py": SEVERAL
         for name in ("vae", "diffusion", "diffusion_prior", "autoencoder", "disentangle")
     },
-    **dict.fromkeys(("functional/test_flows_bijections.py", "test_nets.py", "test_denoisers.py"), SEVERAL),
-    **dict.fromkeys(("functional/diffusion/test_solvers_laws.py", "functional/test_many_rows.py"), 4),
+    **dict.fromkeys(("test_nets.py", "test_denoisers.py"), SEVERAL),
+    **dict.fromkeys(("functional/diffusion/test_solvers_laws.py", "functional/test_flows_bijections.py"), 3),
 }
 
 

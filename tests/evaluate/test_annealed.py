@@ -29,6 +29,7 @@ def test_annealing_reaches_the_exact_evidence_without_an_encoder():
     assert "acceptance 0." in record.line() and "7 examples" in record.line()
 
 
+@pytest.mark.slow
 def test_annealing_from_a_mixture_prior_equals_quadrature():
     _, posterior, decoder = small_parts(latent=1)
     parts = Parts(gaussian.mixture(1, 3), posterior, decoder)

@@ -9,6 +9,7 @@ from experiments import benchmark, benchmark_diffusion
 TINY = {"side": 4, "count": 2, "width": 4, "depth": 1}
 
 
+@pytest.mark.slow
 def test_no_program_grows_with_its_steps():
     """The same number of lines at 20 and at 1,000 steps: a scan, whatever it costs to compile."""
     for name in benchmark_diffusion.SAMPLERS:

@@ -8,6 +8,7 @@ import pytest
 from dlvm_jax.functional import densities, divergences, hyperbolic, mixtures, numerics, spherical
 from dlvm_jax.functional.flows import autoregressive, constraints, orthogonal, planar, radial, sylvester
 
+pytestmark = pytest.mark.slow  # what the fast tests, compiled without optimisation, cannot see
 ROWS, SETS, DIM = 2000, 30, 3
 RNG = np.random.RandomState(0)
 
