@@ -202,16 +202,7 @@ def quick(configs, *options):
     return marked
 
 
-QUICK = (
-    *(
-        "standard-normal",
-        "vamp-normal",
-        "standard-iaf",
-        "sphere-von-mises-fisher",
-        "hyperbolic-wrapped-normal",
-    ),
-    *("standard-normal-layers-2", "standard-normal-label"),
-)
+QUICK = ("standard-normal", "vamp-normal", "sphere-von-mises-fisher", "standard-normal-layers-2")
 
 
 @pytest.mark.parametrize(
