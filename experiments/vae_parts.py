@@ -62,7 +62,7 @@ OBJECTIVES_OF_PRIOR = {  # one is trained by a discriminator, the other by a bou
 }
 COMPONENTS = ("mixture", "vamp", "vamp-data")  # priors made of --components
 FLOWS = (*flow_densities.FLOWS, "iaf")  # posteriors of --flow-steps
-ODE_STEPS = 20  # of the exact density of a diffusion prior; 80 change it by less than 0.01 nats
+ODE_STEPS = 20  # on MNIST 80 change one log-density by 0.003 nats, the mean of 500 by 0.0003
 FIXED = ("standard", "sphere", "hyperbolic")  # priors without parameters
 PRIORS_OF_OBJECTIVE = {  # the first two need Gaussians, the others give a prior nothing to learn from
     "free-bits": ("standard", "learned"),
