@@ -7,7 +7,6 @@ python -m experiments.diffusion --data mnist --net flat --steps 4000 --sampler h
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -142,8 +141,6 @@ def check(config):
     if config.log_snr is not None and config.process not in ("linear-log-snr", "learned"):
         raise ValueError(f"--log-snr belongs to --process linear-log-snr or learned, not {config.process}")
     plane = config.data in toys.TOYS
-    if plane and config.condition:
-        raise ValueError(f"--condition label needs labels, and {config.data} has none; leave it out")
     if config.guidance and not config.condition:
         raise ValueError("--guidance steers to a label; add --condition label")
     if plane and config.net not in (None, "mlp"):
@@ -207,6 +204,8 @@ def run(config):
     data_std = (
         float(np.sqrt(np.mean(np.square(2 * seen / (levels - 1) - 1)))) if levels else float(seen.std())
     )
+    if config.condition and dataset.train_labels is None:
+        raise ValueError(f"--condition label needs labels, and {config.data} has none; leave it out")
     classes = None if config.condition is None else 1 + int(dataset.train_labels.max())
     model = build(config, event_shape, data_std, classes)
     given = lambda x, labels: x if classes is None else (x, np.asarray(labels, np.int32))  # noqa: E731
@@ -259,7 +258,6 @@ def run(config):
     draws = max(1, (20_000 if len(event_shape) == 1 else 4_000) // len(objectives.unpack(few)[0]))
     few = jax.tree.map(lambda a: np.repeat(a, draws, axis=0), few)  # one draw alone is too noisy to choose by
     validate = validation.validator(objectives.maximum_likelihood(density), few)
-    started = time.monotonic()
     state = loop.fit(
         trainer,
         plan,
@@ -271,7 +269,6 @@ def run(config):
     )
     step, best = kept.restore(state, kept.best_step())
     kept.close()
-    trained = time.monotonic() - started
     params = trainer.eval_params(best)
     test = given(np.asarray(dataset.test, np.float32), dataset.test_labels)
     record = _evaluate(config, dataset, density, params, test, config.eval_limit, config.eval_samples)
@@ -293,7 +290,7 @@ def run(config):
     print(f"step {step}: {record}")
     for name, (value, error) in further.items():
         print(f"{name}: {value:.4f} ± {error:.4f} nats")
-    print(f"trained {trained:.0f} s; report in {root / 'report.md'}")
+    print(f"trained {folder.seconds():.0f} s; report in {root / 'report.md'}")
 
 
 def _evaluate(config, dataset, density, params, test, limit, samples):
