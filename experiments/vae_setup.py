@@ -298,6 +298,8 @@ def load(root):
         raise ValueError(f"{root} holds no run of experiments.vae: {error}") from None
     prepared = prepare(config)
     kept = checkpoint.Checkpoints(root / "checkpoints", prepared.identity)
+    if not kept.steps():
+        raise ValueError(f"{root} holds no checkpoint yet; let its run of experiments.vae finish")
     _, best = kept.restore(prepared.init(), kept.best_step())
     kept.close()
     params = prepared.trainer.eval_params(best)

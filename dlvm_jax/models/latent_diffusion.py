@@ -23,6 +23,8 @@ def mixed(model, weight=0.5):
     target alike: in epsilon and under a variance-preserving process, $(1-m)\sigma_tx_t + m\,\hat\epsilon$.
     Source: Vahdat, Kreis, Kautz 2021 (LSGM), section 3.2.
     """
+    if not 0 < weight < 1:
+        raise ValueError(f"the weight of the network in a mixed score is in (0, 1), got {weight}")
     start = float(jnp.log(weight) - jnp.log1p(-weight))
 
     def init(key):

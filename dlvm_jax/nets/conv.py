@@ -14,6 +14,8 @@ from dlvm_jax.nets.mlp import Head
 
 __all__ = ["Conv", "ConvDecoder", "ConvEncoder"]
 
+LECUN = nn.initializers.lecun_normal()
+
 
 def _products(x, kernel, strides, padding):
     """A convolution as a sum of matrix products, one for each place of the kernel."""
@@ -49,15 +51,23 @@ def _convolve_jvp(strides, padding, primals, tangents):
     return _convolve(x, kernel, strides, padding), sum(parts)
 
 
-def Conv(features, kernel_size, strides=1, **options):
-    """`nn.Conv` of images with `_convolve` for its convolution."""
+def Conv(features, kernel_size, strides=1, padding="SAME", dtype=None, kernel_init=LECUN):
+    """`nn.Conv` of images with `_convolve` for its convolution: no dilation, no groups."""
 
     def convolve(x, kernel, strides, padding, **_):
         if isinstance(padding, str):
             padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
         return _convolve(x, kernel, tuple(strides), tuple(padding))
 
-    return nn.Conv(features, kernel_size, strides, conv_general_dilated=convolve, **options)
+    return nn.Conv(
+        features,
+        kernel_size,
+        strides,
+        padding,
+        dtype=dtype,
+        kernel_init=kernel_init,
+        conv_general_dilated=convolve,
+    )
 
 
 def pixel_shuffle(x, features):

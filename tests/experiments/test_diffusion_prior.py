@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import diffusion_prior, vae, vae_setup
+from experiments import common, diffusion_prior, vae, vae_setup
 
 TINY = diffusion_prior.Config(width=8, steps=20, batch_size=16, eval_samples=2, eval_limit=5)
 
@@ -64,3 +64,9 @@ def test_impossible_settings_are_refused(settings, message, tmp_path):
 def test_vaes_of_other_latent_spaces_are_refused(wrong):
     with pytest.raises(ValueError, match="takes over one layer on R"):
         diffusion_prior.check_vae(vae_setup.Config(**wrong))
+
+
+def test_a_run_without_a_checkpoint_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(common.settings(vae_setup.Config())))
+    with pytest.raises(ValueError, match="holds no checkpoint yet"):
+        vae_setup.load(tmp_path)
