@@ -1,5 +1,7 @@
 """Pictures and report of a trained diffusion model."""
 
+import math
+
 import jax
 import numpy as np
 from matplotlib.figure import Figure
@@ -7,7 +9,7 @@ from matplotlib.figure import Figure
 from dlvm_jax.evaluate import pictures
 from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, solvers
 
-__all__ = ["grid_of", "write"]
+__all__ = ["curve", "grid_of", "write"]
 
 FRAMES = 10
 EVALUATIONS = (6, 12, 24, 48)  # of the network, by each sampler that is compared
@@ -84,8 +86,9 @@ def _errors_picture(path, errors):
     figure.savefig(path, dpi=120)
 
 
-def write(root, config, dataset, model, density, params, record, further, folder, step):
+def write(folder, config, dataset, model, density, params, record, further, result):
     """Write samples, film, solver errors, learning curves and report.md."""
+    root = folder.root
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2**31 + 1), 3)
     plane = len(model.event_shape) == 1
     top = dataset.levels - 1 if dataset.discrete else 1.0
@@ -123,23 +126,49 @@ def write(root, config, dataset, model, density, params, record, further, folder
             images = np.moveaxis(0.5 * (frames + 1), 0, 1).reshape(-1, *model.event_shape)
             pictures.grid(root / f"{name}.png", images, FRAMES, title)
     _errors_picture(root / "solvers.png", errors)
-    history = folder.metrics()
-    steps = [line["step"] for line in history]
+    history = result["curve"]
     pictures.curves(
         root / "curves.png",
-        {"validation": (steps, [line["valid_bound"] for line in history])},
-        "bound, nats",
+        {"validation": (history["minutes"], history["bound"])},
+        f"bound, {history['unit']}",
+        "minutes of training",
     )
-    (root / "report.md").write_text(_report(config, dataset, record, further, folder, step, errors))
+    codes = result.get("bits_per_dim_of_simple_codes", {})
+    step = result["step"]
+    (root / "report.md").write_text(
+        _report(config, model, dataset, record, further, folder, step, errors, codes)
+    )
 
 
-def _report(config, dataset, record, further, folder, step, errors):
+def curve(folder, event_shape, levels):
+    """The validation bound of every round against minutes of training: nats, or bits per dimension of integer data."""
+    minutes = {line["step"]: line["seconds"] / 60 for line in folder.timing()}
+    rounds = [line for line in folder.metrics() if line["step"] in minutes]
+    unit = -math.log(2) * math.prod(event_shape) if levels else 1.0
+    return {
+        "unit": "bits/dim" if levels else "nats",
+        "minutes": [round(minutes[line["step"]], 3) for line in rounds],
+        "bound": [line["valid_bound"] / unit for line in rounds],
+    }
+
+
+def _bits_table(record, model, codes):
+    error = record.standard_error / (math.log(2) * math.prod(model.event_shape))
+    rows = "".join(f"| {name} | {bits:.4f} |\n" for name, bits in codes.items())
+    return f"""| code of the test images (simple ones: all of them, fitted on the training images) | bits/dim |
+|---|---|
+| this model, at most | {record.bits_per_dim:.4f} ± {error:.4f} |
+{rows}
+"""
+
+
+def _report(config, model, dataset, record, further, folder, step, errors, codes):
     lines = "".join(f"| {name} | {value:.4f} ± {error:.4f} |\n" for name, (value, error) in further.items())
     rows = "\n".join(
         f"| {name} | " + " | ".join(f"{value:.4f}" for value in values) + " |"
         for name, values in errors.items()
     )
-    bits = f"| bits/dim, at most | {record.bits_per_dim:.4f} |\n" if dataset.discrete else ""
+    bits = _bits_table(record, model, codes) if dataset.discrete else ""
     shown = "\n".join(
         f"![{name}]({name}.png)" for name in ("samples", "film", "film_x0", "solvers", "curves")
     )
@@ -161,8 +190,8 @@ Evaluated: {record.examples} test examples, {record.samples} draws of time and n
 | variational bound on log p(x) | {record.log_likelihood:.4f} ± {record.standard_error:.4f} |
 | reconstruction | {record.reconstruction:.4f} |
 | diffusion and prior | {record.kl:.4f} |
-{bits}{lines}
-RMS distance of deterministic samplers from a fine solution with the same start, by evaluations of the network:
+{lines}
+{bits}RMS distance of deterministic samplers from a fine solution with the same start, by evaluations of the network:
 
 | sampler | {" | ".join(map(str, EVALUATIONS))} |
 |---|{"---|" * len(EVALUATIONS)}

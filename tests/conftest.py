@@ -37,6 +37,9 @@ CASES = {
         for name in ("vae", "diffusion", "diffusion_prior", "autoencoder", "disentangle")
     },
     **dict.fromkeys(("test_nets.py", "test_denoisers.py"), SEVERAL),
+    "functional/test_flows_layers.py": SEVERAL,
+    "functional/test_flows_geometry.py": 3,
+    "functional/test_flows_scalars.py": 3,
     **dict.fromkeys(("functional/diffusion/test_solvers_laws.py", "functional/test_flows_bijections.py"), 3),
 }
 

@@ -17,6 +17,9 @@ NETS = {
     "flat with attention": (denoisers.FlatNet(8, 1, attention=True), IMAGE, None),
     "flat bfloat16": (denoisers.FlatNet(8, 2, patch=2, dtype=jnp.bfloat16), IMAGE, None),
     "unet with classes": (denoisers.UNet(8, (1, 2), 1, classes=4), IMAGE, jnp.array([[0, 1, 4], [2, 2, 3]])),
+    "flat of levels": (denoisers.FlatNet(8, 1, patch=2, outputs=3), (8, 8, 2), None),
+    "unet of levels": (denoisers.UNet(8, (1, 2), 1, outputs=3), (8, 8, 2), None),
+    "transformer of levels": (denoisers.Transformer(16, 1, 4, heads=2, outputs=3), (8, 8, 2), None),
     "transformer": (denoisers.Transformer(16, 2, 4, heads=2), IMAGE, None),
 }
 
@@ -31,7 +34,13 @@ def perturbed(module, *inputs):
     return params, jax.tree.map(lambda leaf: leaf + 0.3 * rng.randn(*leaf.shape).astype(leaf.dtype), params)
 
 
-SLOW = ("flat with attention", "flat bfloat16", "mlp with a vector")
+SLOW = (
+    "flat with attention",
+    "flat bfloat16",
+    "mlp with a vector",
+    "unet of levels",
+    "transformer of levels",
+)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +66,8 @@ def test_network(name):
 
     assert not outcomes(start)[0].any(), "the last layer starts at zero"
     out, alone, gradient = outcomes(params)
-    assert out.shape == x.shape and out.dtype == jnp.float32
+    outputs = getattr(module, "outputs", None)
+    assert out.shape == (x.shape if outputs is None else (*x.shape, outputs)) and out.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
     # an example by itself gives the same: no mixing over the batch (bfloat16 sums in another order)
     np.testing.assert_allclose(

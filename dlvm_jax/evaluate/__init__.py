@@ -1,6 +1,6 @@
 """Evaluation: likelihood records with protocol and standard error, diagnostics of latent spaces, and pictures."""
 
-from dlvm_jax.evaluate import annealed, diagnostics, disentanglement, likelihood, pictures
+from dlvm_jax.evaluate import annealed, diagnostics, disentanglement, likelihood, pictures, simple_codes
 from dlvm_jax.evaluate.likelihood import Record, active_units, evaluate
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "evaluate",
     "likelihood",
     "pictures",
+    "simple_codes",
 ]

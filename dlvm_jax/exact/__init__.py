@@ -1,5 +1,5 @@
 """Models whose every quantity is known in closed form: the yardstick for losses, bounds and samplers."""
 
-from dlvm_jax.exact import diffusion, discrete, linear_gaussian
+from dlvm_jax.exact import diffusion, discrete, energies, linear_gaussian
 
-__all__ = ["diffusion", "discrete", "linear_gaussian"]
+__all__ = ["diffusion", "discrete", "energies", "linear_gaussian"]

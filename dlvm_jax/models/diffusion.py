@@ -1,8 +1,9 @@
 """Diffusion models: a network and a noise process as a density, and the objectives that train it.
 
 The network sees c x_t, with c such that its input has variance one at every time, log-SNR and the context; what it
-predicts is a target of `functional.diffusion.targets`, or "edm": the preconditioned residual.  The data are vectors or images
-of real numbers, or integer levels 0..L-1, which the process sees on [-1, 1].
+predicts is a target of `functional.diffusion.targets`; or "edm", the preconditioned residual; or "levels" and "bins", the
+log-odds of the levels, or the bins, of each element.  The data are vectors or images of real numbers, or integer levels
+0..L-1, which the process sees on [-1, 1].
 """
 
 import math
@@ -18,6 +19,7 @@ from dlvm_jax.functional.diffusion import (
     likelihood,
     objectives,
     process,
+    quantised,
     schedules,
     solvers,
     targets,
@@ -100,15 +102,26 @@ class Denoiser(NamedTuple):
     data_std: float = 1.0
 
 
-def denoiser(net, schedule, event_shape, target="edm", data_std=1.0):
+def denoiser(net, schedule, event_shape, target="edm", data_std=1.0, level_log_prob=None, bins=None):
     """A `Denoiser` of a network and a schedule.
 
-    target: "edm", or one of `targets.TARGETS`;  data_std: standard deviation of the data as the process sees them.
-    Raises ValueError for an unknown target.
+    target: "edm", "levels", "bins", or one of `targets.TARGETS`;  data_std: of the data as the process sees them.
+    level_log_prob: [L], or [*event, L], for "levels" alone: what a network of zeros believes of each element, whose outputs
+    [*batch, *event, L] are added to it (`quantised.expected_level`).  bins: (low, high), the range of the data, for "bins"
+    alone, whose network gives as many numbers for each element as there are bins (`quantised.expected_in_bins`).
+    Raises ValueError for an unknown target, and where these two do not go with the target.
     """
-    names = ("edm", *targets.TARGETS)
+    names = ("edm", "levels", "bins", *targets.TARGETS)
     if target not in names:
         raise ValueError(f"a target is one of {', '.join(names)}, got {target!r}")
+    if (target == "levels") != (level_log_prob is not None):
+        raise ValueError(
+            f"level_log_prob belongs to the target 'levels', which needs it; the target is {target!r}"
+        )
+    if (target == "bins") != (bins is not None):
+        raise ValueError(
+            f"bins=(low, high) belongs to the target 'bins', which needs it; the target is {target!r}"
+        )
     event_shape = tuple(event_shape)
 
     def init(key):
@@ -127,6 +140,10 @@ def denoiser(net, schedule, event_shape, target="edm", data_std=1.0):
 
     def denoise(params, x, t, context=None, key=None):
         prediction, noise = predict(params, x, t, context, key), noise_of(params)
+        if target == "levels":
+            return quantised.expected_level(noise, level_log_prob + prediction, x, t)
+        if target == "bins":
+            return quantised.expected_in_bins(noise, prediction, x, t, *bins)
         if target != "edm":
             return targets.to_x0(noise, target, prediction, x, t)
         scales = targets.preconditioning(noise, t, data_std)
@@ -141,7 +158,7 @@ def _check_levels(levels):
 
 
 def _to_unit(x, levels):
-    return x if levels is None else variational.unit_levels(x, levels)
+    return x if levels is None else quantised.unit_levels(x, levels)
 
 
 def _from_unit(x, levels):
@@ -151,7 +168,7 @@ def _from_unit(x, levels):
 def _decoder(noise, x, levels, ndim):
     """Log-probability of x given its point at t_min: a softmax over levels, or the expected one of a Gaussian of that noise."""
     if levels is not None:
-        return lambda z: variational.categorical_decoder(noise, x, z, noise.t_min, levels, ndim)
+        return lambda z: quantised.categorical_decoder(noise, x, z, noise.t_min, levels, ndim)
     batch, size = x.shape[: x.ndim - ndim], math.prod(x.shape[x.ndim - ndim :])
     entropy = 0.5 * size * (math.log(2 * math.pi * math.e) - noise.log_snr(jnp.asarray(noise.t_min, float)))
     return lambda z: jnp.broadcast_to(-entropy, batch)
@@ -241,7 +258,7 @@ def ode_density(model, sampler, steps=100, levels=None, hutchinson=False):
         t, centre = noise.t_min, process.alpha(noise, noise.t_min) * _to_unit(x, levels)
         log_std = jnp.log(process.sigma(noise, t))
         z = centre + jnp.exp(log_std) * jax.random.normal(key_noise, x.shape)
-        log_lik = variational.categorical_decoder(noise, x, z, t, levels, ndim)
+        log_lik = quantised.categorical_decoder(noise, x, z, t, levels, ndim)
         return by_ode(z) + log_lik - densities.normal_log_prob(z, centre, log_std, ndim)
 
     def sample(params, key, context=None, shape=()):

@@ -305,8 +305,8 @@ def iaf_posterior(net, made, dim, steps):
 def autoregressive(made, dim):
     """The exact density p(z) = prod_i N(z_i | mu_i(z_<i), sigma_i(z_<i)^2): an autoregressive prior (Chen et al. 2017).
 
-    `made` maps z [*batch, dim], or (z, context), to [*batch, dim, 2], mean and log-standard deviation.  `log_prob` is one pass,
-    `sample` dim passes.
+    `made` maps z [*batch, dim], or (z, context), to [*batch, dim, 2], mean and log-standard deviation, or with a further
+    argument i to row i of them.  `log_prob` is one pass, `sample` dim passes of one row each.
     """
     _require_positive(dim=dim)
 
@@ -318,10 +318,12 @@ def autoregressive(made, dim):
         return densities.normal_log_prob(x, *law(params, x, context))
 
     def sample(params, key, context=None, shape=()):
-        def update(z, eps):
-            return densities.reparameterise(eps, *law(params, z, context))
+        def solve(z, eps, i):
+            out = made.apply(params, z if context is None else (z, context), i)
+            return densities.reparameterise(eps, out[..., 0], out[..., 1]), out[..., 1]
 
-        z = ar.forward_substitution(update, jax.random.normal(key, (*shape, *batch_of(context), dim)))
-        return z, log_prob(params, None, z, context)
+        eps = jax.random.normal(key, (*shape, *batch_of(context), dim))
+        z, log_det = ar.forward_substitution(solve, eps)
+        return z, densities.normal_log_prob(eps, 0.0, 0.0) - log_det
 
     return Density(made.init, sample, log_prob, "exact")

@@ -1,6 +1,5 @@
 """Convolutions whose gradients are fast in a loop, and a small convolutional encoder and decoder for images."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from dlvm_jax.nets.mlp import Head
 
@@ -17,8 +15,15 @@ __all__ = ["Conv", "ConvDecoder", "ConvEncoder"]
 LECUN = nn.initializers.lecun_normal()
 
 
-def _products(x, kernel, strides, padding):
-    """A convolution as a sum of matrix products, one for each place of the kernel."""
+def _convolve(x, kernel, strides, padding):
+    """A convolution of images; on a CPU as a sum of matrix products, one for each place of the kernel.
+
+    In a loop such as the engine's, XLA's own gradient of the kernel takes some 15 times as long there.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.conv_general_dilated(
+            x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = (
         (size - side) // stride + 1
@@ -29,26 +34,6 @@ def _products(x, kernel, strides, padding):
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     )
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
-def _convolve(x, kernel, strides, padding):
-    return jax.lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-@functools.partial(_convolve.defjvp, symbolic_zeros=True)
-def _convolve_jvp(strides, padding, primals, tangents):
-    """On a CPU, inside a loop such as the engine's, XLA's own gradient of the kernel takes some 15 times as long."""
-    (x, kernel), (dx, dkernel) = primals, tangents
-    along = _products if jax.default_backend() == "cpu" else _convolve
-    parts = [
-        rule(a, b, strides, padding)
-        for rule, a, b in ((_convolve, dx, kernel), (along, x, dkernel))
-        if not isinstance(a, SymbolicZero) and not isinstance(b, SymbolicZero)
-    ]
-    return _convolve(x, kernel, strides, padding), sum(parts)
 
 
 def Conv(features, kernel_size, strides=1, padding="SAME", dtype=None, kernel_init=LECUN):

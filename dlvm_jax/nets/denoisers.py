@@ -1,7 +1,8 @@
 """Networks for diffusion models: a function of a noisy point, its log signal-to-noise ratio and a context.
 
 All take x [*batch, *event], log_snr [*batch] and a context (class integers [*batch], vectors [*batch, F], or None), and give
-one number for each element, [*batch, *event], from a last layer that starts at zero.  Embeddings, norms and softmax are in
+one number for each element, [*batch, *event], or `outputs` numbers, [*batch, *event, outputs], if that is not None, from a
+last layer that starts at zero.  Embeddings, norms and softmax are in
 float32 whatever the compute type.  `deterministic=False` needs a "dropout" key.
 """
 
@@ -67,6 +68,7 @@ class DenoisingMLP(nn.Module):
     hidden: Sequence[int]
     exponents: Sequence[int] = ()
     classes: int | None = None
+    outputs: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -77,7 +79,8 @@ class DenoisingMLP(nn.Module):
             inner = nn.silu(nn.Dense(width, dtype=self.dtype)(h) + nn.Dense(width, dtype=self.dtype)(told))
             h = h if h.shape[-1] == width else nn.Dense(width, use_bias=False, dtype=self.dtype)(h)
             h = h + nn.Dense(width, dtype=self.dtype)(inner)
-        return nn.Dense(x.shape[-1], kernel_init=ZERO)(nn.silu(h)).astype(jnp.float32)
+        out = nn.Dense(x.shape[-1] * (self.outputs or 1), kernel_init=ZERO)(nn.silu(h)).astype(jnp.float32)
+        return out if self.outputs is None else out.reshape(*x.shape, self.outputs)
 
 
 def _norm(channels):
@@ -139,6 +142,15 @@ def depth_to_space(x, size):
     return jnp.moveaxis(x, -4, -3).reshape(*batch, h * size, w * size, c // size**2)
 
 
+def _last(h, size, channels, outputs, side):
+    """The last layer, from zero: features of patches [*batch, h, w, c] to one or `outputs` numbers for each element."""
+    features = size**2 * (outputs or 1) * channels
+    if outputs is not None:
+        side = 1  # many outputs: a matrix for each patch alone
+    out = depth_to_space(Conv(features, (side, side), kernel_init=ZERO)(h.astype(jnp.float32)), size)
+    return out if outputs is None else out.reshape(*out.shape[:-1], channels, outputs)
+
+
 def _check_patches(shape, size):
     if shape[-3] % size or shape[-2] % size:
         raise ValueError(f"patches of {size} x {size} do not tile an image of shape {shape[-3:]}")
@@ -168,6 +180,7 @@ class FlatNet(nn.Module):
     classes: int | None = None
     attention: bool = False
     dropout: float = 0.0
+    outputs: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -188,8 +201,7 @@ class FlatNet(nn.Module):
             h = SpatialAttention(dtype=self.dtype)(h)
             h = ResBlock(self.channels, self.dropout, self.dtype)(h, told, deterministic)
         h = nn.silu(_norm(self.channels)(h))
-        out = Conv(self.patch**2 * x.shape[-1], (3, 3), kernel_init=ZERO)(h.astype(jnp.float32))
-        return depth_to_space(out, self.patch)
+        return _last(h, self.patch, x.shape[-1], self.outputs, 3)
 
 
 class UNet(nn.Module):
@@ -204,6 +216,7 @@ class UNet(nn.Module):
     blocks: int = 2
     classes: int | None = None
     dropout: float = 0.0
+    outputs: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -230,8 +243,7 @@ class UNet(nn.Module):
                 *batch, height, width, features = h.shape
                 h = jax.image.resize(h, (*batch, 2 * height, 2 * width, features), "nearest")
                 h = Conv(features, (3, 3), dtype=self.dtype)(h)
-        h = nn.silu(_norm(h.shape[-1])(h)).astype(jnp.float32)
-        return Conv(x.shape[-1], (3, 3), kernel_init=ZERO)(h)
+        return _last(nn.silu(_norm(h.shape[-1])(h)), 1, x.shape[-1], self.outputs, 3)
 
 
 class TransformerBlock(nn.Module):
@@ -271,6 +283,7 @@ class Transformer(nn.Module):
     exponents: Sequence[int] = ()
     classes: int | None = None
     dropout: float = 0.0
+    outputs: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -287,5 +300,4 @@ class Transformer(nn.Module):
         modulation = nn.Dense(2 * self.width, kernel_init=ZERO)(nn.silu(told))[..., None, :]
         shift, scale = jnp.split(modulation, 2, axis=-1)
         h = nn.LayerNorm(use_bias=False, use_scale=False)(h) * (1 + scale) + shift
-        out = nn.Dense(self.patch**2 * x.shape[-1], kernel_init=ZERO)(h.astype(jnp.float32))
-        return depth_to_space(out.reshape(*batch, rows, columns, -1), self.patch)
+        return _last(h.reshape(*batch, rows, columns, -1), self.patch, x.shape[-1], self.outputs, 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +14,7 @@ __all__ = ["MADE", "MaskedDense"]
 class MaskedDense(nn.Module):
     """Dense layer whose kernel is multiplied by a mask [in, features] of zeros and ones.
 
-    Shapes: [*batch, in] -> [*batch, features].
+    Shapes: [*batch, in] -> [*batch, features], or `columns` (start, size) of them alone.
     """
 
     features: int
@@ -21,10 +22,12 @@ class MaskedDense(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, mask):
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+    def __call__(self, x, mask, columns=None):
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features)) * mask
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return x.astype(self.dtype) @ (kernel * mask).astype(self.dtype) + bias.astype(self.dtype)
+        if columns is not None:
+            kernel, bias = (jax.lax.dynamic_slice_in_dim(a, *columns, axis=-1) for a in (kernel, bias))
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
 class MADE(nn.Module):
@@ -33,39 +36,49 @@ class MADE(nn.Module):
     Each unit has a degree, the number of leading inputs it may see; a connection never goes to a smaller degree.  The context
     reaches every layer unmasked, and units of degree 0 carry it to the first element.  Without hidden layers the outputs are
     linear.  The last layer starts small: a flow or density built on it starts near the identity, or the unit Gaussian.
-    Shapes: z [*batch, dim], or the tuple of z and a context [*batch, features] (batches broadcast) -> [*batch, dim, width].
+    periodic: the inputs are angles, of which the network sees cosine and sine.
+    Shapes: z [*batch, dim], or the tuple of z and a context [*batch, features] (batches broadcast) -> [*batch, dim, width], or
+    with a `row` (an integer, traced or not) -> [*batch, width], that row alone of the last layer.
     """
 
     hidden: Sequence[int]
     dim: int
     width: int
+    periodic: bool = False
     activation: Callable = nn.relu
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, inputs):
+    def __call__(self, inputs, row=None):
         x, context = inputs if isinstance(inputs, tuple) else (inputs, None)
         if x.shape[-1] != self.dim:
             raise ValueError(
                 f"this MADE takes {self.dim} inputs, got shape {x.shape}; make it with dim={x.shape[-1]}"
             )
 
-        def layer(x, mask, **options):
-            out = MaskedDense(mask.shape[1], dtype=self.dtype, **options)(x, mask)
+        def layer(x, mask, columns=None, **options):
+            out = MaskedDense(mask.shape[1], dtype=self.dtype, **options)(x, mask, columns)
             if context is not None:
-                out = out + nn.Dense(mask.shape[1], use_bias=False, dtype=self.dtype, **options)(context)
+                told = nn.Dense(mask.shape[1], use_bias=False, dtype=self.dtype, **options)(context)
+                out = out + (
+                    told if columns is None else jax.lax.dynamic_slice_in_dim(told, *columns, axis=-1)
+                )
             return out
 
         lowest = (
             0 if context is not None else min(1, self.dim - 1)
         )  # units that see nothing would be constants
         degrees = np.arange(1, self.dim + 1)
+        if self.periodic:
+            x, degrees = jnp.concatenate([jnp.cos(x), jnp.sin(x)], axis=-1), np.tile(degrees, 2)
         for width in self.hidden:
             above = lowest + np.arange(width) % (self.dim - lowest)
             x = self.activation(layer(x, degrees[:, None] <= above))
             degrees = above
         seen = np.repeat(np.arange(self.dim), self.width)
         small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
-        x = layer(x, degrees[:, None] <= seen, kernel_init=small)
-        x = x.reshape(*x.shape[:-1], self.dim, self.width)
+        columns = None if row is None else (row * self.width, self.width)
+        x = layer(x, degrees[:, None] <= seen, columns, kernel_init=small)
+        if row is None:
+            x = x.reshape(*x.shape[:-1], self.dim, self.width)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -98,9 +98,13 @@ class RunFolder:
         """The rounds logged so far."""
         return self._read("metrics.jsonl")
 
+    def timing(self):
+        """The step and the seconds of training of each round so far."""
+        return self._read("timing.jsonl")
+
     def seconds(self):
         """Seconds of training logged so far."""
-        timing = self._read("timing.jsonl")
+        timing = self.timing()
         return timing[-1]["seconds"] if timing else 0.0
 
     def rewind(self, step):

@@ -65,7 +65,9 @@ def test_digits_given_their_labels(tmp_path):
 @pytest.mark.parametrize(
     "parts",
     [
-        {"process": "learned", "fourier": (1, 2), "dropout": 0.1},
+        {"process": "learned", "fourier": (1, 2), "dropout": 0.1, "target": "edm"},
+        {"net": "transformer", "sampler": "heun"},
+        {"process": "vp", "net": "unet"},
         {
             "process": "cosine",
             "net": "unet",
@@ -74,7 +76,7 @@ def test_digits_given_their_labels(tmp_path):
             "sampler": "ancestral",
         },
         {"process": "ddpm", "target": "v", "objective": "min_snr", "sampler": "ddim"},
-        {"process": "edm", "objective": "edm", "sampler": "heun"},
+        {"process": "edm", "objective": "edm", "target": "edm", "sampler": "heun"},
         {"process": "rectified", "target": "velocity", "net": "transformer", "sampler": "dpm-3"},
         {"process": "sub-vp", "target": "score", "objective": "v", "sampler": "euler-maruyama"},
         {"target": "x0", "objective": "x0"},
@@ -106,6 +108,7 @@ def test_parts_on_digits(parts, tmp_path):
         ({"ema": 2.0}, r"--ema is a decay in \[0, 1\), got 2.0"),
         ({"log_snr": (float("nan"), 3.0)}, "two finite numbers"),
         ({"process": "learned", "objective": "epsilon"}, "trained by --objective bound alone"),
+        ({"data": "eight_gaussians", "target": "levels"}, "levels is for images"),
         ({"net": "unet", "fourier": (3,)}, "not to --net unet"),
         ({"data": "eight_gaussians", "dropout": 0.1}, "--dropout belongs to the networks of images"),
     ],

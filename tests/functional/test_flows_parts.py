@@ -113,11 +113,12 @@ def test_orthonormal_columns_are_those_of_gram_schmidt():
 
 @pytest.mark.usefixtures("x64")
 def test_forward_substitution_solves_triangular_systems():
-    a = np.tril(np.random.RandomState(0).randn(6, 6), -1)
+    a = jnp.tril(np.random.RandomState(0).randn(6, 6), -1)
     x = np.random.RandomState(1).randn(3, 6)
-    z = forward_substitution(lambda z, x: x - z @ a.T, jnp.asarray(x))
-    expected = scipy.linalg.solve_triangular(np.eye(6) + a, x.T, lower=True, unit_diagonal=True).T
+    z, log_det = forward_substitution(lambda z, x, i: ((x - z @ a[i]) / 2, i * 1.0), jnp.asarray(x))
+    expected = scipy.linalg.solve_triangular(2 * np.eye(6) + a, x.T, lower=True).T
     np.testing.assert_allclose(z, expected, atol=1e-12)
+    np.testing.assert_array_equal(log_det, np.full(3, 15.0))
 
 
 def test_gate_is_finite_at_its_ends():

@@ -9,20 +9,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.densities import discretised_normal_log_prob
 from dlvm_jax.functional.diffusion.objectives import denoising_loss, weight
 from dlvm_jax.functional.diffusion.process import alpha, diffuse, over_event, posterior, sigma, transition
 from dlvm_jax.functional.diffusion.solvers import checked_times
 from dlvm_jax.functional.diffusion.targets import coefficients, to_x0
 from dlvm_jax.functional.divergences import kl_normal
-from dlvm_jax.functional.numerics import sum_event
 
 __all__ = [
     "VariationalBound",
-    "categorical_decoder",
     "continuous_bound",
     "discrete_bound",
-    "gaussian_decoder",
     "hybrid_loss",
     "learned_log_std",
     "optimal_log_std",
@@ -30,7 +26,6 @@ __all__ = [
     "reverse_log_std",
     "step_kl",
     "step_weight",
-    "unit_levels",
 ]
 
 
@@ -162,55 +157,6 @@ def step_weight(process, target, s, t, log_std):
     pull, _ = _posterior(process, jnp.ones(jnp.broadcast_shapes(jnp.shape(s), jnp.shape(t))), s, t)
     a, _ = coefficients(process, target, t)
     return 0.5 * jnp.square(pull / (a * jnp.exp(log_std)))
-
-
-def unit_levels(x, levels=256):
-    r"""Integer levels as points of [-1, 1], whose ends are the first and the last level.
-
-    $y = \frac{2x}{L-1}-1$
-
-    The spacing is 2 / (L - 1), not 2 / L.  Shapes: any -> same.  Source: Ho, Jain, Abbeel 2020, section 3.3.
-
-    >>> unit_levels(jnp.array([0, 255])).tolist()
-    [-1.0, 1.0]
-    """
-    return 2 * jnp.asarray(x) / (levels - 1) - 1
-
-
-def gaussian_decoder(x, mean, log_std, levels=256, event_ndim=1):
-    r"""Log-probability of integer levels under a Gaussian on [-1, 1], cut into bins around them (a term $L_0$).
-
-    $\log p(x\mid x_1) = \sum_i\log\int_{y_i-1/(L-1)}^{y_i+1/(L-1)}\mathcal N(u\mid\mu_i,\sigma^2)\,du,\quad y = 2x/(L-1)-1$
-
-    The end bins reach to infinity.  Shapes: `x` in 0..L-1, `mean`, `log_std` (on the scale of `unit_levels`) broadcast to
-    [*batch, *event] -> [*batch], nats.  Raises ValueError for fewer than two levels.
-    Source: Ho, Jain, Abbeel 2020, eq. 13.
-
-    >>> bool(gaussian_decoder(jnp.zeros(1), unit_levels(jnp.zeros(1)), -9.0) > -1e-6)
-    True
-    """
-    # from [-1, 1] with ends at the levels to [0, 1] with ends at the outer edges
-    half = 0.5 * (levels - 1) / levels
-    return discretised_normal_log_prob(x, 0.5 + half * mean, log_std + jnp.log(half), levels, event_ndim)
-
-
-def categorical_decoder(process, x, z, t, levels=256, event_ndim=1):
-    r"""Log-probability of integer levels given a slightly noisy point: each level by its likelihood (a term $L_0$).
-
-    $p(x\mid z) = \prod_i\mathrm{softmax}_{x_i}\big(-\tfrac{(z_i-\alpha_ty_k)^2}{2\sigma_t^2}\big),\quad y_k = \frac{2k}{L-1}-1$
-
-    Shapes: `x` in 0..L-1, `z` [*batch, *event], t scalar or [*batch] -> [*batch], nats; takes L times the memory of z.
-    Source: Kingma, Salimans, Poole, Ho 2021, section 3.3, eq. 8.
-
-    >>> from dlvm_jax.functional.diffusion.schedules import edm
-    >>> float(jnp.exp(categorical_decoder(edm(), jnp.ones(1), jnp.zeros(1), 2.0, levels=2)))
-    0.5
-    """
-    centre = over_event(alpha(process, t), z)[..., None] * unit_levels(jnp.arange(levels), levels)
-    logits = -0.5 * jnp.square((z[..., None] - centre) / over_event(sigma(process, t), z)[..., None])
-    chosen = jnp.asarray(x, int)[..., None]
-    each = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), chosen, axis=-1)[..., 0]
-    return sum_event(each, event_ndim)
 
 
 def _noisy(process, key, x0, t):

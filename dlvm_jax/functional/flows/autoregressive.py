@@ -40,23 +40,28 @@ def autoregressive(z, conditioner):
     return shift + jnp.exp(log_scale) * z, sum_event(log_scale, 1)
 
 
-def forward_substitution(update, x):
-    r"""Solve a triangular system of equations, one coordinate after another.
+def forward_substitution(solve, x):
+    r"""Solve a triangular system of equations, one coordinate after another, each once.
 
-    $z_i = g_i(z_{<i}, x),\ i = 1,\ldots,D$
+    $z_i = g_i(z_{<i}, x_i),\ i = 1,\ldots,D,\qquad \log|\det\tfrac{\partial z}{\partial x}| =
+        \sum_i\log|\tfrac{\partial g_i}{\partial x_i}|$
 
-    Shapes: `x` [*batch, D]; `update(z, x)` computes all g_i at once, [*batch, D], element i from z_1, ..., z_(i-1) and x
-    -> z [*batch, D], in D evaluations.  Source: Papamakarios, Pavlakou, Murray 2017, eq. 3.
+    Shapes: `x` [*batch, D]; `solve(z, x_i [*batch], i)` -> (z_i, log-derivative), each [*batch], from z_1, ..., z_(i-1) in
+    z [*batch, D], whose other coordinates are still zero -> z [*batch, D], log_det [*batch].
+    Source: Papamakarios, Pavlakou, Murray 2017, eq. 3.
 
-    >>> forward_substitution(lambda z, x: x + jnp.cumsum(z) - z, jnp.ones(4))
+    >>> forward_substitution(lambda z, x, i: (x + z.sum(), jnp.zeros(())), jnp.ones(4))[0]
     Array([1., 2., 4., 8.], dtype=float32)
     """
-    columns = jnp.arange(x.shape[-1])
 
-    def fill(z, i):  # coordinates stay zero until their turn: their updates mean nothing before
-        return jnp.where(columns == i, update(z, x), z), None
+    def fill(carry, column):
+        z, log_det = carry
+        x_i, i = column
+        z_i, more = solve(z, x_i, i)
+        return (z.at[..., i].set(z_i), log_det + more), None
 
-    return jax.lax.scan(fill, jnp.zeros_like(x), columns)[0]
+    start = (jnp.zeros_like(x), jnp.zeros(x.shape[:-1], jnp.promote_types(x.dtype, jnp.float32)))
+    return jax.lax.scan(fill, start, (jnp.moveaxis(x, -1, 0), jnp.arange(x.shape[-1])))[0]
 
 
 def autoregressive_inverse(y, conditioner):
@@ -64,16 +69,15 @@ def autoregressive_inverse(y, conditioner):
 
     $z_i = \frac{y_i - \mu_i(z_{<i})}{\sigma_i(z_{<i})},\ i = 1,\ldots,D$
 
-    Shapes: `y` [*batch, D], `conditioner(z)` -> (mu, log sigma), each [*batch, D] -> z [*batch, D], log_det [*batch]; D + 1
+    Shapes: `y` [*batch, D], `conditioner(z)` -> (mu, log sigma), each [*batch, D] -> z [*batch, D], log_det [*batch]; D
     evaluations of the conditioner.  Source: Kingma et al. 2016, section 3.
 
     >>> autoregressive_inverse(jnp.array([4.0]), lambda z: (jnp.ones(1), jnp.zeros(1)))
-    (Array([3.], dtype=float32), Array(-0., dtype=float32))
+    (Array([3.], dtype=float32), Array(0., dtype=float32))
     """
 
-    def update(z, y):
-        shift, log_scale = conditioner(z)
-        return (y - shift) * jnp.exp(-log_scale)
+    def solve(z, y_i, i):
+        shift, log_scale = (numbers[..., i] for numbers in conditioner(z))
+        return (y_i - shift) * jnp.exp(-log_scale), -log_scale
 
-    z = forward_substitution(update, y)
-    return z, -sum_event(conditioner(z)[1], 1)
+    return forward_substitution(solve, y)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional.numerics import inner_product
 
-__all__ = ["MIN_SLOPE", "planar_u_hat", "radial_beta_hat", "sylvester_triangle"]
+__all__ = ["MIN_SLOPE", "moebius_centre", "planar_u_hat", "positive", "radial_beta_hat", "sylvester_triangle"]
 
 MIN_SLOPE = 0.01
 _REST = math.exp(MIN_SLOPE - 1)  # e^m at minus infinity
@@ -70,3 +70,31 @@ def sylvester_triangle(a):
     """
     identity = jnp.eye(a.shape[-1], dtype=a.dtype)
     return jnp.triu(a, 1) + math.sqrt(1 - MIN_SLOPE) * jnp.tanh(a * identity)
+
+
+def positive(a):
+    r"""A number that stays above zero, for a slope; zero gives one.
+
+    $\alpha = 1 + m(a) > \delta$ with the $m$ and the $\delta$ of `planar_u_hat`
+
+    Shapes: any -> same.  Source: Dugas et al. 2001, "Incorporating second-order functional knowledge", eq. 3 (softplus).
+
+    >>> positive(jnp.array([0.0]))
+    Array([1.], dtype=float32)
+    """
+    return 1 + _above_minus_one(a)
+
+
+def moebius_centre(w):
+    r"""A point inside the unit circle, so far that no slope of a Moebius transformation is below 1/200; zero gives zero.
+
+    $\hat w = \frac{0.99\,w}{1+\|w\|}$
+
+    Shapes: [*batch, 2] -> same.  Source: Rezende et al. 2020, section 2.1.1 (the condition |w| < 1).
+
+    >>> moebius_centre(jnp.array([0.0, 1.0]))
+    Array([0.   , 0.495], dtype=float32)
+    """
+    square = inner_product(w, w)
+    length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    return 0.99 * w / (1 + length[..., None])

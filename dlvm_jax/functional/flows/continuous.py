@@ -1,0 +1,97 @@
+r"""Continuous flows: the solution of an ordinary differential equation $dx/dt = v(x, t)$ from t = 0 (noise) to t = 1 (data).
+
+A velocity is a function `velocity(x, t)` of x [*batch, *event] and of t, a scalar here and [*batch] in the loss, that
+treats the batch row by row.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dlvm_jax.functional.diffusion.score_matching import exact_divergence, hutchinson_divergence
+from dlvm_jax.functional.numerics import sum_event
+
+__all__ = ["continuous", "continuous_inverse", "flow_matching_loss"]
+
+# The classical Runge-Kutta method of order four: each stage needs only the slope of the one before.
+_TIMES, _WEIGHTS = (0.0, 0.5, 0.5, 1.0), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+
+
+def _integrate(z, velocity, start, stop, steps, event_ndim, probe):
+    if steps < 1:
+        raise ValueError(f"the solver takes at least one step, got {steps}")
+    width = (stop - start) / steps
+    z = jnp.asarray(z, jnp.result_type(z, float))
+
+    def slope(state, t):
+        field = lambda z: velocity(z, t)  # noqa: E731
+        if probe is None:
+            return exact_divergence(field, state[0], event_ndim)
+        return hutchinson_divergence(field, state[0], jnp.asarray(probe, z.dtype), event_ndim)
+
+    def move(state, change, size):
+        return jax.tree.map(lambda value, rate: value + (size * rate).astype(value.dtype), state, change)
+
+    def step(state, t):
+        def stage(carry, inputs):
+            last, total = carry
+            time, weight = inputs
+            last = slope(move(state, last, time * width), t + time * width)
+            return (last, move(total, last, weight)), None
+
+        zero = jax.tree.map(jnp.zeros_like, state)
+        table = tuple(jnp.asarray(column, z.dtype) for column in (_TIMES, _WEIGHTS))
+        (_, mean), _ = jax.lax.scan(stage, (zero, zero), table)
+        return move(state, mean, width), None
+
+    log_det = sum_event(jnp.zeros_like(z), event_ndim)
+    times = start + width * jnp.arange(steps, dtype=z.dtype)
+    return jax.lax.scan(step, (z, log_det), times)[0]
+
+
+def continuous(z, velocity, steps=20, event_ndim=1, probe=None):
+    r"""The flow of a velocity field from t = 0 to t = 1 and its log-determinant, by Runge-Kutta steps of order four.
+
+    $y = z + \int_0^1v(x_t,t)\,dt,\quad \log|\det\tfrac{\partial y}{\partial z}| = \int_0^1\nabla\cdot v(x_t,t)\,dt$
+
+    The divergence is exact, D derivatives an evaluation, or estimated without bias by one `probe` (`jax.random.rademacher`)
+    that is kept along the whole path.  4 evaluations a step; both integrals have an error of order steps^-4, so compare with
+    twice the `steps`.  Shapes: `z`, `probe` [*batch, *event] -> y alike, log_det [*batch].  Raises ValueError for no steps.
+    Source: Chen et al. 2018, eq. 8; Grathwohl et al. 2019, eq. 8.
+
+    >>> y, log_det = continuous(jnp.ones(2), lambda x, t: x)
+    >>> bool(jnp.allclose(y, jnp.e, rtol=1e-5)), bool(jnp.isclose(log_det, 2.0))
+    (True, True)
+    """
+    return _integrate(z, velocity, 0.0, 1.0, steps, event_ndim, probe)
+
+
+def continuous_inverse(y, velocity, steps=20, event_ndim=1, probe=None):
+    r"""The flow back from t = 1 to t = 0 and its log-determinant.
+
+    $z = y - \int_0^1v(x_t,t)\,dt,\quad \log|\det\tfrac{\partial z}{\partial y}| = -\int_0^1\nabla\cdot v(x_t,t)\,dt$
+
+    It solves the same equation backwards, so it inverts `continuous` up to the error of both, of order steps^-4.
+    Shapes and errors: as `continuous`.  Source: Chen et al. 2018, eq. 8.
+
+    >>> z, log_det = continuous_inverse(jnp.full(2, jnp.e), lambda x, t: x)
+    >>> bool(jnp.allclose(z, 1.0, rtol=1e-5)), bool(jnp.isclose(log_det, -2.0))
+    (True, True)
+    """
+    return _integrate(y, velocity, 1.0, 0.0, steps, event_ndim, probe)
+
+
+def flow_matching_loss(velocity, x0, x1, t, event_ndim=1):
+    r"""Conditional flow matching on straight paths from noise to data: regression on their velocity, without solving the ODE.
+
+    $\|v(x_t,t) - (x_1-x_0)\|^2,\quad x_t = (1-t)x_0 + t\,x_1$
+
+    Its minimiser over independent draws $x_0\sim p_0$, $x_1\sim$ data, $t\sim U(0,1)$ is a velocity whose `continuous` flow takes
+    p_0 to the law of the data.  Shapes: `x0`, `x1` [*batch, *event], `t` [*batch]; `velocity(x_t, t)` -> [*batch, *event] ->
+    [*batch].  Source: Lipman et al. 2023, eq. 23 (sigma_min = 0); Liu, Gong, Liu 2023, eq. 1.
+
+    >>> flow_matching_loss(lambda x, t: 0 * x, jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.array([0.5]))
+    Array([2.], dtype=float32)
+    """
+    share = jnp.reshape(t, jnp.shape(t) + (1,) * event_ndim)
+    error = velocity((1 - share) * x0 + share * x1, t) - (x1 - x0)
+    return sum_event(jnp.square(error), event_ndim)

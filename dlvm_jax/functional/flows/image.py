@@ -1,0 +1,163 @@
+"""What flows on images need: squeezing, the checkerboard, the logit of grey values, and uniform dequantisation."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from dlvm_jax.functional.numerics import sum_event
+
+__all__ = [
+    "checkerboard_merge",
+    "checkerboard_split",
+    "dequantise",
+    "logit",
+    "logit_inverse",
+    "squeeze",
+    "unsqueeze",
+]
+
+
+def _check_even(x, name, axes):
+    if x.ndim < 3 or any(x.shape[axis] % 2 for axis in axes):
+        raise ValueError(
+            f"{name} needs images [*batch, H, W, C] of even size, got shape {x.shape}; pad or crop"
+        )
+
+
+def squeeze(x):
+    r"""Put each 2 x 2 block of pixels into one pixel of four times the channels.
+
+    $y_{i,j,(2a+b)C+c} = x_{2i+a,2j+b,c},\quad \log|\det| = 0$
+
+    Shapes: [*batch, H, W, C] -> [*batch, H/2, W/2, 4C], log_det [*batch].  Raises ValueError for odd sizes.
+    Source: Dinh, Sohl-Dickstein, Bengio 2017, section 3.6.
+
+    >>> squeeze(jnp.arange(4.0).reshape(2, 2, 1))[0].tolist()
+    [[[0.0, 1.0, 2.0, 3.0]]]
+    """
+    _check_even(x, "squeeze", (-3, -2))
+    *batch, h, w, c = x.shape
+    y = x.reshape(*batch, h // 2, 2, w // 2, 2, c)
+    y = jnp.moveaxis(y, -4, -3).reshape(*batch, h // 2, w // 2, 4 * c)
+    return y, jnp.zeros(batch, jnp.promote_types(x.dtype, jnp.float32))
+
+
+def unsqueeze(y):
+    r"""Undo `squeeze`.
+
+    $x_{2i+a,2j+b,c} = y_{i,j,(2a+b)C+c},\quad \log|\det| = 0$
+
+    Shapes: [*batch, H, W, 4C] -> [*batch, 2H, 2W, C], log_det [*batch].  Raises ValueError for channels not in fours.
+    Source: Dinh, Sohl-Dickstein, Bengio 2017, section 3.6.
+
+    >>> unsqueeze(jnp.arange(4.0).reshape(1, 1, 4))[0].tolist()
+    [[[0.0], [1.0]], [[2.0], [3.0]]]
+    """
+    if y.ndim < 3 or y.shape[-1] % 4:
+        raise ValueError(f"unsqueeze needs [*batch, H, W, 4C], channels in fours, got shape {y.shape}")
+    *batch, h, w, c = y.shape
+    x = y.reshape(*batch, h, w, 2, 2, c // 4)
+    x = jnp.moveaxis(x, -3, -4).reshape(*batch, 2 * h, 2 * w, c // 4)
+    return x, jnp.zeros(batch, jnp.promote_types(y.dtype, jnp.float32))
+
+
+def _even_rows(height):
+    return (jnp.arange(height) % 2 == 0)[:, None, None]
+
+
+def checkerboard_split(x):
+    r"""The black and the white squares of the checkerboard, for a coupling layer.
+
+    $a_{i,j} = x_{i,2j+(i\bmod2)},\quad b_{i,j} = x_{i,2j+1-(i\bmod2)}$
+
+    Shapes: [*batch, H, W, C] -> a, b, each [*batch, H, W/2, C].  Raises ValueError for an odd width.
+    Source: Dinh, Sohl-Dickstein, Bengio 2017, section 3.4.
+
+    >>> a, b = checkerboard_split(jnp.arange(4.0).reshape(2, 2, 1))
+    >>> a.ravel().tolist(), b.ravel().tolist()
+    ([0.0, 3.0], [1.0, 2.0])
+    """
+    _check_even(x, "checkerboard_split", (-2,))
+    *batch, h, w, c = x.shape
+    pairs = x.reshape(*batch, h, w // 2, 2, c)
+    left, right = pairs[..., 0, :], pairs[..., 1, :]
+    even = _even_rows(h)
+    return jnp.where(even, left, right), jnp.where(even, right, left)
+
+
+def checkerboard_merge(a, b):
+    r"""Undo `checkerboard_split`.
+
+    $x_{i,2j+(i\bmod2)} = a_{i,j},\quad x_{i,2j+1-(i\bmod2)} = b_{i,j}$
+
+    Shapes: `a`, `b` [*batch, H, W/2, C] -> [*batch, H, W, C].  Source: Dinh, Sohl-Dickstein, Bengio 2017, section 3.4.
+
+    >>> checkerboard_merge(jnp.array([[[0.0]], [[3.0]]]), jnp.array([[[1.0]], [[2.0]]])).ravel().tolist()
+    [0.0, 1.0, 2.0, 3.0]
+    """
+    *batch, h, w, c = a.shape
+    even = _even_rows(h)
+    pairs = jnp.stack([jnp.where(even, a, b), jnp.where(even, b, a)], axis=-2)
+    return pairs.reshape(*batch, h, 2 * w, c)
+
+
+def _check_alpha(alpha):
+    if not 0 <= alpha < 0.5:
+        raise ValueError(f"alpha keeps grey values away from 0 and 1, a number in [0, 0.5), got {alpha}")
+
+
+def logit(x, alpha=0.05, event_ndim=3):
+    r"""From [0, 1] to the real line, the ends kept at a distance.
+
+    $y = \log\frac p{1-p},\ p = \alpha+(1-2\alpha)x,\quad \log|\det| = \sum_i\log\frac{1-2\alpha}{p_i(1-p_i)}$
+
+    Shapes: `x` [*batch, *event] in [0, 1] -> y alike, log_det [*batch].  Raises ValueError for alpha outside [0, 1/2).
+    Source: Papamakarios, Pavlakou, Murray 2017, section 4.3; Dinh, Sohl-Dickstein, Bengio 2017, section 4.1 (one-sided).
+
+    >>> logit(jnp.array([0.0, 0.5, 1.0]), event_ndim=1)[0].round(5)
+    Array([-2.94444,  0.     ,  2.94444], dtype=float32)
+    """
+    _check_alpha(alpha)
+    low = jnp.log(alpha + (1 - 2 * alpha) * x)
+    high = jnp.log(alpha + (1 - 2 * alpha) * (1 - x))  # 1 - p would lose the digits of a small alpha
+    return low - high, sum_event(math.log1p(-2 * alpha) - low - high, event_ndim)
+
+
+def logit_inverse(y, alpha=0.05, event_ndim=3):
+    r"""The inverse of `logit`, and the log-determinant of the inverse.
+
+    $x = \frac{p-\alpha}{1-2\alpha},\ p = \mathrm{sigmoid}(y),\quad \log|\det| = \sum_i\log\frac{p_i(1-p_i)}{1-2\alpha}$
+
+    Shapes: `y` [*batch, *event] -> x alike, log_det [*batch]; x in [0, 1] for |y| up to logit(1 - alpha).  Raises ValueError as
+    `logit`.  Source: Papamakarios, Pavlakou, Murray 2017, section 4.3.
+
+    >>> logit_inverse(jnp.array([0.0]), event_ndim=1)[0]
+    Array([0.5], dtype=float32)
+    """
+    _check_alpha(alpha)
+    x = (jax.nn.sigmoid(y) - alpha) / (1 - 2 * alpha)
+    log_slope = jax.nn.log_sigmoid(y) + jax.nn.log_sigmoid(-y) - math.log1p(-2 * alpha)
+    return x, sum_event(log_slope, event_ndim)
+
+
+def dequantise(key, x, levels=256, event_ndim=3):
+    r"""Integer levels with uniform noise, on [0, 1), and the logarithm of the volume of their cell.
+
+    $v = \frac{x+u}L,\ u\sim U[0,1)^D,\qquad \log P(x) \ge \mathbb E_u[\log p(v)] - D\log L$
+
+    The log-volume $-D\log L$ makes nats of the levels of nats of v: add it to log p(v).  The uniform density then has log2(L)
+    bits per dimension.  Shapes: `x` in 0..L-1 [*batch, *event] -> v alike, log-volume [*batch].  Raises ValueError for
+    fewer than one level.  Source: Theis, van den Oord, Bethge 2016, section 3.1.
+
+    >>> v, log_volume = dequantise(jax.random.key(0), jnp.full((1, 2, 2, 1), 128), levels=256)
+    >>> bool(((v >= 0.5) & (v < 0.5 + 1 / 256)).all()), bool(jnp.isclose(log_volume[0], -4 * math.log(256)))
+    (True, True)
+    """
+    if levels < 1:
+        raise ValueError(f"there is at least one level, got {levels}")
+    x = jnp.asarray(x, float)
+    v = (x + jax.random.uniform(key, x.shape, x.dtype)) / levels
+    v = jnp.minimum(v, 1 - jnp.finfo(x.dtype).epsneg)  # the last level and noise near 1 round to 1
+    dim = math.prod(x.shape[x.ndim - event_ndim :])
+    return v, jnp.full(x.shape[: x.ndim - event_ndim], -dim * math.log(levels), x.dtype)

@@ -1,0 +1,189 @@
+"""Affine, actnorm, permutation and linear maps; images keep their channels on the last axis."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dlvm_jax.functional.numerics import sum_event
+
+__all__ = [
+    "LU",
+    "actnorm_statistics",
+    "affine",
+    "affine_inverse",
+    "lu_from_matrix",
+    "lu_linear",
+    "lu_linear_inverse",
+    "permute",
+    "permute_inverse",
+]
+
+
+def _broadcast(*values):
+    shape = jnp.broadcast_shapes(*(jnp.shape(value) for value in values))
+    return [jnp.broadcast_to(value, shape) for value in values]
+
+
+def affine(z, shift, log_scale, event_ndim=1):
+    r"""Scale and shift each element.
+
+    $y_i = \mu_i + \sigma_i z_i,\quad \log|\det\tfrac{\partial y}{\partial z}| = \sum_i\log\sigma_i$
+
+    A parameter that is shared, by all pixels say, counts once for every element.
+    Shapes: `z`, `shift`, `log_scale` broadcast to [*batch, *event] -> y [*batch, *event], log_det [*batch].
+    Source: Dinh, Sohl-Dickstein, Bengio 2017, eq. 7 and 8 (of a coupling layer).
+
+    >>> affine(jnp.zeros((2, 3)), 1.0, jnp.log(2.0), event_ndim=2)[1] / jnp.log(2.0)
+    Array(6., dtype=float32)
+    """
+    z, shift, log_scale = _broadcast(z, shift, log_scale)
+    return shift + jnp.exp(log_scale) * z, sum_event(log_scale, event_ndim)
+
+
+def affine_inverse(y, shift, log_scale, event_ndim=1):
+    r"""The inverse of `affine`, and the log-determinant of the inverse.
+
+    $z_i = (y_i - \mu_i)/\sigma_i,\quad \log|\det\tfrac{\partial z}{\partial y}| = -\sum_i\log\sigma_i$
+
+    Shapes: as `affine`.  Source: Dinh, Sohl-Dickstein, Bengio 2017, eq. 8.
+
+    >>> affine_inverse(jnp.array([5.0]), 1.0, jnp.log(2.0))[0].round(5)
+    Array([2.], dtype=float32)
+    """
+    y, shift, log_scale = _broadcast(y, shift, log_scale)
+    return (y - shift) * jnp.exp(-log_scale), -sum_event(log_scale, event_ndim)
+
+
+def actnorm_statistics(x):
+    r"""Parameters of `affine` that give a batch zero mean and unit variance in each channel: actnorm's initial values.
+
+    $\mu_c = -\bar x_c/s_c,\ \log\sigma_c = -\log s_c$, with the mean and standard deviation of channel c
+
+    A pure function of the first batch: take it once, outside the training step.  A channel that is constant up to rounding
+    keeps its scale.  Shapes: `x` [*all, C] -> shift [C], log_scale [C].  Source: Kingma & Dhariwal 2018, section 3.1.
+
+    >>> actnorm_statistics(jnp.array([[1.0, 7.0], [3.0, 7.0]]))
+    (Array([-2., -7.], dtype=float32), Array([-0., -0.], dtype=float32))
+    """
+    x = x.reshape(-1, x.shape[-1])
+    offset = x - x[0]  # exactly zero in a constant channel, and small beside a large mean
+    mean, std = x[0] + jnp.mean(offset, 0), jnp.std(offset, 0)
+    rounding = 10 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x), 0)
+    std = jnp.where(std > rounding, std, 1.0)
+    return -mean / std, -jnp.log(std)
+
+
+def _no_volume(z, event_ndim):
+    return jnp.zeros(z.shape[: z.ndim - event_ndim], jnp.promote_types(z.dtype, jnp.float32))
+
+
+def permute(z, order, event_ndim=1):
+    r"""Reorder the last axis.
+
+    $y_i = z_{\pi_i},\quad \log|\det| = 0$
+
+    Shapes: `z` [*batch, *event], event [..., C]; `order` [C], a permutation of 0..C-1 -> y alike, log_det [*batch].
+    Source: Dinh, Sohl-Dickstein, Bengio 2017, section 3.5.
+
+    >>> permute(jnp.array([5.0, 6.0, 7.0]), jnp.array([2, 0, 1]))[0]
+    Array([7., 5., 6.], dtype=float32)
+    """
+    return jnp.take(z, order, axis=-1), _no_volume(z, event_ndim)
+
+
+def permute_inverse(y, order, event_ndim=1):
+    r"""Undo `permute`.
+
+    $z_{\pi_i} = y_i,\quad \log|\det| = 0$
+
+    Shapes: as `permute`.  Source: Dinh, Sohl-Dickstein, Bengio 2017, section 3.5.
+
+    >>> permute_inverse(jnp.array([7.0, 5.0, 6.0]), jnp.array([2, 0, 1]))[0]
+    Array([5., 6., 7.], dtype=float32)
+    """
+    return permute(y, jnp.argsort(order), event_ndim)
+
+
+class LU(NamedTuple):
+    """A square matrix W = P L (U + diag(s e^d)), parameters of `lu_linear`.
+
+    order [C], the permutation P by rows, and signs s [C] stay as they are; lower and upper [C, C], of which the strict
+    triangles are read (L has a unit diagonal), and log_diagonal d [C] are free numbers.
+    """
+
+    order: jax.Array
+    lower: jax.Array
+    upper: jax.Array
+    log_diagonal: jax.Array
+    signs: jax.Array
+
+
+def lu_from_matrix(matrix):
+    r"""The factors of an invertible matrix, of a random rotation (`orthogonal.orthonormal`) to start from.
+
+    $W = P\,L\,(U + \mathrm{diag}(s\odot e^d))$
+
+    Shapes: `matrix` [C, C] -> `LU`.  Raises ValueError for another shape.  Source: Kingma & Dhariwal 2018, eq. 10.
+
+    >>> lu_from_matrix(jnp.array([[0.0, 2.0], [-1.0, 0.0]])).signs
+    Array([-1.,  1.], dtype=float32)
+    """
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"an invertible map needs one square matrix, got shape {matrix.shape}")
+    packed, _, rows = jax.lax.linalg.lu(matrix)  # matrix[rows] = L U
+    diagonal = jnp.diagonal(packed)
+    return LU(
+        jnp.argsort(rows),
+        jnp.tril(packed, -1),
+        jnp.triu(packed, 1),
+        jnp.log(jnp.abs(diagonal)),
+        jnp.sign(diagonal),
+    )
+
+
+def _triangles(lu):
+    identity = jnp.eye(len(lu.signs), dtype=lu.lower.dtype)
+    return jnp.tril(lu.lower, -1) + identity, jnp.triu(lu.upper, 1) + identity * lu.signs * jnp.exp(
+        lu.log_diagonal
+    )
+
+
+def _lu_log_det(z, lu, event_ndim):
+    places = math.prod(z.shape[z.ndim - event_ndim : -1])
+    return _no_volume(z, event_ndim) + places * jnp.sum(lu.log_diagonal)
+
+
+def lu_linear(z, lu, event_ndim=1):
+    r"""A linear map of the last axis: of vectors, or of the channels of every pixel, an invertible 1x1 convolution.
+
+    $y = P\,L\,(U + \mathrm{diag}(s\odot e^d))\,z,\quad \log|\det| = HW\sum_i d_i$
+
+    Shapes: `z` [*batch, *event], event [C] or [H, W, C] (event_ndim 3); one `LU` for all (vmap for one an example) -> y alike,
+    log_det [*batch].  Source: Kingma & Dhariwal 2018, eq. 9 to 11.
+
+    >>> turn = lu_from_matrix(jnp.array([[0.0, 2.0], [-1.0, 0.0]]))
+    >>> lu_linear(jnp.array([3.0, 4.0]), turn)[0]
+    Array([ 8., -3.], dtype=float32)
+    """
+    lower, upper = _triangles(lu)
+    matrix = jnp.matmul(lower, upper, precision="highest")[lu.order]
+    return jnp.einsum("ij,...j->...i", matrix, z, precision="highest"), _lu_log_det(z, lu, event_ndim)
+
+
+def lu_linear_inverse(y, lu, event_ndim=1):
+    r"""The inverse of `lu_linear` by two triangular systems, and the log-determinant of the inverse.
+
+    $z = (U + \mathrm{diag}(s\odot e^d))^{-1}L^{-1}P^\top y,\quad \log|\det| = -HW\sum_i d_i$
+
+    Shapes: as `lu_linear`.  Source: Kingma & Dhariwal 2018, section 3.2.
+
+    >>> turn = lu_from_matrix(jnp.array([[0.0, 2.0], [-1.0, 0.0]]))
+    >>> lu_linear_inverse(jnp.array([8.0, -3.0]), turn)[0]
+    Array([3., 4.], dtype=float32)
+    """
+    rows = permute_inverse(y, lu.order)[0].reshape(-1, y.shape[-1])
+    for triangle, below in zip(_triangles(lu), (True, False), strict=True):
+        rows = jax.lax.linalg.triangular_solve(triangle, rows, left_side=False, lower=below, transpose_a=True)
+    return rows.reshape(y.shape), -_lu_log_det(y, lu, event_ndim)

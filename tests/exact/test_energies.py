@@ -1,0 +1,98 @@
+"""Targets without data: normaliser, entropy and distance from the uniform law by quadrature."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlvm_jax.exact import energies
+from tests.functional.common import quadrature
+
+
+def grid(domain):
+    """Points and weights: trapezoids on circles, Gauss-Legendre elsewhere; the plane and the strip end where the density does."""
+    circle = np.linspace(-np.pi, np.pi, 80, endpoint=False), np.full(80, 2 * np.pi / 80)
+    first, second = {
+        "torus": (circle, circle),
+        "sphere": (quadrature(-1, 1, 60), circle),
+        "plane": (quadrature(-8, 8, 200), quadrature(-8, 8, 200)),
+        "strip": (quadrature(-4, 4, 120), quadrature(-10, 10, 250)),
+        "box": (quadrature(-4, 4, 120), quadrature(-4, 4, 120)),
+    }[domain]
+    points = np.stack(np.meshgrid(first[0], second[0], indexing="ij"), -1).reshape(-1, 2)
+    if domain == "sphere":
+        height, angle = points.T
+        radius = np.sqrt(1 - height**2)
+        points = np.stack([radius * np.cos(angle), radius * np.sin(angle), height], -1)
+    return jnp.asarray(points), np.outer(first[1], second[1]).ravel()
+
+
+def mass(energy, domain):
+    points, weights = grid(domain)
+    log_density = np.asarray(jax.jit(energy.log_density)(points))
+    return log_density, weights, np.log(weights @ np.exp(log_density))
+
+
+@pytest.mark.usefixtures("x64")
+def test_log_partitions_are_right():
+    """Closed forms to 1e-9, which is what the rules reach; and the figures known for them, to their printed digits."""
+    known = {
+        "torus unimodal": 4.147583,
+        "torus multimodal": 4.147583,
+        "torus correlated": 3.911668,
+        "sphere modes": 10.921586,
+        "U1": 1.877502,
+        "U2": 2.08209,
+        "U3": 2.64171,
+    }
+    for name, energy in energies.ENERGIES.items():
+        log_density, weights, log_partition = mass(energy, energy.domain)
+        assert log_density.shape == weights.shape
+        assert energy.log_partition == pytest.approx(log_partition, abs=1e-9), name
+        assert name not in known or energy.log_partition == pytest.approx(known[name], abs=6e-6)
+
+
+@pytest.mark.usefixtures("x64")
+def test_on_the_box_a_part_of_the_fourth_is_cut_off():
+    for name, log_partition in {"U1": 1.87750, "U2": 2.08209, "U3": 2.64171, "U4": 2.68457}.items():
+        assert mass(energies.ENERGIES[name], "box")[2] == pytest.approx(log_partition, abs=6e-6), name
+
+
+@pytest.mark.usefixtures("x64")
+def test_entropies_and_what_a_flow_that_does_nothing_reaches():
+    """Entropy of p; KL of the uniform law from p and its effective sample size in per cent, which any flow must beat."""
+    for name, entropy, kl, size in (
+        ("torus unimodal", 3.254803, 0.4718, 49.4),
+        ("torus multimodal", 3.602380, 0.0798, 87.5),
+        ("torus correlated", 3.465279, 0.2359, 70.3),
+        ("sphere modes", 1.870906, 1.0625, 39.7),
+    ):
+        energy = energies.ENERGIES[name]
+        log_density, weights, _ = mass(energy, energy.domain)
+        log_p = log_density - energy.log_partition
+        uniform = weights / weights.sum()
+        assert -(weights * np.exp(log_p)) @ log_p == pytest.approx(entropy, abs=1e-6)
+        assert uniform @ (-np.log(weights.sum()) - log_p) == pytest.approx(kl, abs=6e-5)
+        ratio = np.exp(log_p)
+        assert 100 * (uniform @ ratio) ** 2 / (uniform @ ratio**2) == pytest.approx(size, abs=0.06)
+
+
+def test_correlated_angles_are_each_uniform_alone():
+    theta, weights = grid("torus")
+    p = weights * np.exp(np.asarray(energies.torus_correlated(theta)))
+    np.testing.assert_allclose(p.reshape(80, 80).sum(0) / p.sum(), 1 / 80, rtol=1e-5)
+
+
+def test_float32_values_and_gradients_are_finite_everywhere():
+    """At the origin of the plane, on the seam, far out; and as many torus dimensions as the centres have."""
+    points = jnp.array([[0.0, 0.0], [jnp.pi, -jnp.pi], [1e3, -1e3], [1.0, 0.0]])
+    for name, energy in energies.ENERGIES.items():
+        x = jnp.eye(3) if energy.domain == "sphere" else points
+        value, slope = jax.vmap(jax.value_and_grad(energy.log_density))(x)
+        assert value.dtype == jnp.float32 and np.isfinite(value).all() and np.isfinite(slope).all(), name
+    three = energies.torus_modes(jnp.zeros((5, 3)), jnp.zeros((2, 3)))
+    np.testing.assert_allclose(three, 3.0, rtol=1e-6)
+    named = energies.ring, energies.wave, energies.sphere_modes
+    assert [energies.ENERGIES[name].log_density for name in ("U1", "U2", "sphere modes")] == list(named)
+    far_apart = energies.waves(jnp.array([0.5, 0.0]), lambda t: 100 + 0 * t, (0.4, 0.35))
+    assert float(far_apart) == pytest.approx(float(energies.wave(jnp.array([0.5, 0.0]))), rel=1e-6)
