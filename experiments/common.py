@@ -9,11 +9,26 @@ import warnings
 from pathlib import Path
 
 import jax
+from tqdm import tqdm
 
-from dlvm_jax.train.checkpoint import CheckpointError
+from dlvm_jax.evaluate import evaluate
+from dlvm_jax.train import loop
+from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
+from dlvm_jax.train.run import manifest
 
-__all__ = ["at_least", "check_run", "evaluation_key", "main", "new_folder", "paired", "restore", "settings"]
+__all__ = [
+    "at_least",
+    "check_run",
+    "evaluate_with_progress",
+    "evaluation_key",
+    "main",
+    "new_folder",
+    "paired",
+    "restore",
+    "settings",
+    "train",
+]
 
 
 def main(run, config):
@@ -95,3 +110,39 @@ def restore(checkpoints, state, resume):
             f"{checkpoints.folder.parent} holds no checkpoint yet: starting from the beginning", stacklevel=2
         )
     return state if restored is None else restored[1]
+
+
+def train(folder, trainer, plan, data, validate, *, settings, identity, resume):
+    """Train, or go on, to the end in a `RunFolder`: the parameters of the best round, and its step.
+
+    settings: for config.json;  identity: of the checkpoints, what a run must agree in to go on.
+    """
+    kept = Checkpoints(folder.root / "checkpoints", identity)
+    state = restore(kept, trainer.init(plan.seeds[0]), resume)
+    folder.write("config.json", settings)
+    folder.write("manifest.json", manifest())
+    state = loop.fit(
+        trainer, plan, trainer.put(data), state, folder=folder, checkpoints=kept, validate=validate
+    )
+    step, best = kept.restore(state, kept.best_step())
+    kept.close()
+    return trainer.eval_params(best), step
+
+
+def evaluate_with_progress(density, params, test, dataset, seed, samples, **options):
+    """The record of a density on test examples of a data set, with a progress bar."""
+    with tqdm(
+        total=len(jax.tree.leaves(test)[0]), unit="example", desc="evaluate", dynamic_ncols=True
+    ) as bar:
+        return evaluate(
+            density,
+            params,
+            test,
+            key=evaluation_key(seed),
+            samples=samples,
+            protocol=dataset.protocol.name,
+            protocol_hash=dataset.protocol.hash,
+            bin_width=dataset.bin_width,
+            progress=lambda done: bar.update(done - bar.n),
+            **options,
+        )

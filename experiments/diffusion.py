@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from tqdm import tqdm
 
 from dlvm_jax.data import toys
-from dlvm_jax.evaluate import evaluate
 from dlvm_jax.evaluate.simple_codes import simple_codes
 from dlvm_jax.models import diffusion, objectives
-from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, parallel, validation
-from dlvm_jax.train.run import RunFolder, manifest
+from dlvm_jax.train import engine, loop, optimisers, order, parallel, validation
+from dlvm_jax.train.run import RunFolder
 from experiments import common, diffusion_report
 from experiments.diffusion_setup import (
     Config,
@@ -53,14 +51,18 @@ def run(config):
     folder = RunFolder(config.out or common.new_folder(f"diffusion-{config.data}"))
     params, step = _train(config, dataset, model, data_std, density, folder)
     test = _given(classes, dataset.test, dataset.test_labels)
-    record = _evaluate(config, dataset, density, params, test, config.eval_limit, config.eval_samples)
+    first = lambda count: jax.tree.map(lambda a: a[:count], test)  # noqa: E731
+    evaluated = lambda density, test, samples: common.evaluate_with_progress(  # noqa: E731
+        density, params, test, dataset, config.seed, samples, chunk=1
+    )
+    record = evaluated(density, first(config.eval_limit), config.eval_samples)
     result, further = {"record": record.as_dict(), "step": step}, {}
     if levels is None:
         further = plane_likelihood(model, params, toys.TOYS[config.data], test[: config.ode_examples or 2000])
         result |= further
     elif config.ode_examples:
         by_ode = diffusion.ode_density(model, None, 50, levels, hutchinson=True)
-        found = _evaluate(config, dataset, by_ode, params, test, config.ode_examples, 1)
+        found = evaluated(by_ode, first(config.ode_examples), 1)
         result["ode"] = found.as_dict()
         further["log p(x) by ODE"] = [found.log_likelihood, found.standard_error]
     result["curve"] = diffusion_report.curve(folder, model.event_shape, levels)
@@ -100,45 +102,20 @@ def _train(config, dataset, model, data_std, density, folder):
     settings = common.settings(config) | {"data_std": data_std}
     identity = {name: value for name, value in settings.items() if name not in SAID_LATER}
     identity["protocol"] = f"{dataset.protocol.name} {dataset.protocol.hash}"
-    kept = checkpoint.Checkpoints(folder.root / "checkpoints", identity)
-    state = common.restore(kept, trainer.init(config.seed), config.resume)
-    folder.write("config.json", settings)
-    folder.write("manifest.json", manifest())
     print(f"{config.data}, {dataset.protocol.name}: {dataset.protocol.description}\nrun folder {folder.root}")
     few = _given(classes, dataset.valid[:2000], dataset.valid_labels[:2000] if classes else None)
     draws = max(1, (2_000 if levels else 20_000) // len(objectives.unpack(few)[0]))
     few = jax.tree.map(lambda a: np.repeat(a, draws, axis=0), few)  # one draw alone is too noisy to choose by
-    state = loop.fit(
+    return common.train(
+        folder,
         trainer,
         loop.Plan(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,)),
-        trainer.put(_given(classes, dataset.train, dataset.train_labels)),
-        state,
-        folder=folder,
-        checkpoints=kept,
-        validate=validation.validator(objectives.maximum_likelihood(density), few),
+        _given(classes, dataset.train, dataset.train_labels),
+        validation.validator(objectives.maximum_likelihood(density), few),
+        settings=settings,
+        identity=identity,
+        resume=config.resume,
     )
-    step, best = kept.restore(state, kept.best_step())
-    kept.close()
-    return trainer.eval_params(best), step
-
-
-def _evaluate(config, dataset, density, params, test, limit, samples):
-    test = jax.tree.map(lambda a: a[:limit], test)
-    with tqdm(
-        total=len(jax.tree.leaves(test)[0]), unit="example", desc="evaluate", dynamic_ncols=True
-    ) as bar:
-        return evaluate(
-            density,
-            params,
-            test,
-            key=common.evaluation_key(config.seed),
-            samples=samples,
-            protocol=dataset.protocol.name,
-            protocol_hash=dataset.protocol.hash,
-            bin_width=dataset.bin_width,
-            chunk=1,
-            progress=lambda done: bar.update(done - bar.n),
-        )
 
 
 def labelled(model, classes, weight):

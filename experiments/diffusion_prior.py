@@ -13,13 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from tqdm import tqdm
 
-from dlvm_jax.evaluate import evaluate, pictures
+from dlvm_jax.evaluate import pictures
 from dlvm_jax.models import diffusion, latent_diffusion, objectives
 from dlvm_jax.models.vae import vae as vae_of
 from dlvm_jax.train import checkpoint, engine, loop, optimisers, validation
-from dlvm_jax.train.run import RunFolder, manifest
+from dlvm_jax.train.run import RunFolder
 from experiments import common, vae, vae_parts, vae_setup
 
 
@@ -91,31 +90,34 @@ def run(config):
     told = ("out", "resume", "vae", "eval_samples", "eval_limit")
     identity = {name: value for name, value in common.settings(config).items() if name not in told}
     identity["vae"] = checkpoint.digest(params)
-    kept = checkpoint.Checkpoints(root / "checkpoints", identity)
-    state = common.restore(kept, trainer.init(config.seed), config.resume)
     folder = RunFolder(root)
-    folder.write("config.json", common.settings(config))
-    folder.write("manifest.json", manifest())
     plan = loop.Plan(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,))
     validate = (
         validation.validator(objective, np.asarray(dataset.valid, np.float32)) if len(dataset.valid) else None
     )
-    state = loop.fit(
-        trainer, plan, trainer.put(dataset.train), state, folder=folder, checkpoints=kept, validate=validate
+    learned, step = common.train(
+        folder,
+        trainer,
+        plan,
+        dataset.train,
+        validate,
+        settings=common.settings(config),
+        identity=identity,
+        resume=config.resume,
     )
-    step, best = kept.restore(state, kept.best_step())
-    kept.close()
 
     rows = {  # name: (prior of the bound, prior of the evidence, parameters)
         f"its own, {settings.prior}": (model.parts.prior, model.parts.prior, own),
-        "diffusion": (bound, exact, {**own, "prior": trainer.eval_params(best)}),
+        "diffusion": (bound, exact, {**own, "prior": learned}),
     }
     test = np.asarray(dataset.test[: config.eval_limit], np.float32)
     records, nats, drawn = {}, [], {}
     for name, (*priors, theirs) in rows.items():
         densities = [vae_of(prior, posterior, model.parts.decoder) for prior in priors]
         pair = [
-            _evaluate(config, dataset, density, theirs, test, estimator)
+            common.evaluate_with_progress(
+                density, theirs, test, dataset, config.seed, config.eval_samples, estimator=estimator
+            )
             for density, estimator in zip(densities, ("bound", None), strict=True)
         ]
         records[name] = dict(zip(("bound", "evidence"), (record.as_dict() for record in pair), strict=True))
@@ -152,22 +154,6 @@ def latent_moments(posterior, params, dataset, key):
         [encode(jax.random.fold_in(key_z, i), jnp.asarray(dataset.train[i : i + 1000])) for i in blocks]
     )
     return jnp.asarray(z.mean(0)), jnp.asarray(z.std(0))
-
-
-def _evaluate(config, dataset, density, params, test, estimator):
-    with tqdm(total=len(test), unit="example", desc="evaluate", dynamic_ncols=True) as bar:
-        return evaluate(
-            density,
-            params,
-            test,
-            key=common.evaluation_key(config.seed),
-            samples=config.eval_samples,
-            protocol=dataset.protocol.name,
-            protocol_hash=dataset.protocol.hash,
-            bin_width=dataset.bin_width,
-            estimator=estimator,
-            progress=lambda done: bar.update(done - bar.n),
-        )
 
 
 def _report(settings, dataset, records, differences, folder, step):

@@ -3,6 +3,7 @@
 python -m experiments.tables mnist-priors        # prior x objective
 python -m experiments.tables mnist-sphere        # sphere and plane as latent spaces
 python -m experiments.tables mnist-diffusion     # a diffusion prior, trained end to end, beside others
+python -m experiments.tables mnist-flows         # flows as prior and posterior
 python -m experiments.tables freyfaces-flows     # posteriors under a decoder of 256 levels
 
 A row is a run of `experiments.vae`; a table that was interrupted goes on where it was.
@@ -85,6 +86,24 @@ TABLES = {
         },
         (("VampPrior of 500", "standard"), ("diffusion", "standard"), ("diffusion", "VampPrior of 500")),
     ),
+    "mnist-flows": Table(
+        "Flow priors and posteriors on MNIST: 784-300-300-16",
+        {
+            **{"data": "mnist", "latent_dim": 16, "hidden": (300, 300), "epochs": 20, "schedule": "cosine"},
+            **{"ema": 0.999, "eval_samples": 50, "eval_limit": 1000},
+        },
+        {
+            "standard": {},
+            "VampPrior of 500": {"prior": "vamp", "components": 500},
+            "autoregressive": {"prior": "autoregressive"},
+            "RealNVP": {"prior": "flow"},
+            "RealNVP, IAF posterior": {"prior": "flow", "posterior": "iaf"},
+        },
+        tuple(
+            (row, "standard")
+            for row in ("VampPrior of 500", "autoregressive", "RealNVP", "RealNVP, IAF posterior")
+        ),
+    ),
     "freyfaces-flows": Table(
         "Posteriors on Frey Faces, categorical decoder of 256 levels: 560-100-20, 8 flow steps",
         {
@@ -104,7 +123,9 @@ TABLES = {
 class Config:
     """Train all rows of a table and print it."""
 
-    table: tyro.conf.Positional[Literal["mnist-priors", "mnist-sphere", "mnist-diffusion", "freyfaces-flows"]]
+    table: tyro.conf.Positional[
+        Literal["mnist-priors", "mnist-sphere", "mnist-diffusion", "mnist-flows", "freyfaces-flows"]
+    ]
     """which table"""
     out: Path | None = None
     """folder of the table; default runs/TABLE; one that exists is continued"""

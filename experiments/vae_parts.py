@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,12 +14,14 @@ from dlvm_jax.models import (
     density,
     diffusion,
     flow_densities,
+    flows,
     gaussian,
     hierarchical,
     implicit,
     latent_diffusion,
     objectives,
     regularised,
+    scalars,
 )
 from dlvm_jax.models.vae import Parts, dreg, vae
 from dlvm_jax.models.vamp import borrow_posterior, vamp
@@ -52,7 +55,17 @@ LIKELIHOODS = {
 CONTINUOUS = ("normal", "shared-normal", "unit-normal")
 
 EUCLIDEAN = (
-    *("standard", "learned", "mixture", "vamp", "vamp-data", "autoregressive", "implicit", "diffusion"),
+    *(
+        "standard",
+        "learned",
+        "mixture",
+        "vamp",
+        "vamp-data",
+        "autoregressive",
+        "flow",
+        "implicit",
+        "diffusion",
+    ),
 )
 PRIORS_OF = {"von-mises-fisher": ("sphere",), "wrapped-normal": ("hyperbolic",)}  # all others: EUCLIDEAN
 WEIGHTED = ("iwae", "dreg", "renyi")
@@ -119,6 +132,10 @@ def check(config):
     if config.kl == "analytic" and (config.layers == 2 or not gaussian_pair):
         raise ValueError(
             "--kl analytic needs --posterior normal and --prior standard or learned; use --kl sampled or auto"
+        )
+    if config.prior == "flow" and config.latent_dim < 2:
+        raise ValueError(
+            f"--prior flow couples latent units and needs two, got --latent-dim {config.latent_dim}"
         )
     if config.objective in WEIGHTED and config.samples < 2:
         raise ValueError(f"--objective {config.objective} needs --samples of at least 2, such as 5")
@@ -228,12 +245,23 @@ def _prior(config, dataset, posterior, context):
         "learned": lambda: gaussian.learned_normal(latent),
         "mixture": lambda: gaussian.mixture(latent, config.components),
         "autoregressive": lambda: flow_densities.autoregressive(_made(config, latent), latent),
+        "flow": lambda: _flow_prior(latent),
         "implicit": lambda: implicit.implicit_prior(_critic(latent), latent),
         "diffusion": lambda: diffusion.ode_density(latent_denoiser(latent), latent_sampler, ODE_STEPS),
         "sphere": lambda: curved.uniform_sphere(latent + 1),
         "hyperbolic": lambda: curved.standard_wrapped_normal(latent, config.curvature),
     }
     return made[name](), None
+
+
+def _flow_prior(latent, layers=6):
+    """A RealNVP prior: affine couplings of the two halves, and a linear map after each."""
+    size, scalar = latent // 2, scalars.affine()
+    net = density.from_linen(
+        nets.MLP((128, 128), (latent - size, scalar.width), activation=nn.gelu), (1, size)
+    )
+    layer = flows.chain(flows.coupling(net, scalar, size), flows.lu_linear(latent))
+    return flows.transformed(density.standard_normal(latent), flows.repeated(layer, layers))
 
 
 def latent_sampler(noise, denoise):

@@ -34,14 +34,15 @@ class Config:
         "vamp",
         "vamp-data",
         "autoregressive",
+        "flow",
         "implicit",
         "diffusion",
         "sphere",
         "hyperbolic",
     ] = "standard"
     """p(z): N(0, I), a learned Gaussian (of the context with --condition), a mixture of Gaussians, VampPrior with trained
-    pseudo-inputs or with training images, autoregressive, implicit by density ratio, diffusion (trained by its bound, evaluated
-    by its ODE: costly), uniform on the sphere, wrapped normal on hyperbolic space"""
+    pseudo-inputs or with training images, autoregressive, flow (RealNVP), implicit by density ratio, diffusion (trained by its
+    bound, evaluated by its ODE: costly), uniform on the sphere, wrapped normal on hyperbolic space"""
     posterior: Literal[
         "normal",
         "full-normal",

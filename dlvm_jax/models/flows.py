@@ -16,6 +16,7 @@ import numpy as np
 from dlvm_jax.functional.flows import autoregressive as ar
 from dlvm_jax.functional.flows import continuous as continuous_flow
 from dlvm_jax.functional.flows import linear
+from dlvm_jax.functional.numerics import sum_event
 from dlvm_jax.models.density import Density, batch_of, check_dim, check_event
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "masked_autoregressive",
     "repeated",
     "reverse",
+    "split_coupling",
     "transformed",
     "uniform_torus",
 ]
@@ -215,6 +217,13 @@ def coupling(net, scalar, size):
     The network maps [*batch, size], or a tuple with the context, to [*batch, dim - size, scalar.width].  Both directions are one
     pass.  Source: Dinh, Krueger, Bengio 2015, eq. 3; Dinh, Sohl-Dickstein, Bengio 2017, eq. 4 and 5.
     """
+    return split_coupling(
+        net, scalar, lambda x: (x[..., :size], x[..., size:]), lambda *parts: jnp.concatenate(parts, axis=-1)
+    )
+
+
+def split_coupling(net, scalar, split, merge, event_ndim=1):
+    """A coupling of parts that `split` takes x into, (kept, moved), and `merge` puts together: of images, say."""
 
     def init(key):
         key_net, key_scalar = jax.random.split(key)
@@ -222,10 +231,10 @@ def coupling(net, scalar, size):
 
     def step(move):
         def apply(params, x, context=None):
-            kept, moved = x[..., :size], x[..., size:]
+            kept, moved = split(x)
             numbers = net.apply(params["net"], _given(kept, context))
             moved, log_det = move(params["scalar"], moved, numbers)
-            return jnp.concatenate([kept, moved], axis=-1), log_det.sum(-1)
+            return merge(kept, moved), sum_event(log_det, event_ndim)
 
         return apply
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.nets.mlp import Head
 
-__all__ = ["Conv", "ConvDecoder", "ConvEncoder"]
+__all__ = ["Conv", "ConvDecoder", "ConvEncoder", "ConvResidual"]
 
 LECUN = nn.initializers.lecun_normal()
 
@@ -53,6 +53,30 @@ def Conv(features, kernel_size, strides=1, padding="SAME", dtype=None, kernel_in
         kernel_init=kernel_init,
         conv_general_dilated=convolve,
     )
+
+
+class ConvResidual(nn.Module):
+    """Residual blocks of a 3x3 and a 1x1 convolution at one resolution, for the couplings of flows on images.
+
+    Shapes: [*batch, h, w, c] -> [*batch, h, w, features, width]; the last layer starts at zero.
+    """
+
+    channels: int
+    blocks: int
+    features: int
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        h = Conv(self.channels, (3, 3), dtype=self.dtype)(x)
+        for _ in range(self.blocks):
+            inner = Conv(self.channels, (3, 3), dtype=self.dtype)(nn.gelu(h))
+            h = h + Conv(self.channels, (1, 1), dtype=self.dtype)(nn.gelu(inner))
+        out = nn.Dense(self.features * self.width, kernel_init=nn.initializers.zeros)(
+            nn.gelu(h).astype(jnp.float32)
+        )
+        return out.reshape(*out.shape[:-1], self.features, self.width)
 
 
 def pixel_shuffle(x, features):

@@ -1,7 +1,7 @@
 """Bijections with their log-determinants: each a pair of pure functions, forward and inverse.
 
-Both return (value, log-determinant of the map they compute); z is [*batch, D], the log-determinant [*batch], in nats.  The maps of
-one number or angle (`spline`, `circle`, `monotonic`) work elementwise: z and log-derivative are [*batch] alike.
+Both return (value, log-determinant of the map they compute); z is [*batch, D], the log-determinant [*batch], in nats.  The maps
+of one number or angle (`spline`, `circle`, `monotonic`) work elementwise: z and log-derivative are [*batch] alike.
 Parameters are plain arrays that broadcast against the batch, so each example may have its own (an amortised flow).
 """
 

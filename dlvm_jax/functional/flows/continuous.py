@@ -71,7 +71,7 @@ def continuous_inverse(y, velocity, steps=20, event_ndim=1, probe=None):
     $z = y - \int_0^1v(x_t,t)\,dt,\quad \log|\det\tfrac{\partial z}{\partial y}| = -\int_0^1\nabla\cdot v(x_t,t)\,dt$
 
     It solves the same equation backwards, so it inverts `continuous` up to the error of both, of order steps^-4.
-    Shapes and errors: as `continuous`.  Source: Chen et al. 2018, eq. 8.
+    Shapes: as `continuous`, and errors.  Source: Chen et al. 2018, eq. 8.
 
     >>> z, log_det = continuous_inverse(jnp.full(2, jnp.e), lambda x, t: x)
     >>> bool(jnp.allclose(z, 1.0, rtol=1e-5)), bool(jnp.isclose(log_det, -2.0))
