@@ -131,7 +131,8 @@ def layer_of(config, dim):
         moved = flows.masked_autoregressive(
             density.from_linen(MADE(hidden, dim, scalar.width), (1, dim)), scalar
         )
-    return flows.chain(moved, flows.lu_linear(dim), flows.actnorm(dim))
+    mixed = flows.lu_linear(dim) if dim <= 64 else flows.reverse(dim)  # dim^2 numbers
+    return flows.chain(moved, mixed, flows.actnorm(dim))
 
 
 def build(config, event_shape):

@@ -41,7 +41,7 @@ class GatedDense(nn.Module):
 
 
 class Head(nn.Module):
-    """Linear output layer, reshaped to [*batch, *out_shape], in float32 whatever the compute type."""
+    """Linear output layer, reshaped to [*batch, *out_shape], in float32 at least whatever the compute type."""
 
     out_shape: Sequence[int]
     dtype: Any = jnp.float32
@@ -49,7 +49,8 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x):
         flat = nn.Dense(math.prod(self.out_shape), dtype=self.dtype)(x)
-        return flat.reshape(*flat.shape[:-1], *self.out_shape).astype(jnp.float32)
+        flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
+        return flat.reshape(*flat.shape[:-1], *self.out_shape)
 
 
 class MLP(nn.Module):
