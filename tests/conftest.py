@@ -34,7 +34,15 @@ CASES = {
     **dict.fromkeys(("test_layers.py", "test_readme.py", "experiments/test_grid.py"), ALL),
     **{
         f"experiments/test_{name}.py": SEVERAL
-        for name in ("vae", "diffusion", "flow_density", "diffusion_prior", "autoencoder", "disentangle")
+        for name in (
+            "vae",
+            "diffusion",
+            "flow_density",
+            "flow_energy",
+            "diffusion_prior",
+            "autoencoder",
+            "disentangle",
+        )
     },
     **dict.fromkeys(("test_nets.py", "test_denoisers.py"), SEVERAL),
     "functional/test_flows_layers.py": SEVERAL,

@@ -1,6 +1,14 @@
 """Evaluation: likelihood records with protocol and standard error, diagnostics of latent spaces, and pictures."""
 
-from dlvm_jax.evaluate import annealed, diagnostics, disentanglement, likelihood, pictures, simple_codes
+from dlvm_jax.evaluate import (
+    annealed,
+    diagnostics,
+    disentanglement,
+    importance,
+    likelihood,
+    pictures,
+    simple_codes,
+)
 from dlvm_jax.evaluate.likelihood import Record, active_units, evaluate
 
 __all__ = [
@@ -10,6 +18,7 @@ __all__ = [
     "diagnostics",
     "disentanglement",
     "evaluate",
+    "importance",
     "likelihood",
     "pictures",
     "simple_codes",

@@ -168,7 +168,10 @@ def actnorm(channels, event_ndim=1):
 
 
 def lu_linear(channels, event_ndim=1, seed=0):
-    """A linear map of the last axis by its LU factors, at first a random permutation (Durkan et al. 2019, section 4)."""
+    """A linear map of the last axis by its LU factors, at first a random permutation (Durkan et al. 2019, section 4).
+
+    The density takes a product, samples solve two triangular systems.
+    """
     order = jnp.asarray(np.random.RandomState(seed).permutation(channels))
     signs = jnp.ones(channels)
 
@@ -177,10 +180,10 @@ def lu_linear(channels, event_ndim=1, seed=0):
         return {"lower": square, "upper": square, "log_diagonal": jnp.zeros(channels)}
 
     def forward(params, z, context=None):
-        return linear.lu_linear(z, linear.LU(order=order, signs=signs, **params), event_ndim)
+        return linear.lu_linear_inverse(z, linear.LU(order=order, signs=signs, **params), event_ndim)
 
     def inverse(params, x, context=None):
-        return linear.lu_linear_inverse(x, linear.LU(order=order, signs=signs, **params), event_ndim)
+        return linear.lu_linear(x, linear.LU(order=order, signs=signs, **params), event_ndim)
 
     return Bijection(init, forward, inverse)
 

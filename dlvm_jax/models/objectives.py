@@ -17,6 +17,7 @@ __all__ = [
     "log_weights",
     "maximum_likelihood",
     "preprocessed",
+    "reverse_kl",
     "split",
     "transformed",
     "unpack",
@@ -87,6 +88,27 @@ def importance_weighted(density, samples, alpha=0.0):
     def objective(params, key, batch):
         bound = bounds.renyi(weights(params, key, *unpack(batch)), alpha).mean()
         return -bound, {"bound": bound}
+
+    return objective
+
+
+def reverse_kl(density, log_density, beta=1.0):
+    """KL(q || p) up to the constant of an unnormalised target: the mean of log q(x) - beta log p~(x) over samples x of q.
+
+    As many samples as the batch has rows; what the rows hold is not looked at.  beta below 1 flattens the target (`warm_up`).
+    Metric: "reverse_kl" (beta = 1, whatever beta is).  Source: Rezende & Mohamed 2015, eq. 15, and its annealing.
+    Raises ValueError unless the density is exact and its samples carry gradients.
+    """
+    require_kind(density, ("exact",), "the reverse KL")
+    if not density.reparameterised:
+        raise ValueError("the reverse KL needs samples that carry gradients; this density's do not")
+
+    def objective(params, key, batch):
+        rows = len(jax.tree.leaves(batch)[0])
+        x, log_q = density.sample(params, key, shape=(rows,))
+        log_q = density.log_prob(params, None, x) if log_q is None else log_q
+        log_p = log_density(x)
+        return (log_q - beta * log_p).mean(), {"reverse_kl": (log_q - log_p).mean()}
 
     return objective
 

@@ -13,6 +13,7 @@ from dlvm_jax.models.flows import Scalar
 __all__ = [
     "affine",
     "circular_spline",
+    "interval_spline",
     "moebius",
     "non_compact_projection",
     "rational_quadratic",
@@ -66,6 +67,18 @@ def rational_quadratic(bins=8, bound=5.0):
 
     return _without_parameters(
         3 * bins - 1, spline.rational_quadratic, spline.rational_quadratic_inverse, read
+    )
+
+
+def interval_spline(bins=8, low=-1.0, high=1.0):
+    """A rational-quadratic spline of [low, high] onto itself; its slopes at the ends are free, as nothing lies beyond."""
+
+    def read(numbers):
+        widths, heights, slopes = jnp.split(numbers, (bins, 2 * bins), axis=-1)
+        return (spline.spline_knots(widths, heights, slopes, low, high),)
+
+    return _without_parameters(
+        3 * bins + 1, spline.rational_quadratic, spline.rational_quadratic_inverse, read
     )
 
 

@@ -1,0 +1,133 @@
+"""The script of flows on unnormalised targets: from configuration to report, its densities, impossible settings."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlvm_jax.exact.energies import ENERGIES
+from experiments import flow_energy, flow_energy_report, flow_energy_setup, flow_energy_table
+from experiments.flow_energy_setup import FLOWS, Config
+from tests.models.test_flows import moved
+
+TINY = Config(
+    target="torus correlated", components=2, hidden=(8,), steps=200, batch_size=32, eval_samples=2000
+)
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch):
+    monkeypatch.setattr(flow_energy_report, "SIDE", 24)
+    monkeypatch.setattr(flow_energy, "VALIDATION", 200)
+
+
+def test_a_run_leaves_a_report(tmp_path):
+    """It learns: a wrong sign or a dead network stays at the base's 0.236 nats; and the picture is a density of the torus."""
+    config = dataclasses.replace(TINY, learning_rate=1e-2, out=tmp_path / "run")
+    flow_energy.run(config)
+    result = json.loads((config.out / "result.json").read_text())
+    trained, nothing = result["rows"].values()
+    assert trained["kl"][0] < 0.1 and trained["effective"][0] > 85
+    assert nothing["kl"][0] == pytest.approx(0.2359, abs=4 * nothing["kl"][1])  # false alarms 6e-5
+    assert abs(trained["log_partition"][0] - 3.911668) < 4 * trained["log_partition"][1]
+    report = (config.out / "report.md").read_text()
+    assert f"{trained['kl'][0]:.5f}" in report and "nothing (the base)" in report
+    for name in ("density", "torus", "curves"):
+        assert (config.out / f"{name}.png").stat().st_size > 5000
+    density = np.load(config.out / "density.npz")
+    for name in ("target", "flow"):
+        assert density[name].mean() * (2 * np.pi) ** 2 == pytest.approx(1, abs=5e-3)
+    with pytest.raises(ValueError, match="add --resume"):
+        flow_energy.run(config)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
+    config = dataclasses.replace(TINY, out=tmp_path / "run")
+    first = flow_energy.run(config)
+    again = flow_energy.run(dataclasses.replace(config, resume=True))
+    assert again["rows"] == first["rows"] and again["step"] == first["step"]
+    with pytest.raises(ValueError, match="components"):
+        flow_energy.run(dataclasses.replace(config, resume=True, components=3))
+
+
+@pytest.mark.slow
+def test_the_table(tmp_path, monkeypatch):
+    """Every row in result.json and in the report, pictures beside them; a second call trains nothing."""
+    kept = {label: row for label, row in flow_energy_table.ROWS.items() if label.endswith(("moebius", "32)"))}
+    monkeypatch.setattr(flow_energy_table, "ROWS", kept)
+    monkeypatch.setattr(flow_energy_table, "TORUS_FLOWS", ("moebius",))
+    config = flow_energy_table.Config(tmp_path, steps=4)
+    flow_energy_table.run(config)
+    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
+    report = (tmp_path / "report.md").read_text()
+    for label in kept:
+        assert label in report and np.isfinite(rows[label]["kl"]).all()
+    assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("torus", "sphere"))
+    monkeypatch.setattr(flow_energy_table.flow_energy, "run", None)
+    flow_energy_table.run(config)
+    with pytest.raises(ValueError, match="is of 4 steps, not 5"):
+        flow_energy_table.run(dataclasses.replace(config, steps=5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLOWS)
+def test_every_flow_on_every_domain(name, tmp_path):
+    for domain in FLOWS[name].domains:
+        target = next(target for target, energy in ENERGIES.items() if energy.domain == domain)
+        config = Config(target, name, layers=2, hidden=(8,), steps=20, batch_size=16, eval_samples=100)
+        result = flow_energy.run(dataclasses.replace(config, out=tmp_path / domain))
+        assert np.isfinite(result["rows"][name]["kl"]).all()
+
+
+@pytest.mark.parametrize("target", ["U2", "U1"])
+def test_densities_of_the_plane_and_the_strip(target):
+    """The integral is one, and samples state the density that `log_prob` gives."""
+    config = flow_energy_setup.resolved(Config(target, "planar", layers=3))
+    density = flow_energy_setup.build(config)
+    params = moved(density.init, scale=0.2)
+    log_prob = jax.jit(lambda x: density.log_prob(params, None, x))
+    middle = (np.arange(400) + 0.5) / 400
+    side = 4.0 if target == "U2" else 12.0
+    first, second = np.meshgrid(2 * side * middle - side, 24 * middle - 12, indexing="ij")
+    mass = np.exp(np.asarray(log_prob(jnp.asarray(np.stack([first, second], -1), jnp.float32)), np.float64))
+    assert mass.sum() * (2 * side / 400) * (24 / 400) == pytest.approx(1, abs=2e-3)
+    x, stated = jax.jit(lambda key: density.sample(params, key, shape=(2000,)))(jax.random.key(0))
+    np.testing.assert_allclose(log_prob(x), stated, atol=5e-3)
+
+
+@pytest.mark.usefixtures("x64")
+def test_strip():
+    """Log-determinant against autodiff, and round trip."""
+    strip = flow_energy_setup.to_strip()
+    z = jnp.asarray(np.random.RandomState(0).randn(5, 2))
+    x, log_det = strip.forward({}, z)
+    back, log_det_back = strip.inverse({}, x)
+    np.testing.assert_allclose(back, z, atol=1e-9)
+    np.testing.assert_allclose(log_det_back, -log_det, atol=1e-9)
+    jacobian = jax.vmap(jax.jacfwd(lambda z: strip.forward({}, z)[0]))(z)
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"flow": "planar"}, "planar is for the plane and the strip, torus correlated lives on the torus"),
+        ({"target": "sphere modes", "flow": "moebius"}, "use --flow moebius-spline or exponential"),
+        ({"bins": 3}, "--flow moebius has no bins; leave --bins out"),
+        ({"target": "U1", "components": 3}, "--flow planar has no components"),
+        ({"layers": 0}, "--layers must be at least 1, got 0"),
+        ({"annealing": -1}, "--annealing must be at least 0, got -1"),
+        ({"eval_samples": 1}, "--eval-samples must be at least 2, got 1"),
+        ({"hidden": ()}, "--hidden needs at least one positive width"),
+        ({"learning_rate": 0.0}, "the learning rate must be positive"),
+        ({"resume": True}, "say which"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, message, tmp_path):
+    out = {} if settings.get("resume") else {"out": tmp_path / "run"}
+    with pytest.raises(ValueError, match=message):
+        flow_energy.run(dataclasses.replace(TINY, **out, **settings))
