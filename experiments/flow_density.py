@@ -21,7 +21,7 @@ from dlvm_jax.data import toys
 from dlvm_jax.evaluate.simple_codes import simple_codes
 from dlvm_jax.models import density, flows, image_flows, objectives, scalars
 from dlvm_jax.nets.masked import MADE
-from dlvm_jax.nets.mlp import MLP
+from dlvm_jax.nets.mlp import MLP, SMALL
 from dlvm_jax.train import engine, loop, optimisers, parallel, validation
 from dlvm_jax.train.run import RunFolder
 from experiments import common, flow_report
@@ -125,8 +125,8 @@ def layer_of(config, dim):
         return flows.continuous(density.from_linen(Velocity(hidden), (1, dim), (1,)))
     if "coupling" in config.flow:
         size = dim // 2
-        net = density.from_linen(MLP(hidden, (dim - size, scalar.width)), (1, size))
-        moved = flows.coupling(net, scalar, size)
+        net = MLP(hidden, (dim - size, scalar.width), head_init=SMALL)
+        moved = flows.coupling(density.from_linen(net, (1, size)), scalar, size)
     else:
         moved = flows.masked_autoregressive(
             density.from_linen(MADE(hidden, dim, scalar.width), (1, dim)), scalar

@@ -257,10 +257,9 @@ def _prior(config, dataset, posterior, context):
 def _flow_prior(latent, layers=6):
     """A RealNVP prior: affine couplings of the two halves, and a linear map after each."""
     size, scalar = latent // 2, scalars.affine()
-    net = density.from_linen(
-        nets.MLP((128, 128), (latent - size, scalar.width), activation=nn.gelu), (1, size)
-    )
-    layer = flows.chain(flows.coupling(net, scalar, size), flows.lu_linear(latent))
+    net = nets.MLP((128, 128), (latent - size, scalar.width), activation=nn.gelu, head_init=nets.SMALL)
+    coupled = flows.coupling(density.from_linen(net, (1, size)), scalar, size)
+    layer = flows.chain(coupled, flows.lu_linear(latent))
     return flows.transformed(density.standard_normal(latent), flows.repeated(layer, layers))
 
 

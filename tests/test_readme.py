@@ -17,9 +17,11 @@ def test_example_runs(number, capsys):
         assert names["elbo"].tolist() == pytest.approx([-543.427387] * 8)
     elif "covariance" in names:
         assert float(capsys.readouterr().out) == pytest.approx(0.84608, abs=1e-4)
+    elif "flow" in names:  # rounding of float32 through eight layers
+        assert 0 <= float(capsys.readouterr().out) < 1e-3
     else:
         assert "K=100" in capsys.readouterr().out and float(names["metrics"]["loss"][-1]) < 26
 
 
-def test_there_are_three_examples():
-    assert len(BLOCKS) == 3
+def test_there_are_four_examples():
+    assert len(BLOCKS) == 4

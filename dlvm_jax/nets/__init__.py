@@ -6,6 +6,6 @@ shape; `dtype` is the compute type (bfloat16 on accelerators), parameters stay f
 
 from dlvm_jax.nets.conv import ConvDecoder, ConvEncoder
 from dlvm_jax.nets.masked import MADE
-from dlvm_jax.nets.mlp import MLP, GatedDense
+from dlvm_jax.nets.mlp import MLP, SMALL, GatedDense
 
-__all__ = ["MADE", "MLP", "ConvDecoder", "ConvEncoder", "GatedDense"]
+__all__ = ["MADE", "MLP", "SMALL", "ConvDecoder", "ConvEncoder", "GatedDense"]

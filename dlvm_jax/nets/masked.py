@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlvm_jax.nets.mlp import SMALL
+
 __all__ = ["MADE", "MaskedDense"]
 
 
@@ -76,9 +78,8 @@ class MADE(nn.Module):
             x = self.activation(layer(x, degrees[:, None] <= above))
             degrees = above
         seen = np.repeat(np.arange(self.dim), self.width)
-        small = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
         columns = None if row is None else (row * self.width, self.width)
-        x = layer(x, degrees[:, None] <= seen, columns, kernel_init=small)
+        x = layer(x, degrees[:, None] <= seen, columns, kernel_init=SMALL)
         if row is None:
             x = x.reshape(*x.shape[:-1], self.dim, self.width)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -8,7 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-__all__ = ["MLP", "GatedDense", "Head", "concatenate_events"]
+__all__ = ["MLP", "SMALL", "GatedDense", "Head", "concatenate_events"]
+
+SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")  # of the last layer, for flows
 
 
 def concatenate_events(inputs, event_ndim):
@@ -45,10 +47,11 @@ class Head(nn.Module):
 
     out_shape: Sequence[int]
     dtype: Any = jnp.float32
+    kernel_init: Callable = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x):
-        flat = nn.Dense(math.prod(self.out_shape), dtype=self.dtype)(x)
+        flat = nn.Dense(math.prod(self.out_shape), dtype=self.dtype, kernel_init=self.kernel_init)(x)
         flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
         return flat.reshape(*flat.shape[:-1], *self.out_shape)
 
@@ -60,7 +63,8 @@ class MLP(nn.Module):
     the width changes) or both side by side ("dense", Huang et al. 2017).
 
     Shapes: [*batch, *event] with `event_ndim` event axes (a tuple of arrays is joined) -> [*batch, *out_shape].
-    `MLP((300,), (M, 2))` is the encoder of the lectures, `MLP((500,), (20, 2))` that of Kingma & Welling 2014.
+    `MLP((300,), (M, 2))` is the encoder of the lectures, `MLP((500,), (20, 2))` that of Kingma & Welling 2014;
+    `head_init=SMALL` starts a flow near the identity.
     """
 
     hidden: Sequence[int]
@@ -70,6 +74,7 @@ class MLP(nn.Module):
     gated: bool = False
     connect: str = "plain"
     dtype: Any = jnp.float32
+    head_init: Callable = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, inputs):
@@ -86,4 +91,4 @@ class MLP(nn.Module):
             elif self.connect == "dense":
                 h = jnp.concatenate([x.astype(h.dtype), h], axis=-1)
             x = h
-        return Head(self.out_shape, self.dtype)(x)
+        return Head(self.out_shape, self.dtype, self.head_init)(x)

@@ -26,13 +26,10 @@ def test_the_flow_has_the_stated_size(flow):
 
 @pytest.mark.parametrize("flow", benchmark_flows.FLOWS)
 def test_what_is_timed_is_finite_and_agrees(flow, monkeypatch):
-    """The density of samples is the one they are said to have: float32 through up to 8 layers, 1e-5 seen, 1e-4 allowed.
-
-    Not at the initial parameters: there the affine flow takes points to 10^4, and float32 does not find the way back.
-    """
+    """The density of samples is the one they are said to have: float32 through up to 8 layers, 1e-5 seen, 1e-4 allowed."""
     monkeypatch.setattr(benchmark_flows, "POINTS", 6)
     dens = benchmark_flows.our_density(flow, hidden=(4,))
-    params = jax.tree.map(lambda leaf: 0.3 * leaf, dens.init(jax.random.key(0)))
+    params = dens.init(jax.random.key(0))
     x, stated = jax.jit(lambda: dens.sample(params, jax.random.key(1), shape=(6,)))()
     found = jax.jit(lambda: dens.log_prob(params, None, x))()
     np.testing.assert_allclose(found, stated, atol=1e-4)

@@ -30,11 +30,16 @@ class Knots(NamedTuple):
     slopes: jax.Array
 
 
+def _bins_first(a):
+    """The last axis in front: what runs over the bins is then done for many points at a time, twice as fast on a CPU."""
+    return jnp.moveaxis(a, -1, 0)
+
+
 def _edges(free, low, high):
-    share = (jax.nn.softmax(free) + MIN_BIN) / (1 + MIN_BIN * free.shape[-1])
-    inner = low + (high - low) * jnp.cumsum(share[..., :-1], axis=-1)
-    ends = jnp.ones_like(share[..., :1])
-    return jnp.concatenate([low * ends, inner, high * ends], axis=-1)  # the ends are exact
+    share = (jax.nn.softmax(_bins_first(free), axis=0) + MIN_BIN) / (1 + MIN_BIN * free.shape[-1])
+    inner = low + (high - low) * jnp.cumsum(share[:-1], axis=0)
+    ends = jnp.ones_like(share[:1])
+    return jnp.moveaxis(jnp.concatenate([low * ends, inner, high * ends]), 0, -1)  # the ends are exact
 
 
 def spline_knots(widths, heights, slopes, low, high):
@@ -103,12 +108,15 @@ def _not_beyond(v, edges):
 
 def _bin_of(v, edges, knots):
     """Of the bin around v: x_k, width, y_k, slope s of the chord, both end slopes."""
-    above = v[..., None] >= edges[..., 1:-1]
-    yes = jnp.ones_like(above[..., :1])
-    here = jnp.concatenate([yes, above], axis=-1) & ~jnp.concatenate([above, ~yes], axis=-1)
+    shape = jnp.broadcast_shapes(v.shape, edges.shape[:-1])
+    inner = _bins_first(jnp.broadcast_to(edges, (*shape, edges.shape[-1])))[1:-1]
+    here = jnp.sum(v >= inner, axis=0, keepdims=True)
 
     def ends(values):
-        return (jnp.sum(jnp.where(here, at, 0.0), axis=-1) for at in (values[..., :-1], values[..., 1:]))
+        values = _bins_first(jnp.broadcast_to(values, (*shape, values.shape[-1])))
+        return (
+            jnp.take_along_axis(values, at, axis=0, mode="promise_in_bounds")[0] for at in (here, here + 1)
+        )
 
     (x0, x1), (y0, y1), (d0, d1) = (ends(values) for values in knots)
     return x0, x1 - x0, y0, y1 - y0, d0, d1
