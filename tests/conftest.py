@@ -45,9 +45,9 @@ CASES = {
         )
     },
     **dict.fromkeys(("test_nets.py", "test_denoisers.py"), SEVERAL),
-    "functional/test_flows_layers.py": SEVERAL,
-    "functional/test_flows_geometry.py": 3,
-    "functional/test_flows_scalars.py": 3,
+    "functional/test_flows_layers.py": 3,
+    "functional/test_flows_geometry.py": 2,
+    "functional/test_flows_scalars.py": 2,
     **dict.fromkeys(("functional/diffusion/test_solvers_laws.py", "functional/test_flows_bijections.py"), 3),
 }
 
