@@ -43,17 +43,7 @@ class Config:
 
     data: str = "eight_gaussians"
     """eight_gaussians, checkerboard, two_moons; digits, mnist, fashion_mnist, ... (dequantised by uniform noise)"""
-    flow: Literal[
-        "coupling",
-        "spline-coupling",
-        "autoregressive",
-        "spline-autoregressive",
-        "umnn",
-        "continuous",
-        "glow",
-        "spline-glow",
-        "realnvp",
-    ] = "spline-coupling"
+    flow: Literal[(*VECTOR_FLOWS, *IMAGE_FLOWS)] = "spline-coupling"
     """couplings and masked autoregressive flows (affine or spline), monotonic networks, continuous; images: glow, realnvp"""
     depth: int = 4
     """layers, or steps of each level of an image flow"""

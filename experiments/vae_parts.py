@@ -67,6 +67,7 @@ EUCLIDEAN = (
         "diffusion",
     ),
 )
+PRIORS = (*EUCLIDEAN, "sphere", "hyperbolic")
 PRIORS_OF = {"von-mises-fisher": ("sphere",), "wrapped-normal": ("hyperbolic",)}  # all others: EUCLIDEAN
 WEIGHTED = ("iwae", "dreg", "renyi")
 OBJECTIVES_OF_PRIOR = {  # one is trained by a discriminator, the other by a bound

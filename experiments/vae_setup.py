@@ -27,19 +27,7 @@ class Config:
     """split and transformation by name (an unknown name lists them); default: the set's usual one for the likelihood"""
     latent_dim: int = 8
     """dimension of the latent space"""
-    prior: Literal[
-        "standard",
-        "learned",
-        "mixture",
-        "vamp",
-        "vamp-data",
-        "autoregressive",
-        "flow",
-        "implicit",
-        "diffusion",
-        "sphere",
-        "hyperbolic",
-    ] = "standard"
+    prior: Literal[vae_parts.PRIORS] = "standard"
     """p(z): N(0, I), a learned Gaussian (of the context with --condition), a mixture of Gaussians, VampPrior with trained
     pseudo-inputs or with training images, autoregressive, flow (RealNVP), implicit by density ratio, diffusion (trained by its
     bound, evaluated by its ODE: costly), uniform on the sphere, wrapped normal on hyperbolic space"""

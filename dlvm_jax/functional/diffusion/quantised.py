@@ -119,6 +119,5 @@ def expected_in_bins(process, logits, z, t, low, high):
     log_height = logits - jax.nn.logsumexp(logits + log_mass, axis=-1, keepdims=True)
     log_height = jnp.pad(log_height, [(0, 0)] * z.ndim + [(1, 1)], constant_values=-jnp.inf)
     steps = jnp.exp(log_height[..., 1:] + log_normal) - jnp.exp(log_height[..., :-1] + log_normal)
-    return jnp.clip(
-        u + s * jnp.sum(steps, axis=-1), low, high
-    )  # far beyond the bins float32 has no digits left
+    mean = u + s * jnp.sum(steps, axis=-1)
+    return jnp.clip(mean, low, high)  # far beyond the bins float32 has no digits left
