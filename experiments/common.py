@@ -1,6 +1,7 @@
 """What every experiment shares: one line for each error, numbered run folders, the compilation cache."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -9,17 +10,20 @@ import warnings
 from pathlib import Path
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from dlvm_jax.evaluate import evaluate
 from dlvm_jax.train import loop
-from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints
+from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints, digest
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
 from dlvm_jax.train.run import manifest
 
 __all__ = [
     "at_least",
+    "carried_out",
     "check_run",
+    "cost",
     "evaluate_with_progress",
     "evaluation_key",
     "main",
@@ -119,18 +123,60 @@ def train(folder, trainer, plan, data, validate, *, settings, identity, resume):
     """
     kept = Checkpoints(folder.root / "checkpoints", identity)
     state = restore(kept, trainer.init(plan.seeds[0]), resume)
+    data = trainer.put(data)
     folder.write("config.json", settings)
     folder.write("manifest.json", manifest())
-    state = loop.fit(
-        trainer, plan, trainer.put(data), state, folder=folder, checkpoints=kept, validate=validate
-    )
+    folder.write("cost.json", cost(trainer, plan, state, data))
+    state = loop.fit(trainer, plan, data, state, folder=folder, checkpoints=kept, validate=validate)
     step, best = kept.restore(state, kept.best_step())
     kept.close()
     return trainer.eval_params(best), step
 
 
-def evaluate_with_progress(density, params, test, dataset, seed, samples, **options):
-    """The record of a density on test examples of a data set, with a progress bar."""
+def carried_out(script, config):
+    """The result of a script's run in `config.out`: of the finished one, or of one that starts, or goes on, to its end."""
+    path = config.out / "result.json"
+    if not path.exists():
+        if hasattr(config, "resume"):
+            config = dataclasses.replace(config, resume=(config.out / "checkpoints").is_dir())
+        script.run(config)
+    return json.loads(path.read_text())
+
+
+def cost(trainer, plan, state, data):
+    """What training takes: parameters, steps, and the floating-point operations of a step (the body of a loop counted once)."""
+    shape = (1, plan.batch_size) if len(plan.seeds) == 1 else (1, len(plan.seeds), plan.batch_size)
+    counted = trainer.chunk.lower(state, data, np.zeros(shape, np.int32)).cost_analysis() or {}
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "steps": plan.steps,
+        "operations_per_step": counted.get("flops"),
+    }
+
+
+class _Batches(dict):
+    """Values of the finished batches of an evaluation, each also a file of a folder, whole or not at all."""
+
+    def __init__(self, folder):
+        self._folder = folder
+        super().__init__({int(path.stem): dict(np.load(path)) for path in folder.glob("*.npz")})
+
+    def __setitem__(self, number, values):
+        super().__setitem__(number, values)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        temporary = self._folder / f"{number}.part"
+        with open(temporary, "wb") as file:
+            np.savez(file, **values)
+        temporary.replace(self._folder / f"{number}.npz")
+
+
+def evaluate_with_progress(density, params, test, dataset, seed, samples, folder, **options):
+    """The record of a density on test examples of a data set, with a progress bar.
+
+    An evaluation that was cut short goes on: its finished batches lie in `folder`, under a digest of all they depend on but
+    the density, so that each density has a folder of its own.
+    """
+    told = f"{digest((params, test))} {seed} {samples} {options.get('chunk')} {options.get('batch_size')}"
     with tqdm(
         total=len(jax.tree.leaves(test)[0]), unit="example", desc="evaluate", dynamic_ncols=True
     ) as bar:
@@ -144,5 +190,6 @@ def evaluate_with_progress(density, params, test, dataset, seed, samples, **opti
             protocol_hash=dataset.protocol.hash,
             bin_width=dataset.bin_width,
             progress=lambda done: bar.update(done - bar.n),
+            finished=_Batches(folder / hashlib.sha256(told.encode()).hexdigest()[:16]),
             **options,
         )

@@ -52,17 +52,17 @@ def run(config):
     params, step = _train(config, dataset, model, data_std, density, folder)
     test = _given(classes, dataset.test, dataset.test_labels)
     first = lambda count: jax.tree.map(lambda a: a[:count], test)  # noqa: E731
-    evaluated = lambda density, test, samples: common.evaluate_with_progress(  # noqa: E731
-        density, params, test, dataset, config.seed, samples, chunk=1
+    evaluated = lambda name, density, test, samples: common.evaluate_with_progress(  # noqa: E731
+        density, params, test, dataset, config.seed, samples, folder.root / "evaluation" / name, chunk=1
     )
-    record = evaluated(density, first(config.eval_limit), config.eval_samples)
+    record = evaluated("bound", density, first(config.eval_limit), config.eval_samples)
     result, further = {"record": record.as_dict(), "step": step}, {}
     if levels is None:
         further = plane_likelihood(model, params, toys.TOYS[config.data], test[: config.ode_examples or 2000])
         result |= further
     elif config.ode_examples:
         by_ode = diffusion.ode_density(model, None, 50, levels, hutchinson=True)
-        found = evaluated(by_ode, first(config.ode_examples), 1)
+        found = evaluated("ode", by_ode, first(config.ode_examples), 1)
         result["ode"] = found.as_dict()
         further["log p(x) by ODE"] = [found.log_likelihood, found.standard_error]
     result["curve"] = diffusion_report.curve(folder, model.event_shape, levels)

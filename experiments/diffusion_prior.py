@@ -112,15 +112,23 @@ def run(config):
     }
     test = np.asarray(dataset.test[: config.eval_limit], np.float32)
     records, nats, drawn = {}, [], {}
+    estimators = {"bound": "bound", "evidence": None}
     for name, (*priors, theirs) in rows.items():
         densities = [vae_of(prior, posterior, model.parts.decoder) for prior in priors]
         pair = [
             common.evaluate_with_progress(
-                density, theirs, test, dataset, config.seed, config.eval_samples, estimator=estimator
+                density,
+                theirs,
+                test,
+                dataset,
+                config.seed,
+                config.eval_samples,
+                root / "evaluation" / f"{len(records)} {what}",
+                estimator=estimator,
             )
-            for density, estimator in zip(densities, ("bound", None), strict=True)
+            for density, (what, estimator) in zip(densities, estimators.items(), strict=True)
         ]
-        records[name] = dict(zip(("bound", "evidence"), (record.as_dict() for record in pair), strict=True))
+        records[name] = dict(zip(estimators, (record.as_dict() for record in pair), strict=True))
         nats.append([record.per_example for record in pair])
         z, _ = priors[0].sample(theirs["prior"], jax.random.key(config.seed), shape=(100,))
         drawn[name] = np.asarray(model.parts.decoder.mean(own["decoder"], z)) / vae_parts.top(dataset)

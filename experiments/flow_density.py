@@ -2,7 +2,7 @@
 
 python -m experiments.flow_density                                  # eight Gaussians in the plane, about a minute
 python -m experiments.flow_density --data digits --flow glow        # bits per dimension, with stated dequantisation
-python -m experiments.flow_density --data mnist --flow glow --levels 2 --depth 8 --steps 3000
+python -m experiments.flow_density --data mnist --flow realnvp --help  # images: also glow, spline-glow
 """
 
 import dataclasses
@@ -193,7 +193,9 @@ def run(config):
         resume=config.resume,
     )
     test = np.asarray(dataset.test[: config.eval_limit], np.float32)
-    record = common.evaluate_with_progress(dens, params, test, dataset, config.seed, 1)
+    record = common.evaluate_with_progress(
+        dens, params, test, dataset, config.seed, 1, folder.root / "evaluation"
+    )
     result = {
         "record": record.as_dict(),
         "step": step,

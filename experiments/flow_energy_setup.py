@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
@@ -12,7 +13,7 @@ from jax.scipy.special import ndtr, ndtri
 from dlvm_jax.exact.energies import ENERGIES
 from dlvm_jax.models import flow_densities, flows, scalars, sphere_flows
 from dlvm_jax.models.curved import uniform_sphere
-from dlvm_jax.models.density import Net, from_linen, standard_normal
+from dlvm_jax.models.density import from_linen, standard_normal
 from dlvm_jax.nets.masked import MADE
 from dlvm_jax.nets.mlp import MLP
 from experiments import common
@@ -150,22 +151,6 @@ def _step_of(flow):
     return flows.Bijection(init, step(flow.forward), step(flow.inverse))
 
 
-def _apart(net):
-    """A network with random biases: the first angle's numbers are biases alone, and components that start alike stay alike."""
-
-    def init(key):
-        key_net, key_bias = jax.random.split(key)
-        leaves, tree = jax.tree.flatten(net.init(key_net))
-        keys = jax.random.split(key_bias, len(leaves))
-        spread = [
-            0.5 * (leaf.ndim == 1) * jax.random.normal(k, leaf.shape)
-            for k, leaf in zip(keys, leaves, strict=True)
-        ]
-        return jax.tree.unflatten(tree, [leaf + more for leaf, more in zip(leaves, spread, strict=True)])
-
-    return Net(init, net.apply)
-
-
 def _on_the_torus(config):
     scalar = {
         "moebius": lambda: scalars.moebius(config.components),
@@ -174,8 +159,8 @@ def _on_the_torus(config):
     }[config.flow]()
     # Samples are what training needs: they take the network in one pass and the scalar in its closed form.
     opposite = scalar._replace(forward=scalar.inverse, inverse=scalar.forward)
-    made = _apart(from_linen(MADE(config.hidden, 2, scalar.width, periodic=True), (1, 2)))
-    layer = flows.inverted(flows.masked_autoregressive(made, opposite))
+    made = MADE(config.hidden, 2, scalar.width, periodic=True, bias_init=nn.initializers.normal(0.5))
+    layer = flows.inverted(flows.masked_autoregressive(from_linen(made, (1, 2)), opposite))
     if config.layers == 1:
         return layer
     return flows.repeated(flows.chain(layer, flows.reverse(2)), config.layers)

@@ -37,7 +37,7 @@ ROWS = {
             **{"target": "sphere modes", "flow": "exponential", "layers": layers, "components": components},
             "steps": 10_000,
         }
-        for layers, components in ((1, 12), (6, 5))
+        for layers, components in ((1, 12), (6, 5), (24, 1))
     },
     "U1, planar K = 32": {
         **{"target": "U1", "flow": "planar", "layers": 32, "annealing": 10_000, "steps": 20_000},

@@ -11,7 +11,6 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
-from dlvm_jax.evaluate import evaluate
 from dlvm_jax.evaluate.annealed import annealed_log_likelihoods
 from dlvm_jax.evaluate.diagnostics import diagnose
 from dlvm_jax.train import checkpoint, loop, parallel, validation
@@ -31,10 +30,12 @@ def run(config):
     state = prepared.init()
     root = config.out or common.new_folder(f"vae-{config.data}")
     kept = checkpoint.Checkpoints(root / "checkpoints", identity)
+    data = trainer.put(train)
     state = common.restore(kept, state, config.resume)
     folder = RunFolder(root, config.tensorboard, parallel.is_primary())
     folder.write("config.json", settings)
     folder.write("manifest.json", manifest())
+    folder.write("cost.json", common.cost(trainer, plan, state, data))
     if parallel.is_primary():
         print(f"{config.data}, {dataset.protocol.name}: {dataset.protocol.description}\nrun folder {root}")
     validate = None
@@ -42,9 +43,7 @@ def run(config):
         held_out = condition.split(condition.arrays(dataset.valid, dataset.valid_labels))
         validate = validation.validator(model.validation, held_out, seeds=len(config.seeds))
     started = time.monotonic()
-    state = loop.fit(
-        trainer, plan, trainer.put(train), state, folder=folder, checkpoints=kept, validate=validate
-    )
+    state = loop.fit(trainer, plan, data, state, folder=folder, checkpoints=kept, validate=validate)
     best_step, best = kept.restore(state, kept.best_step())
     kept.close()
     trained = time.monotonic() - started
@@ -57,7 +56,16 @@ def run(config):
     test = condition.split(condition.arrays(dataset.test, dataset.test_labels))
     test = jax.tree.map(lambda x: x[: config.eval_limit], test)
     records = [
-        _evaluate(config, dataset, model, p, test, seed)
+        common.evaluate_with_progress(
+            model.density,
+            p,
+            test,
+            dataset,
+            seed,
+            config.eval_samples,
+            root / "evaluation",
+            posterior=(model.parts.posterior, p["posterior"]) if model.parts.posterior.mean else None,
+        )
         for p, seed in zip(per_seed, config.seeds, strict=True)
     ]
     result = {
@@ -95,24 +103,6 @@ def _further(config, model, params, test):
             )
         lines["annealed importance sampling"] = record.line()
     return lines
-
-
-def _evaluate(config, dataset, model, params, test, seed):
-    """The test record of one seed."""
-    examples = len(jax.tree.leaves(test)[0])
-    with tqdm(total=examples, unit="example", desc="evaluate", dynamic_ncols=True) as bar:
-        return evaluate(
-            model.density,
-            params,
-            test,
-            key=common.evaluation_key(seed),
-            samples=config.eval_samples,
-            protocol=dataset.protocol.name,
-            protocol_hash=dataset.protocol.hash,
-            bin_width=dataset.bin_width,
-            posterior=(model.parts.posterior, params["posterior"]) if model.parts.posterior.mean else None,
-            progress=lambda done: bar.update(done - bar.n),
-        )
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ class Record:
 
     estimator "exact" is the density itself, "iwae" the importance-weighted bound of `samples` draws (a stochastic lower bound
     on log p), "bound" the mean of `samples` draws of the density's own log_prob.  `standard_error` is the standard deviation
-    over examples / sqrt(examples); it contains the Monte-Carlo error.  `reconstruction` - `kl` is the ELBO, for densities
-    that have these parts.
-    `effective_samples` is the median over examples of the importance weights' effective sample size.  `per_example` holds the
-    nats of each example, for paired differences between models.
+    over examples / sqrt(examples), `bits_standard_error` the same per dimension; they contain the Monte-Carlo error.
+    `reconstruction` - `kl` is the ELBO, for densities that have these parts.  `effective_samples` is the median over examples
+    of the importance weights' effective sample size.  `per_example` holds the nats of each example, for paired differences
+    between models.
     """
 
     estimator: str
@@ -41,6 +41,7 @@ class Record:
     kl: float | None = None
     effective_samples: float | None = None
     active_units: int | None = None
+    bits_standard_error: float | None = None
     per_example: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self):
@@ -48,10 +49,11 @@ class Record:
         return {name: value for name, value in asdict(self).items() if name != "per_example"}
 
     def __str__(self):
+        error = "" if self.bits_standard_error is None else f" +- {self.bits_standard_error:.4f}"
         relation = {"bound": ">=", "exact": "="}.get(self.estimator, "~")
         head = (
             f"log p(x) {relation} {self.log_likelihood:.2f} +- {self.standard_error:.2f} nats, "
-            f"{self.bits_per_dim:.4f} bits/dim ({self.estimator}, K={self.samples}, {self.examples} examples, "
+            f"{self.bits_per_dim:.4f}{error} bits/dim ({self.estimator}, K={self.samples}, {self.examples} examples, "
             f"{self.protocol} {self.protocol_hash})"
         )
         parts = [
@@ -93,13 +95,14 @@ def _batch_evaluator(density, chunk, chunks):
 
 
 def log_likelihoods(
-    density, params, x, *, key, samples, batch_size=200, chunk=25, progress=lambda done: None
+    density, params, x, *, key, samples, batch_size=200, chunk=25, progress=lambda done: None, finished=None
 ):
     """Estimates for each example: {"iwae", "bound", "ess", and the density's terms}, each a numpy array [N], in nats.
 
     x: [N, *event], or (x, context) for a conditional density; the draws are made on the device, `chunk` at a time (`samples`
     is a multiple of it, or smaller), with exact float32 products; `progress(done)` is called after each batch with the number
-    of examples done.
+    of examples done; `finished` is a mapping from a batch's number to its values: what it holds is not computed again, and
+    each batch is put into it, so that one kept on a disk lets an evaluation go on where it was.
     """
     if samples < 1:
         raise ValueError(f"evaluation needs at least one sample, got {samples}")
@@ -114,10 +117,14 @@ def log_likelihoods(
         block = np.asarray(array[start : start + size], np.float32)
         return np.concatenate([block, np.repeat(block[:1], size - len(block), axis=0)])
 
-    results = []
+    finished = {} if finished is None else finished
     with jax.default_matmul_precision("highest"):
         for number, start in enumerate(range(0, examples, size)):
-            batch, count = jax.tree.map(lambda a, s=start: padded(a, s), x), min(size, examples - start)
+            count = min(size, examples - start)
+            if number in finished:
+                progress(start + count)
+                continue
+            batch = jax.tree.map(lambda a, s=start: padded(a, s), x)
             evidence, mean, terms = run(params, jax.random.fold_in(key, number), batch)
             values = {
                 "iwae": evidence.log_evidence,
@@ -125,8 +132,9 @@ def log_likelihoods(
                 "bound": mean,
                 **terms,
             }
-            results.append({name: np.asarray(value)[:count] for name, value in values.items()})
+            finished[number] = {name: np.asarray(value)[:count] for name, value in values.items()}
             progress(start + count)
+    results = [finished[number] for number in range(-(-examples // size))]
     return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
 
 
@@ -150,7 +158,7 @@ def evaluate(
     protocol, protocol_hash: what the data are (see `dlvm_jax.data`);  bin_width: distance between data values
     estimator: "iwae" or "bound"; by default what the density's kind allows ("exact" for an exact one, whatever K)
     posterior: (density, params) of a VAE's posterior, to count active units (Burda et al. 2016, section 5.3)
-    options: `batch_size`, `chunk`, `progress` of `log_likelihoods`
+    options: `batch_size`, `chunk`, `progress`, `finished` of `log_likelihoods`
 
     Raises ValueError for "iwae" on a density of kind "bound", whose importance weights would be meaningless.
     """
@@ -164,6 +172,8 @@ def evaluate(
     values = log_likelihoods(density, params, x, key=key, samples=samples, **options)
     nats = values["bound" if estimator == "exact" else estimator].astype(np.float64)
     has_terms = "reconstruction" in values
+    event = unpack(x)[0].shape[1:]
+    error = float(nats.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else math.nan
     return Record(
         estimator=estimator,
         samples=samples,
@@ -172,8 +182,9 @@ def evaluate(
         protocol_hash=protocol_hash,
         kind=density.kind,
         log_likelihood=float(nats.mean()),
-        standard_error=float(nats.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else math.nan,
-        bits_per_dim=float(densities.bits_per_dim(nats.mean(), unpack(x)[0].shape[1:], bin_width)),
+        standard_error=error,
+        bits_per_dim=float(densities.bits_per_dim(nats.mean(), event, bin_width)),
+        bits_standard_error=error / (math.prod(event) * math.log(2)),
         elbo=float(values["bound"].mean(dtype=np.float64)) if has_terms else None,
         reconstruction=float(values["reconstruction"].mean(dtype=np.float64)) if has_terms else None,
         kl=float(values["kl"].mean(dtype=np.float64)) if has_terms else None,

@@ -21,12 +21,13 @@ class MaskedDense(nn.Module):
 
     features: int
     kernel_init: Callable = nn.initializers.lecun_normal()
+    bias_init: Callable = nn.initializers.zeros
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x, mask, columns=None):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features)) * mask
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        bias = self.param("bias", self.bias_init, (self.features,))
         if columns is not None:
             kernel, bias = (jax.lax.dynamic_slice_in_dim(a, *columns, axis=-1) for a in (kernel, bias))
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
@@ -37,7 +38,8 @@ class MADE(nn.Module):
 
     Each unit has a degree, the number of leading inputs it may see; a connection never goes to a smaller degree.  The context
     reaches every layer unmasked, and units of degree 0 carry it to the first element.  Without hidden layers the outputs are
-    linear.  The last layer starts small: a flow or density built on it starts near the identity, or the unit Gaussian.
+    linear.  The last layer starts small: a flow or density built on it starts near the identity, or the unit Gaussian.  The
+    first element's numbers are that layer's biases alone: with `bias_init` random, components of a mixture do not start alike.
     periodic: the inputs are angles, of which the network sees cosine and sine.
     Shapes: z [*batch, dim], or the tuple of z and a context [*batch, features] (batches broadcast) -> [*batch, dim, width], or
     with a `row` (an integer, traced or not) -> [*batch, width], that row alone of the last layer.
@@ -47,6 +49,7 @@ class MADE(nn.Module):
     dim: int
     width: int
     periodic: bool = False
+    bias_init: Callable = nn.initializers.zeros
     activation: Callable = nn.relu
     dtype: Any = jnp.float32
 
@@ -58,8 +61,10 @@ class MADE(nn.Module):
                 f"this MADE takes {self.dim} inputs, got shape {x.shape}; make it with dim={x.shape[-1]}"
             )
 
-        def layer(x, mask, columns=None, **options):
-            out = MaskedDense(mask.shape[1], dtype=self.dtype, **options)(x, mask, columns)
+        def layer(x, mask, columns=None, bias_init=nn.initializers.zeros, **options):
+            out = MaskedDense(mask.shape[1], bias_init=bias_init, dtype=self.dtype, **options)(
+                x, mask, columns
+            )
             if context is not None:
                 told = nn.Dense(mask.shape[1], use_bias=False, dtype=self.dtype, **options)(context)
                 out = out + (
@@ -79,7 +84,7 @@ class MADE(nn.Module):
             degrees = above
         seen = np.repeat(np.arange(self.dim), self.width)
         columns = None if row is None else (row * self.width, self.width)
-        x = layer(x, degrees[:, None] <= seen, columns, kernel_init=SMALL)
+        x = layer(x, degrees[:, None] <= seen, columns, kernel_init=SMALL, bias_init=self.bias_init)
         if row is None:
             x = x.reshape(*x.shape[:-1], self.dim, self.width)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -22,8 +22,8 @@ class NonFiniteError(FloatingPointError):
 class Interrupted(Exception):
     """The run was asked to stop; everything up to its last round is saved.  `signum` is the signal."""
 
-    def __init__(self, signum, step):
-        super().__init__(f"stopped by signal {signum} at step {step}; resume to go on from there")
+    def __init__(self, signum, where):
+        super().__init__(f"stopped by signal {signum} at {where}; resume to go on from there")
         self.signum = signum
 
 
@@ -156,5 +156,5 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
             bar.set_postfix_str(f"{shown} {np.mean(line[shown]):.2f}")
             bar.update(count)
             if signals.asked(step):
-                raise Interrupted(int(signals.received), step)
+                raise Interrupted(int(signals.received), f"step {step}")
     return state

@@ -36,6 +36,7 @@ def test_record_equals_the_exact_evidence_with_the_exact_posterior():
     assert result.reconstruction - result.kl == pytest.approx(result.elbo, abs=1e-4)
     assert result.standard_error == pytest.approx(truth.std(ddof=1) / np.sqrt(130), rel=1e-3)
     assert result.bits_per_dim == pytest.approx(-truth.mean() / 6 / np.log(2), rel=1e-5)
+    assert result.bits_standard_error == pytest.approx(result.standard_error / 6 / np.log(2), rel=1e-6)
     assert result.effective_samples == pytest.approx(4, rel=1e-3)
     assert (result.examples, result.samples, result.kind, result.estimator) == (130, 4, "weight", "iwae")
 
@@ -65,6 +66,26 @@ def test_batches_and_chunks_do_not_change_what_is_estimated():
             chunk=chunk,
         )
         np.testing.assert_allclose(values["iwae"], linear_gaussian.log_evidence(MODEL, x), atol=1e-4)
+
+
+def test_an_evaluation_goes_on_from_its_finished_batches():
+    x, model = data(110), vae(density.standard_normal(3), exact_posterior(MODEL, 1.5), DECODER)
+    whole, part = record(model, x, 4, batch_size=25), {}
+
+    def stop(done):
+        if done == 75:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        record(model, x, 4, batch_size=25, finished=part, progress=stop)
+    assert sorted(part) == [0, 1, 2]
+    again = record(model, x, 4, batch_size=25, finished=part)
+    np.testing.assert_array_equal(again.per_example, whole.per_example)
+    part[1] = {
+        name: values + 1 for name, values in part[1].items()
+    }  # so we see that it is not computed again
+    changed = record(model, x, 4, batch_size=25, finished=part)
+    np.testing.assert_allclose(changed.per_example - whole.per_example, np.repeat([0, 1, 0], [25, 25, 60]))
 
 
 def test_a_bound_is_evaluated_as_a_bound_and_never_importance_weighted():

@@ -1,0 +1,129 @@
+"""Functions of rows: each carries out a script of this folder's parent in the row's folder and reads its result."""
+
+import json
+import math
+
+import numpy as np
+
+from dlvm_jax.data import toys
+from dlvm_jax.train.run import RunFolder
+from experiments import (
+    common,
+    diffusion,
+    diffusion_setup,
+    flow_density,
+    flow_energy,
+    flow_energy_setup,
+    ppca,
+    vae,
+    vae_setup,
+)
+from experiments.papers.registry import Measured
+
+__all__ = ["details_of", "diffusion_run", "energy_run", "flow_run", "ppca_run", "vae_run"]
+
+QUICK = {"steps": 200}  # of a row that is only tried out
+
+
+def details_of(folder):
+    """Settings and cost of a run, from its folder."""
+    read = lambda name: json.loads((folder / name).read_text())  # noqa: E731
+    settings = {name: value for name, value in read("config.json").items() if name not in ("out", "resume")}
+    if not (folder / "cost.json").exists():  # nothing was trained
+        return {"settings": settings}
+    return {"settings": settings, **read("cost.json"), "training_seconds": RunFolder(folder).seconds()}
+
+
+def _carried_out(script, config, record_of=lambda result: {}):
+    """Result of a script's run, and what a record says of it besides its value."""
+    result = common.carried_out(script, config)
+    record, names = (
+        record_of(result),
+        ("estimator", "samples", "examples", "protocol", "protocol_hash", "elbo"),
+    )
+    told = {name: record[name] for name in (*names, "active_units") if name in record}
+    return result, {**told, **details_of(config.out)}
+
+
+def vae_run(**settings):
+    """log p(x) of a run of `experiments.vae`, in the mean over its seeds."""
+
+    def run(folder, quick):
+        short = {**QUICK, "epochs": None, "patience": None, "eval_samples": 20, "eval_limit": 200}
+        config = vae_setup.Config(**settings | (short if quick else {}), out=folder)
+        result, details = _carried_out(vae, config, lambda result: next(iter(result["records"].values())))
+        found = [record["log_likelihood"] for record in result["records"].values()]
+        if len(found) > 1:
+            details["deviation_over_seeds"] = float(np.std(found, ddof=1))
+        nats = np.load(folder / "nats.npy").mean(0)  # of each test example
+        return Measured(
+            float(np.mean(found)),
+            float(nats.std(ddof=1) / math.sqrt(len(nats))),
+            {"seeds": config.seeds, **details},
+        )
+
+    return run
+
+
+def ppca_run(latent, **settings):
+    """Exact log p(x) of a run of `experiments.ppca`, which takes seconds."""
+
+    def run(folder, quick):
+        result, details = _carried_out(
+            ppca,
+            ppca.Config(latent_dim=(latent,), out=folder, **settings),
+            lambda result: result["records"][str(latent)],
+        )
+        record = result["records"][str(latent)]
+        return Measured(record["log_likelihood"], record["standard_error"], {"seeds": [], **details})
+
+    return run
+
+
+def diffusion_run(**settings):
+    """Bits per dimension of a run of `experiments.diffusion` on images; in the plane KL(data, model) in nats, by the ODE."""
+    plane = settings["data"] in toys.TOYS
+
+    def run(folder, quick):
+        short = QUICK | ({"ode_examples": 200} if plane else {"eval_limit": 200, "eval_samples": 1})
+        config = diffusion_setup.Config(**settings | (short if quick else {}), out=folder)
+        result, details = _carried_out(diffusion, config, lambda result: result["record"])
+        record = result["record"]
+        found = (
+            result["KL(data, model) by ODE"]
+            if plane
+            else (record["bits_per_dim"], record["bits_standard_error"])
+        )
+        return Measured(*found, {"seeds": [config.seed], **details})
+
+    return run
+
+
+def flow_run(**settings):
+    """Bits per dimension of a run of `experiments.flow_density` on images; in the plane KL(data, model) in nats, exact."""
+    plane = settings["data"] in toys.TOYS
+
+    def run(folder, quick):
+        short = QUICK | ({} if plane else {"eval_limit": 200})
+        config = flow_density.Config(**settings | (short if quick else {}), out=folder)
+        result, details = _carried_out(flow_density, config, lambda result: result["record"])
+        record = result["record"]
+        found = (
+            result["KL(data, model)"] if plane else (record["bits_per_dim"], record["bits_standard_error"])
+        )
+        return Measured(*found, {"seeds": [config.seed], **details})
+
+    return run
+
+
+def energy_run(quantity, **settings):
+    """A quantity ("kl" in nats, "effective" samples in percent) of a run of `experiments.flow_energy`."""
+
+    def run(folder, quick):
+        config = flow_energy_setup.Config(**settings | (QUICK if quick else {}), out=folder)
+        result, details = _carried_out(flow_energy, config)
+        found, nothing = result["rows"].values()
+        further = {"seeds": [config.seed], "samples": result["samples"], "of_the_base": nothing[quantity][0]}
+        return Measured(*found[quantity], further | details)
+
+    return run

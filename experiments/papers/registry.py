@@ -1,0 +1,81 @@
+"""What a row of the table of paper numbers is, and all of them."""
+
+import dataclasses
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from experiments import papers
+
+__all__ = ["Measured", "Row", "every_row", "verdict"]
+
+
+class Measured(NamedTuple):
+    """What a row's function found: the value, its standard error, and all that a record says besides (for JSON)."""
+
+    value: float
+    standard_error: float
+    details: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A published number, and how it is computed here.
+
+    name:       of the row on the command line, and of its folder
+    source:     paper, and where in it the number stands
+    what:       the quantity and its unit
+    published:  its value there, None where no value is known for certain;  spread: as published;  confirmed: where it was seen
+    better:     whether "higher" or "lower" values are better, or only the "same" is right
+    tolerance:  the number counts as reproduced if ours is no worse than the published one by more than this
+    recipe:     data, model and training, and where they differ from the paper's
+    evaluation: estimator and number of samples, and where they differ
+    run:        (folder, quick) -> `Measured`; called again in the same folder it goes on where it was
+    minutes:    what it takes on two CPU cores, None where nobody has waited for it
+    folder:     of the run, for rows that read several numbers off one run; default the name
+    """
+
+    name: str
+    source: str
+    what: str
+    published: float | None
+    confirmed: str
+    better: Literal["higher", "lower", "same"]
+    tolerance: float
+    recipe: str
+    evaluation: str
+    run: Callable[[Path, bool], Measured]
+    minutes: float | None = None
+    spread: float | None = None
+    folder: str | None = None
+
+    @property
+    def run_folder(self):
+        """Name of the folder of its run."""
+        return self.folder or self.name
+
+
+def every_row():
+    """All rows by name: those of every module of this folder that has `ROWS`."""
+    rows = {}
+    for module in sorted(info.name for info in pkgutil.iter_modules(papers.__path__)):
+        for row in getattr(importlib.import_module(f"{papers.__name__}.{module}"), "ROWS", ()):
+            if row.name in rows:
+                raise ValueError(f"two rows of experiments.papers are named {row.name!r}; rename one")
+            rows[row.name] = row
+    return rows
+
+
+def verdict(row, value):
+    """How a value compares with the published one: "reproduced", "better", "missed", or "measured" where there is none."""
+    if row.published is None:
+        return "measured"
+    gain = {"higher": 1, "lower": -1}.get(row.better, 0) * (value - row.published)
+    if math.isnan(value):
+        return "missed"
+    if abs(value - row.published) <= row.tolerance:
+        return "reproduced"
+    return "better" if gain > 0 else "missed"

@@ -1,0 +1,251 @@
+"""The table of paper numbers: its rows, its verdicts, what is recorded, and runs that are cut short."""
+
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import reproduce
+from experiments.papers import recipes
+from experiments.papers.registry import Measured, Row, every_row, verdict
+
+ROWS = every_row()
+
+
+def row_of(value=1.0, published=1.0, **options):
+    told = {"source": "Nobody 2020, table 1", "what": "a number", "confirmed": "nowhere", "better": "higher"}
+    told |= {"tolerance": 0.1, "recipe": "None.", "evaluation": "None.", "minutes": 1}
+    told["run"] = lambda folder, quick: Measured(value, 0.25, {"seeds": [3], "quick": quick})
+    return Row(name="toy", published=published, **(told | options))
+
+
+def folders(tmp_path):
+    return {"runs": tmp_path / "runs", "records": tmp_path / "records"}
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    def put(*rows):
+        monkeypatch.setattr(reproduce, "every_row", lambda: {row.name: row for row in rows})
+
+    return put
+
+
+@pytest.mark.parametrize(
+    "better, value, expected",
+    [
+        ("higher", 1.05, "reproduced"),
+        ("higher", 1.5, "better"),
+        ("higher", 0.5, "missed"),
+        ("lower", 1.5, "missed"),
+        ("lower", 0.5, "better"),
+        ("same", 1.5, "missed"),
+        ("same", 0.5, "missed"),
+        ("higher", float("nan"), "missed"),
+    ],
+)
+def test_verdicts(better, value, expected):
+    assert verdict(row_of(better=better), value) == expected
+
+
+def test_without_a_published_value_a_number_is_only_measured():
+    assert verdict(row_of(published=None), 3.0) == "measured"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_says_what_it_is(name):
+    row = ROWS[name]
+    assert row.name == name and name == name.lower() and " " not in name
+    for field in ("source", "what", "confirmed", "recipe", "evaluation"):
+        assert getattr(row, field).strip()
+    assert row.tolerance > 0
+    assert row.published is not None or row.confirmed.startswith("nowhere")
+
+
+def test_two_rows_of_one_name_are_refused(monkeypatch):
+    from experiments.papers import lucas2019
+
+    monkeypatch.setattr(lucas2019, "ROWS", [ROWS["linear-vae-freyfaces"]] * 2)
+    with pytest.raises(ValueError, match=r"two rows .* are named 'linear-vae-freyfaces'"):
+        every_row()
+
+
+def test_a_row_is_recorded_with_all_that_tells_what_it_is(tmp_path, toy, capsys):
+    toy(row_of(0.5))
+    reproduce.run(reproduce.Run(("toy",), **folders(tmp_path)))
+    record = json.loads((tmp_path / "records" / "toy.json").read_text())
+    assert (record["value"], record["standard_error"], record["seeds"]) == (0.5, 0.25, [3])
+    assert {"commit", "devices", "packages", "recorded", "cpu_count"} <= set(record)
+    assert "0.50 ± 0.25, published 1: missed" in capsys.readouterr().out
+    reproduce.show(reproduce.List(**folders(tmp_path)))
+    assert "missed" in capsys.readouterr().out
+    toy(row_of(), dataclasses.replace(row_of(), name="other"))
+    reproduce.table(reproduce.Table(**folders(tmp_path), out=tmp_path / "RESULTS.md"))
+    table = (tmp_path / "RESULTS.md").read_text()
+    assert "| toy | a number | 1 | 0.50 ± 0.25 | missed | - |" in table
+    assert "| other | a number | 1 | | not run | |" in table
+    assert "0 reproduced, 0 better, 1 missed, 0 measured, 1 not run" in table
+
+
+def test_a_quick_row_is_labelled_and_not_recorded(tmp_path, toy, capsys):
+    toy(row_of())
+    reproduce.run(reproduce.Run(("toy",), quick=True, **folders(tmp_path)))
+    assert "QUICK" in capsys.readouterr().out
+    assert not (tmp_path / "records").exists()
+
+
+def test_unfinished_rows_come_the_quickest_first(tmp_path, toy):
+    order = []
+    make = lambda name, minutes: dataclasses.replace(  # noqa: E731
+        row_of(),
+        name=name,
+        minutes=minutes,
+        run=lambda *_: order.append(name) or Measured(1, 0, {"seeds": []}),
+    )
+    rows = make("slow", 9), make("never", None), make("fast", 1), make("known", 2)
+    toy(*rows)
+    reproduce.run(reproduce.Run(("known",), **folders(tmp_path)))
+    reproduce.run(reproduce.Run(**folders(tmp_path)))
+    assert order == ["known", "fast", "slow"]
+
+
+def test_a_time_limit_stops_whatever_runs_and_is_then_forgotten(tmp_path, toy, capsys):
+    def forever(folder, quick):
+        while True:
+            time.sleep(0.01)
+
+    toy(row_of(run=forever))
+    before = signal.getsignal(signal.SIGTERM)
+    reproduce.run(reproduce.Run(("toy",), minutes=0.01, **folders(tmp_path)))
+    assert "0.01 minutes are over" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGTERM) == before and not (tmp_path / "records").exists()
+
+
+def test_bad_input_is_refused(tmp_path, toy):
+    toy(row_of())
+    with pytest.raises(ValueError, match="there is no row 'nothing'; the rows are toy"):
+        reproduce.run(reproduce.Run(("nothing",), **folders(tmp_path)))
+    with pytest.raises(ValueError, match="--minutes must be at least 0, got -1"):
+        reproduce.run(reproduce.Run(("toy",), minutes=-1, **folders(tmp_path)))
+    with pytest.raises(ValueError, match="the row was not begun; start it with `run toy`"):
+        reproduce.pack(reproduce.Pack("toy", **folders(tmp_path)))
+    with pytest.raises(ValueError, match="holds 0 of no pieces"):
+        reproduce.unpack(reproduce.Unpack(tmp_path, **folders(tmp_path)))
+
+
+def test_pieces_hold_the_whole_run_and_a_missing_one_is_noticed(tmp_path, toy, monkeypatch):
+    toy(row_of())
+    monkeypatch.setattr(reproduce, "PIECE", 1000)
+    folder = tmp_path / "runs" / "toy"
+    folder.mkdir(parents=True)
+    content = np.random.default_rng(0).bytes(5000)
+    (folder / "state").write_bytes(content)
+    reproduce.pack(reproduce.Pack("toy", out=tmp_path / "pieces", **folders(tmp_path)))
+    pieces = sorted((tmp_path / "pieces").iterdir())
+    assert len(pieces) > 5 and max(piece.stat().st_size for piece in pieces) <= 1000
+    with pytest.raises(ValueError, match="already holds a run"):
+        reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", **folders(tmp_path)))
+    shutil.rmtree(folder)
+    reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", **folders(tmp_path)))
+    assert (folder / "state").read_bytes() == content
+    shutil.rmtree(folder)
+    pieces[2].unlink()
+    with pytest.raises(ValueError, match=f"holds {len(pieces) - 1} of {len(pieces)} pieces"):
+        reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", **folders(tmp_path)))
+    monkeypatch.setattr(reproduce, "WHOLE", 1000)
+    folder.mkdir()
+    (folder / "state").write_bytes(content)
+    with pytest.raises(ValueError, match="takes 0 MB, more than 0"):
+        reproduce.pack(reproduce.Pack("toy", out=tmp_path / "pieces", **folders(tmp_path)))
+
+
+def test_a_vae_row_reads_its_run(tmp_path):
+    settings = {
+        "latent_dim": 2,
+        "hidden": (16,),
+        "steps": 40,
+        "eval_samples": 4,
+        "eval_limit": 30,
+        "seeds": (0, 1),
+    }
+    found = recipes.vae_run(**settings)(tmp_path / "row", False)
+    result = json.loads((tmp_path / "row" / "result.json").read_text())
+    values = [result["records"][seed]["log_likelihood"] for seed in "01"]
+    assert found.value == pytest.approx(np.mean(values))
+    assert found.details["deviation_over_seeds"] == pytest.approx(np.std(values, ddof=1))
+    nats = np.load(tmp_path / "row" / "nats.npy")
+    assert found.standard_error == pytest.approx(nats.mean(0).std(ddof=1) / np.sqrt(30))
+    assert found.details["protocol_hash"] == result["records"]["0"]["protocol_hash"]
+    encoder, decoder = 64 * 16 + 16 + 16 * 4 + 4, 2 * 16 + 16 + 16 * 64 + 64
+    assert found.details["parameters"] == 2 * (encoder + decoder) and found.details["steps"] == 40
+    # two seeds, 100 images, both products of each layer and their gradients: within a factor of two of six per weight
+    assert 0.5 < found.details["operations_per_step"] / (6 * 100 * found.details["parameters"]) < 2
+
+
+@pytest.mark.slow
+def test_a_row_cut_short_at_random_gives_the_same_result(tmp_path):
+    """The command of a user, killed and continued until it is done, against one that nobody disturbed."""
+    program = (
+        "import experiments.papers.tipping1999 as module\n"
+        "from experiments import common, reproduce\n"
+        "from experiments.papers.recipes import vae_run\n"
+        "from experiments.papers.registry import Row\n"
+        "run = vae_run(latent_dim=2, hidden=(64,), steps=2000, every=20, eval_samples=400)\n"
+        "module.ROWS = [Row('toy', 's', 'w', 0.0, 'c', 'higher', 1.0, 'r', 'e', run, 1)]\n"
+        "import sys; from pathlib import Path\n"
+        "out = Path(sys.argv[1])\n"
+        "command = reproduce.Run(('toy',), float(sys.argv[2]), runs=out / 'runs', records=out / 'records')\n"
+        "common.main(reproduce.main, command)\n"
+    )
+
+    def start(name, minutes):
+        environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        command = [sys.executable, "-c", program, str(tmp_path / name), str(minutes)]
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    assert start("whole", 10).wait() == 0
+    whole = json.loads((tmp_path / "whole" / "records" / "toy.json").read_text())
+    record, waits, cuts = tmp_path / "cut" / "records" / "toy.json", random.Random(0), 0
+    while not record.exists():
+        process = start("cut", 10 if cuts % 2 else 0.15)  # every other time it stops by itself
+        try:
+            process.wait(waits.uniform(5, 12) if cuts % 2 else 60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        cuts += 1
+        assert cuts < 40
+    assert cuts > 2
+    cut = json.loads(record.read_text())
+    for name in ("value", "standard_error", "elbo", "protocol_hash", "operations_per_step"):
+        assert cut[name] == whole[name], name
+
+
+class Seen(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, row in ROWS.items() if row.run.__module__ == recipes.__name__]
+)
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_run_of_a_row_is_possible(name, quick, tmp_path, monkeypatch):
+    """Its script accepts the settings, of the row itself and of its quick version."""
+
+    def check(script, config):
+        script.check(config)
+        raise Seen
+
+    monkeypatch.setattr(recipes.common, "carried_out", check)
+    with pytest.raises(Seen):
+        ROWS[name].run(tmp_path, quick)
