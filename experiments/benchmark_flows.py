@@ -42,12 +42,12 @@ def our_density(flow, hidden=HIDDEN):
     scalar = scalars.affine() if flow == AFFINE else scalars.rational_quadratic(BINS, BOUND)
     if flow == AUTOREGRESSIVE:
         made = density.from_linen(MADE(hidden, DIM, scalar.width), (1, DIM))
-        layer, depth = flows.masked_autoregressive(made, scalar), PASSES
+        layer, depth, unroll = flows.masked_autoregressive(made, scalar), PASSES, 1
     else:
         half = DIM // 2
         net = density.from_linen(MLP(hidden, (DIM - half, scalar.width), head_init=SMALL), (1, half))
-        layer, depth = flows.coupling(net, scalar, half), COUPLINGS
-    layers = flows.repeated(flows.chain(layer, flows.reverse(DIM)), depth)
+        layer, depth, unroll = flows.coupling(net, scalar, half), COUPLINGS, COUPLINGS
+    layers = flows.repeated(flows.chain(layer, flows.reverse(DIM)), depth, unroll)
     return flows.transformed(density.standard_normal(DIM), layers)
 
 

@@ -135,7 +135,8 @@ def build(config, event_shape):
         )
     else:
         depth = 1 if config.flow == "continuous" else config.depth
-        bijection = flows.repeated(layer_of(config, dim), depth)
+        unroll = min(depth, 8) if "coupling" in config.flow else 1
+        bijection = flows.repeated(layer_of(config, dim), depth, unroll)
         if len(event_shape) > 1:
             bijection = flows.chain(bijection, image_flows.reshaped(event_shape), image_flows.from_logits())
     return bijection, flows.transformed(density.standard_normal(dim), bijection)

@@ -261,7 +261,7 @@ def _flow_prior(latent, layers=6):
     net = nets.MLP((128, 128), (latent - size, scalar.width), activation=nn.gelu, head_init=nets.SMALL)
     coupled = flows.coupling(density.from_linen(net, (1, size)), scalar, size)
     layer = flows.chain(coupled, flows.lu_linear(latent))
-    return flows.transformed(density.standard_normal(latent), flows.repeated(layer, layers))
+    return flows.transformed(density.standard_normal(latent), flows.repeated(layer, layers, unroll=layers))
 
 
 def latent_sampler(noise, denoise):

@@ -190,7 +190,13 @@ def test_depth_does_not_cost_compilation():
         params = flow.init(jax.random.key(0))
         size[depth] = len(jax.jit(flow.inverse).lower(params, jnp.zeros((2, DIM))).as_text().splitlines())
     assert size[2] == size[16]
-    with pytest.raises(ValueError, match="at least one layer, got depth=0"):
+    unrolled = flows.repeated(
+        flows.chain(coupling(scalars.rational_quadratic(4)), flows.reverse(DIM)), 16, unroll=16
+    )
+    z = jax.random.normal(jax.random.key(1), (2, DIM))
+    for one, other in zip(flow.forward(params, z), unrolled.forward(params, z), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)  # 16 layers of rounding
+    with pytest.raises(ValueError, match="at least one layer, got depth=0, unroll=1"):
         flows.repeated(flows.reverse(3), 0)
 
 
