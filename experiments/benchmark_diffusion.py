@@ -9,7 +9,6 @@ the same network and a hand-written loop; first it is given our parameters, and 
 
 import dataclasses
 import functools
-import json
 
 import jax
 import numpy as np
@@ -20,7 +19,7 @@ from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, schedule
 from dlvm_jax.models import diffusion
 from dlvm_jax.nets import denoisers
 from dlvm_jax.train import engine, order
-from experiments import benchmark, diffusion_report
+from experiments import benchmarking, diffusion_report
 
 SIDES, SAMPLES, PART, EVALUATIONS = (8, 28), 1000, 50, 20  # PART of the samples stays in the cache
 STEPS, BATCH, EXAMPLES = 10, 128, 4096
@@ -32,6 +31,7 @@ JOBS = {  # passes of an image through the network, forward; backward is two mor
     PARTS: SAMPLES * EVALUATIONS,
     TRAINING: 3 * BATCH * STEPS,
 }
+MODULE = "experiments.benchmark_diffusion"
 NOISE = schedules.linear_log_snr(LOW, HIGH)
 
 SAMPLERS = {
@@ -231,7 +231,8 @@ def compile_worker(side, calls):
     lowered("DDIM", EVALUATIONS, side).compile()  # what JAX loads when it first compiles does not count
     compiled = lambda name, steps: lambda: lowered(name, steps, side).compile()  # noqa: E731
     return {
-        name: [min(benchmark.timed(compiled(name, steps), calls)) for steps in COMPILED] for name in SAMPLERS
+        name: [min(benchmarking.timed(compiled(name, steps), calls)) for steps in COMPILED]
+        for name in SAMPLERS
     }
 
 
@@ -252,7 +253,7 @@ def dlvm_jax_worker(side, calls):
         state, metrics = trainer.chunk(state, data, indices)
         jax.block_until_ready(metrics)
 
-    return timings(sampling, train, calls) | {"matrix rate": benchmark.matrix_rate()}
+    return timings(sampling, train, calls) | {"matrix rate": benchmarking.matrix_rate()}
 
 
 def torch_worker(side, calls, compiled=False):
@@ -285,7 +286,7 @@ def timings(sampling, train, calls):
     result = {}
     for job, run in ((AT_ONCE, sampling(SAMPLES)), (PARTS, sampling(PART)), (TRAINING, train)):
         run()
-        result[job] = benchmark.timed(run, calls)
+        result[job] = benchmarking.timed(run, calls)
     return result
 
 
@@ -311,42 +312,59 @@ class Config:
     """(internal) images of a worker"""
 
 
-def print_times(side, found):
-    """The best call of each candidate, its ratio to ours, and the share of the rate of a matrix product."""
-    rate = max(r["matrix rate"] for r in found["dlvm_jax"])
+def print_times(side, best, rate):
+    """The best calls {job: {candidate: seconds}}, their ratio to ours, and the share of a matrix product's rate."""
     print(
         f"\n| {side}x{side} | | s | ratio to ours | share of the matrix-product rate |\n|---|---|---|---|---|"
     )
     for job, passes in JOBS.items():
-        best = {name: min(min(r[job]) for r in results) for name, results in found.items() if results}
-        for name, seconds in best.items():
+        for name, seconds in best[job].items():
             share = 2 * passes * multiply_adds(side) / seconds / rate
-            print(f"| {job} | {name} | {seconds:.3f} | {seconds / best['dlvm_jax']:.2f} | {share:.0%} |")
-    print(*(f"\n{name}: not installed" for name, results in found.items() if not results))
+            print(f"| {job} | {name} | {seconds:.3f} | {seconds / best[job]['dlvm_jax']:.2f} | {share:.0%} |")
     print(f"\nmatrix product 2048 x 2048, float32: {rate / 1e9:.0f} GFLOP/s")
+
+
+def check_agreement():
+    """Stop unless both sides compute the same, for without it their times mean nothing."""
+    for side in SIDES:
+        found = benchmarking.run_worker(MODULE, "agreement", "--side", side)
+        if found is None:
+            continue
+        counts, _ = found.pop("parameters"), found.pop("peak memory")
+        errors = ", ".join(f"{k} {v:.0e}" for k, v in found.items())
+        print(f"{side}x{side}: parameters {counts[0]} ours, {counts[1]} PyTorch; differences {errors}")
+        if len(set(counts)) > 1 or max(found.values()) > 1e-4:
+            raise SystemExit("error: the two sides do not compute the same; their times mean nothing")
+
+
+def compare(rounds, calls=1):
+    """(job, unit, {candidate: figure}) of the jobs on both sizes of images, after the check; the compile times of samplers."""
+    check_agreement()
+    lines = []
+    for side in SIDES:
+        options = "--side", side, "--calls", calls
+        found = benchmarking.in_turn(MODULE, WORKERS, rounds, *options)
+        found = {name: results for name, results in found.items() if results}
+        best = {job: {n: min(min(r[job]) for r in results) for n, results in found.items()} for job in JOBS}
+        print_times(side, best, max(r["matrix rate"] for r in found["dlvm_jax"]))
+        lines += [(f"diffusion, {side} x {side}: {job}", "s", best[job]) for job in JOBS]
+        memory = {name: min(r["peak memory"] for r in results) for name, results in found.items()}
+        lines.append((f"diffusion, {side} x {side}: peak memory of the process", "MB", memory))
+    found = benchmarking.run_worker(MODULE, "compile", "--calls", calls)
+    found.pop("peak memory")
+    print(f"\n| sampler, compile time in s | {' | '.join(f'{n} steps' for n in COMPILED)} |\n|---|---|---|")
+    for name, seconds in found.items():
+        print(f"| {name} | {' | '.join(f'{s:.2f}' for s in seconds)} |")
+    longest = max(map(max, found.values()))
+    return [*lines, ("diffusion: longest compilation of a sampler", "s", {"dlvm_jax": longest})]
 
 
 def main(config):
     """Check that both sides compute the same, run all candidates in turn and print the tables."""
     if config.worker is not None:
-        print(json.dumps((WORKERS | CHECKS)[config.worker](config.side, config.calls)))
+        benchmarking.emit((WORKERS | CHECKS)[config.worker](config.side, config.calls))
         return
-    module = "experiments.benchmark_diffusion"
-    for side in SIDES:
-        found = benchmark.run_worker(module, "agreement", "--side", side)
-        if found is not None:
-            counts, errors = found.pop("parameters"), ", ".join(f"{k} {v:.0e}" for k, v in found.items())
-            print(f"{side}x{side}: parameters {counts[0]} ours, {counts[1]} PyTorch; differences {errors}")
-            if len(set(counts)) > 1 or max(found.values()) > 1e-4:
-                raise SystemExit("error: the two sides do not compute the same; their times mean nothing")
-    for side in SIDES:
-        options = "--side", side, "--calls", config.calls
-        print_times(side, benchmark.in_turn(module, WORKERS, config.rounds, *options))
-    found = benchmark.run_worker(module, "compile", "--calls", config.calls)
-    print(f"\n| sampler, compile time in s | {' | '.join(f'{n} steps' for n in COMPILED)} |\n|---|---|---|")
-    for name, seconds in found.items():
-        print(f"| {name} | {' | '.join(f'{s:.2f}' for s in seconds)} |")
-    print(f"\nlongest: {max(map(max, found.values())):.2f} s")
+    compare(config.rounds, config.calls)
 
 
 if __name__ == "__main__":

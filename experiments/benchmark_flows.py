@@ -11,8 +11,6 @@ one a core the faster counts.  Peers:
 
 import dataclasses
 import functools
-import importlib.metadata
-import json
 import os
 import statistics
 import time
@@ -25,7 +23,7 @@ import tyro
 from dlvm_jax.models import density, flows, scalars
 from dlvm_jax.nets.masked import MADE
 from dlvm_jax.nets.mlp import MLP, SMALL
-from experiments import benchmark
+from experiments import benchmarking
 
 DIM, HIDDEN, BINS, BOUND, COUPLINGS, PASSES = 10, (64, 64), 8, 5.0, 8, 5
 BATCH, POINTS, STEPS, RATE = 256, 2000, 20, 1e-3  # STEPS of training are timed together
@@ -180,7 +178,7 @@ def timings(jobs, calls):
     result = {}
     for job, run in jobs.items():
         run()
-        result[job] = min(benchmark.timed(run, calls))
+        result[job] = min(benchmarking.timed(run, calls))
     result[JOBS[0]] /= STEPS
     return result
 
@@ -268,12 +266,8 @@ class Config:
     """(internal) flow of a worker"""
 
 
-def print_table(flow, found):
-    """The median over the rounds of each candidate's figures, and in brackets their ratio to ours."""
-    rows = {}
-    for name, results in found.items():
-        if results:
-            rows[name] = {job: 1e3 * statistics.median(r[job] for r in results) for job in JOBS}
+def print_table(rows, flow, found):
+    """Milliseconds {candidate: {job: median}} of a flow, in brackets their ratio to ours, and what compiling takes."""
     print(f"\n| {flow} | parameters | {', ms | '.join(JOBS)}, ms | compile (step, log_prob, samples), s |")
     print("|---|---|---|---|---|---|")
     for name, row in rows.items():
@@ -283,24 +277,31 @@ def print_table(flow, found):
         print(f"| {name} | {found[name][0]['parameters']:,} | {' | '.join(times)} | {seconds} |")
 
 
-def version(name):
-    """The installed version, or how to get one."""
-    try:
-        return f"{name} {importlib.metadata.version(name)}"
-    except importlib.metadata.PackageNotFoundError:
-        return f"{name} not installed (pip install -e '.[peers]')"
+def compare(rounds, calls=10):
+    """(job, unit, {candidate: figure}) of every flow: the median over the rounds counts."""
+    lines = []
+    for flow in FLOWS:
+        names = [name for name in CANDIDATES if (name, flow) != ("distrax", AUTOREGRESSIVE)]  # it has none
+        options = "--flow", flow, "--calls", calls
+        found = benchmarking.in_turn("experiments.benchmark_flows", names, rounds, *options)
+        median = lambda pick: {n: statistics.median(map(pick, r)) for n, r in found.items() if r}  # noqa: B023, E731
+        columns = {job: median(lambda r, job=job: 1e3 * r[job]) for job in JOBS}
+        rows = {name: {job: columns[job][name] for job in JOBS} for name in columns[JOBS[0]]}
+        print_table(rows, flow, found)
+        lines += [(f"{flow}: {job}", "ms", column) for job, column in columns.items()]
+        compiled = {name: results for name, results in found.items() if results and "compile" in results[0]}
+        seconds = {name: statistics.median(r["compile"][0] for r in runs) for name, runs in compiled.items()}
+        lines.append((f"{flow}: compiling the step", "s", seconds))
+    return lines
 
 
 def main(config):
     """Run all candidates in turn and print a table for each flow."""
     if config.worker is not None:
-        print(json.dumps(measured(config.worker, config.flow, config.calls)))
+        benchmarking.emit(measured(config.worker, config.flow, config.calls))
         return
-    print(*map(version, (*CANDIDATES, "jax", "torch")), sep=", ")
-    for flow in FLOWS:
-        names = [name for name in CANDIDATES if (name, flow) != ("distrax", AUTOREGRESSIVE)]  # it has none
-        options = "--flow", flow, "--calls", config.calls
-        print_table(flow, benchmark.in_turn("experiments.benchmark_flows", names, config.rounds, *options))
+    print(*map(benchmarking.version, (*CANDIDATES, "jax", "torch")), sep=", ")
+    compare(config.rounds, config.calls)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import benchmark, benchmark_diffusion
+from experiments import benchmark_diffusion, benchmarking
 
 TINY = {"side": 4, "count": 2, "width": 4, "depth": 1}
 
@@ -47,33 +47,39 @@ def test_multiply_adds_are_those_of_the_network(side):
 
 
 def stub(errors, missing=()):
-    """`benchmark.run_worker` without processes: ours takes 2 s a call, a peer 3 s."""
+    """`benchmarking.run_worker` without processes: ours takes 2 s a call, a peer 3 s."""
 
     def run_worker(module, name, *options):
         if name in missing:
             return None
         if name == "agreement":
-            return {"parameters": [5, 5], "samples": errors}
+            return {"parameters": [5, 5], "samples": errors, "peak memory": 9.0}
         if name == "compile":
-            return {"DDIM": [0.5, 0.75]}
+            return {"DDIM": [0.5, 0.75], "peak memory": 9.0}
         seconds = 2.0 if name == "dlvm_jax" else 3.0
-        return {job: [seconds, 9.0] for job in benchmark_diffusion.JOBS} | {"matrix rate": 1e11}
+        times = {job: [seconds, 9.0] for job in benchmark_diffusion.JOBS}
+        return times | {"matrix rate": 1e11, "peak memory": 500.0}
 
     return run_worker
 
 
 def test_tables(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "run_worker", stub(1e-6, missing=("pytorch, torch.compile",)))
-    benchmark_diffusion.main(benchmark_diffusion.Config(rounds=2))
+    monkeypatch.setattr(benchmarking, "run_worker", stub(1e-6, missing=("pytorch, torch.compile",)))
+    lines = benchmark_diffusion.compare(2)
     shown = capsys.readouterr().out
     assert "8x8: parameters 5 ours, 5 PyTorch; differences samples 1e-06" in shown
     for job in benchmark_diffusion.JOBS:
         assert f"| {job} | pytorch | 3.000 | 1.50 |" in shown
     assert "pytorch, torch.compile: not installed" in shown
-    assert "| DDIM | 0.50 | 0.75 |" in shown and "longest: 0.75 s" in shown
+    assert "| DDIM | 0.50 | 0.75 |" in shown
+    table = benchmarking.ratios(lines)
+    for side in benchmark_diffusion.SIDES:
+        for job in benchmark_diffusion.JOBS:
+            assert f"| diffusion, {side} x {side}: {job}, s | 2 | pytorch 3 | 1.50 |  |" in table
+    assert "| diffusion: longest compilation of a sampler, s | 0.75 | none installed | |  |" in table
 
 
 def test_no_times_of_different_computations(monkeypatch):
-    monkeypatch.setattr(benchmark, "run_worker", stub(1e-3))
+    monkeypatch.setattr(benchmarking, "run_worker", stub(1e-3))
     with pytest.raises(SystemExit, match="do not compute the same"):
         benchmark_diffusion.main(benchmark_diffusion.Config())

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import benchmark, benchmark_flows
+from experiments import benchmark_flows, benchmarking
 
 HALF, NUMBERS = benchmark_flows.DIM // 2, 3 * benchmark_flows.BINS - 1
 IN_AND_MIDDLE = (
@@ -53,9 +53,14 @@ def test_tables(monkeypatch, capsys):
             return None
         seconds = next(rounds) if name == "dlvm_jax" else 0.003
         compiling = {"compile": [1.0, 0.5, 0.25]} if name in benchmark_flows.JAX else {}
-        return {"parameters": 41_552, **compiling, **dict.fromkeys(benchmark_flows.JOBS, seconds)}
+        return {
+            "parameters": 41_552,
+            "peak memory": 9.0,
+            **compiling,
+            **dict.fromkeys(benchmark_flows.JOBS, seconds),
+        }
 
-    monkeypatch.setattr(benchmark, "run_worker", run_worker)
+    monkeypatch.setattr(benchmarking, "run_worker", run_worker)
     benchmark_flows.main(benchmark_flows.Config(rounds=3))
     shown = capsys.readouterr().out
     for flow in benchmark_flows.FLOWS:
@@ -66,4 +71,4 @@ def test_tables(monkeypatch, capsys):
 
 
 def test_a_missing_peer_says_how_to_install_it():
-    assert benchmark_flows.version("no-such-library").endswith("not installed (pip install -e '.[peers]')")
+    assert benchmarking.version("no-such-library").endswith("not installed (pip install -e '.[peers]')")

@@ -1,0 +1,84 @@
+"""What the benchmarks share: candidates in processes of their own that take turns, timing, memory, and a table of ratios."""
+
+import importlib.metadata
+import json
+import resource
+import subprocess
+import sys
+import time
+
+__all__ = ["emit", "in_turn", "matrix_rate", "ratios", "run_worker", "timed", "version"]
+
+OURS = "dlvm_jax"
+
+
+def timed(call, times):
+    """Seconds of each call of `call`."""
+    seconds = []
+    for _ in range(times):
+        start = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def matrix_rate():
+    """Floating-point operations a second of a matrix product: what the machine can do."""
+    import jax
+    import jax.numpy as jnp
+
+    product = jax.jit(lambda a: a @ a)
+    square = jnp.ones((2048, 2048))
+    product(square).block_until_ready()
+    return 2 * 2048**3 / min(timed(lambda: product(square).block_until_ready(), 10))
+
+
+def emit(result):
+    """Print a worker's figures as its process's last line, with the most memory that it held, in MB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({**result, "peak memory": peak}))
+
+
+def run_worker(module, name, *options):
+    """One candidate of a benchmark in a process of its own; None where it is not installed."""
+    line = [sys.executable, "-m", module, "--worker", name, *map(str, options)]
+    done = subprocess.run(line, capture_output=True, text=True)
+    if "ModuleNotFoundError" in done.stderr:
+        return None
+    if done.returncode:
+        sys.exit(f"error: the candidate {name} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_turn(module, names, rounds, *options):
+    """Results {name: [one a round]} of candidates that take turns; an empty list for one that is not installed."""
+    found = {name: [] for name in names}
+    for number in range(rounds):
+        for name, results in found.items():
+            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr)
+            result = run_worker(module, name, *options)
+            if result is not None:
+                results.append(result)
+            elif number == 0:
+                print(f"{name}: not installed (pip install -e '.[peers]')")
+    return found
+
+
+def version(name):
+    """The installed version, or how to get one."""
+    try:
+        return f"{name} {importlib.metadata.version(name)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"{name} not installed (pip install -e '.[peers]')"
+
+
+def ratios(lines):
+    """One table of (job, unit, {candidate: figure}): ours, the best of the peers and its ratio to ours, then all the others."""
+    table = ["| job | ours | best peer | ratio | other peers |", "|---|---|---|---|---|"]
+    for job, unit, figures in lines:
+        ours = figures[OURS]
+        peers = sorted((figure, name) for name, figure in figures.items() if name != OURS)
+        shown = [f"{name} {figure:.3g} ({figure / ours:.2f})" for figure, name in peers[1:]]
+        best = f"{peers[0][1]} {peers[0][0]:.3g} | {peers[0][0] / ours:.2f}" if peers else "none installed |"
+        table.append(f"| {job}, {unit} | {ours:.3g} | {best} | {', '.join(shown)} |")
+    return "\n".join(table)

@@ -1,0 +1,60 @@
+"""The benchmark of VAEs, and the one table of all benchmarks."""
+
+import numpy as np
+import pytest
+
+from experiments import benchmark, benchmark_diffusion, benchmark_flows, benchmark_vae, benchmarking
+
+SMALL = {"EXAMPLES": 200, "BATCH": 20, "STEPS": 10, "HIDDEN": 8, "IMAGES": 10, "SAMPLES": 200}
+
+
+def small(monkeypatch):
+    for name, value in SMALL.items():
+        monkeypatch.setattr(benchmark_vae, name, value)
+
+
+def test_ours_is_measured(monkeypatch):
+    small(monkeypatch)
+    found = benchmark_vae.dlvm_jax_worker(2)
+    assert len(found["epochs"]) == 2 and min(found["epochs"] + found["evaluation"]) > 0
+    assert np.isfinite([found["loss"], found["evidence"]]).all()
+
+
+def test_ours_and_pytorch_evaluate_the_same_quantity(monkeypatch):
+    """Bits of probability 0.13 after a long training: both are within 5 % of the entropy, 303 nats."""
+    pytest.importorskip("torch", reason="the peer is not installed: pip install '.[peers]'")
+    small(monkeypatch)
+    entropy = -784 * (0.13 * np.log(0.13) + 0.87 * np.log(0.87))
+    for worker in (benchmark_vae.dlvm_jax_worker, benchmark_vae.torch_worker):
+        assert -worker(60)["evidence"] == pytest.approx(entropy, rel=0.05)
+
+
+def test_one_table_of_all(monkeypatch, capsys):
+    """Ours takes 2 s an epoch of 600 steps, peers 3 and 5; one is not installed."""
+
+    def run_worker(module, name, *options):
+        if name == "pythae":
+            return None
+        seconds = {"dlvm_jax": 2.0, "pytorch, DataLoader": 5.0}.get(name, 3.0)
+        figures = {
+            "matrix_rate": 1e11,
+            "first_step": 1.0,
+            "loss": 1.0,
+            "evidence": -1.0,
+            "peak memory": 300.0,
+        }
+        return {"epochs": [seconds, 9.0], "evaluation": [seconds], **figures}
+
+    monkeypatch.setattr(benchmarking, "run_worker", run_worker)
+    monkeypatch.setattr(
+        benchmark_flows, "compare", lambda rounds: [("flow", "ms", {"dlvm_jax": 1.0, "zuko": 4.0})]
+    )
+    monkeypatch.setattr(benchmark_diffusion, "compare", lambda rounds: [])
+    benchmark.main(benchmark.Config())
+    shown = capsys.readouterr().out
+    epoch = "| VAE 784-500-20: epoch of 60,000 images, batch 100, s | 2 | pytorch, indexed tensor 3 | 1.50 |"
+    assert f"{epoch} pytorch, DataLoader 5 (2.50) |" in shown
+    assert "| VAE: training step, ms | 3.33 |" in shown and "| flow, ms | 1 | zuko 4 | 4.00 |  |" in shown
+    assert "pythae: not installed" in shown and "jax 0." in shown
+    with pytest.raises(ValueError, match="--rounds must be at least 1, got 0"):
+        benchmark.main(benchmark.Config(rounds=0))
