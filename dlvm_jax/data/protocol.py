@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlvm_jax.functional.flows import image
+
 __all__ = ["PROTOCOLS", "TRANSFORMS", "Protocol", "Transform", "pick"]
 
 
@@ -64,17 +66,8 @@ def _bits(levels):
     return lambda key, raw: jax.random.bernoulli(key, raw / (levels - 1.0)).astype(jnp.float32)
 
 
-# Dequantisation noise lies on the midpoints of 2^15 steps.  With at most 256 levels, level + u is then exact in float32;
-# noise of full precision rounds up to the next level now and then, and (255 + u) / 256 to 1, where a logit is infinite.
-STEPS = 2**15
-
-
 def _dequantise(levels):
-    def dequantise(key, raw):
-        step = jax.random.bits(key, raw.shape, jnp.uint16) // (2**16 // STEPS)
-        return (raw + (step + jnp.float32(0.5)) / STEPS) / levels
-
-    return dequantise
+    return lambda key, raw: image.dequantise(key, raw.astype(jnp.float32), levels, event_ndim=0)[0]
 
 
 def _fixed_bits(levels, rng, raw):
@@ -82,8 +75,8 @@ def _fixed_bits(levels, rng, raw):
 
 
 def _fixed_dequantise(levels, rng, raw):
-    step = rng.randint(0, STEPS, raw.shape, np.uint16)
-    return (raw + (step + np.float32(0.5)) / np.float32(STEPS)) / np.float32(levels)
+    step = rng.randint(0, image.NOISE_STEPS, raw.shape, np.uint16)
+    return (raw + (step + np.float32(0.5)) / np.float32(image.NOISE_STEPS)) / np.float32(levels)
 
 
 TRANSFORMS = {
