@@ -25,7 +25,7 @@ def _rows():
                 confirmed="two public implementations that quote the table",
                 better="lower" if quantity == "kl" else "higher",
                 tolerance=tolerance,
-                recipe="The modes with 5.0 for the paper's misprinted 0.5; 20,000 steps of 256 samples, Adam 2e-4 as in the paper, "
+                recipe="The modes with 5.0 for the paper's misprinted 0.5; 20,000 steps of 256 samples, Adam 2e-4 as the paper, "
                 "but along a cosine; one seed.",
                 evaluation="20,000 fresh samples, log Z in closed form.",
                 run=energy_run(quantity, **(RECIPES[f"sphere modes, {label}"] | PAPER)),
