@@ -2,10 +2,11 @@
 
 import importlib.metadata
 import json
-import resource
+import math
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 __all__ = ["emit", "in_turn", "matrix_rate", "ratios", "run_worker", "timed", "version"]
 
@@ -34,8 +35,10 @@ def matrix_rate():
 
 
 def emit(result):
-    """Print a worker's figures as its process's last line, with the most memory that it held, in MB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Print a worker's figures as its process's last line, with the most memory that it held, in MB (of Linux)."""
+    status = Path("/proc/self/status")  # resource.getrusage would count what the parent held when it forked
+    lines = status.read_text().splitlines() if status.exists() else []
+    peak = next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), math.nan)
     print(json.dumps({**result, "peak memory": peak}))
 
 
@@ -52,6 +55,8 @@ def run_worker(module, name, *options):
 
 def in_turn(module, names, rounds, *options):
     """Results {name: [one a round]} of candidates that take turns; an empty list for one that is not installed."""
+    if rounds < 1:
+        sys.exit(f"error: a benchmark takes at least one round, got {rounds}")
     found = {name: [] for name in names}
     for number in range(rounds):
         for name, results in found.items():

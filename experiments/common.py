@@ -1,5 +1,6 @@
 """What every experiment shares: one line for each error, numbered run folders, the compilation cache."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -7,6 +8,7 @@ import math
 import os
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import jax
@@ -16,6 +18,7 @@ from tqdm import tqdm
 from dlvm_jax.evaluate import evaluate
 from dlvm_jax.train import loop
 from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints, digest
+from dlvm_jax.train.cost import operations
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
 from dlvm_jax.train.run import manifest
 
@@ -134,9 +137,19 @@ def train(folder, trainer, plan, data, validate, *, settings, identity, resume):
 
 
 def carried_out(script, config):
-    """The result of a script's run in `config.out`: of the finished one, or of one that starts, or goes on, to its end."""
+    """The result of a script's run in `config.out`: of the finished one, or of one that starts, or goes on, to its end.
+
+    Raises ValueError for a finished run of other settings.
+    """
     path = config.out / "result.json"
-    if not path.exists():
+    if path.exists():
+        there = json.loads((config.out / "config.json").read_text())
+        for name, wanted in settings(config).items():  # those not given were filled in by the script
+            if name not in ("out", "resume") and wanted is not None and there.get(name, wanted) != wanted:
+                raise ValueError(
+                    f"{config.out} is of {name} {there[name]}, not {wanted}; choose another folder"
+                )
+    else:
         if hasattr(config, "resume"):
             config = dataclasses.replace(config, resume=(config.out / "checkpoints").is_dir())
         script.run(config)
@@ -144,13 +157,12 @@ def carried_out(script, config):
 
 
 def cost(trainer, plan, state, data):
-    """What training takes: parameters, steps, and the floating-point operations of a step (the body of a loop counted once)."""
+    """What training takes, all seeds together: parameters, steps, and the operations of a step (see `operations`)."""
     shape = (1, plan.batch_size) if len(plan.seeds) == 1 else (1, len(plan.seeds), plan.batch_size)
-    counted = trainer.chunk.lower(state, data, np.zeros(shape, np.int32)).cost_analysis() or {}
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "steps": plan.steps,
-        "operations_per_step": counted.get("flops"),
+        "operations_per_step": operations(trainer.chunk, state, data, np.zeros(shape, np.int32)),
     }
 
 
@@ -159,7 +171,12 @@ class _Batches(dict):
 
     def __init__(self, folder):
         self._folder = folder
-        super().__init__({int(path.stem): dict(np.load(path)) for path in folder.glob("*.npz")})
+        super().__init__()
+        for path in folder.glob("*.npz"):
+            with contextlib.suppress(
+                OSError, ValueError, EOFError, zipfile.BadZipFile
+            ):  # damaged: computed again
+                super().__setitem__(int(path.stem), dict(np.load(path)))
 
     def __setitem__(self, number, values):
         super().__setitem__(number, values)

@@ -100,7 +100,7 @@ def _train(config, dataset, model, data_std, density, folder):
     )
     order.steps_per_epoch(len(dataset.train), config.batch_size)
     settings = common.settings(config) | {"data_std": data_std}
-    identity = {name: value for name, value in settings.items() if name not in SAID_LATER}
+    identity = {name: value for name, value in settings.items() if name not in (*SAID_LATER, "data_std")}
     identity["protocol"] = f"{dataset.protocol.name} {dataset.protocol.hash}"
     print(f"{config.data}, {dataset.protocol.name}: {dataset.protocol.description}\nrun folder {folder.root}")
     few = _given(classes, dataset.valid[:2000], dataset.valid_labels[:2000] if classes else None)

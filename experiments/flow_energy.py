@@ -81,7 +81,7 @@ def _train(config, target, density, folder):
     trainer = engine.build(
         objective,
         density.init,
-        optimisers.make("adam", config.learning_rate, config.steps, schedule="cosine", clip=10.0),
+        optimisers.make("adam", config.learning_rate, config.steps, schedule=config.schedule, clip=10.0),
         devices=parallel.devices_for(config.batch_size),
     )
     weigh = _weighting(density, target, VALIDATION)

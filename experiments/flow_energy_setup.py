@@ -65,7 +65,9 @@ class Config:
     batch_size: int = 256
     """samples of a step"""
     learning_rate: float = 2e-3
-    """peak learning rate of Adam, which falls along a cosine"""
+    """peak learning rate of Adam"""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """course of the learning rate"""
     annealing: int = 0
     """steps over which the target's weight rises from 0 to 1"""
     eval_samples: int = 20_000

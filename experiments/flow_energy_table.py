@@ -65,7 +65,7 @@ def run(config):
         steps = {} if config.steps is None else {"steps": config.steps}
         roots[label] = config.out / re.sub("[^A-Za-z0-9]+", "-", label)
         row = Run(**{**settings, **steps}, out=roots[label])
-        results[label] = _result(row)
+        results[label] = common.carried_out(flow_energy, row)
     folder.write("manifest.json", manifest())
     folder.write("result.json", {"rows": {label: _recorded(roots[label], results[label]) for label in ROWS}})
     on_the_torus = {
@@ -77,17 +77,6 @@ def run(config):
     flow_energy_report.maps(config.out / "sphere.png", "sphere", _densities(roots, on_the_sphere))
     (config.out / "report.md").write_text(_report(results))
     print((config.out / "report.md").read_text())
-
-
-def _result(row):
-    """The result of a finished run, or of one that goes on to its end; raises ValueError for one of another length."""
-    path = row.out / "result.json"
-    if not path.exists():
-        flow_energy.run(dataclasses.replace(row, resume=(row.out / "checkpoints").exists()))
-    there = json.loads((row.out / "config.json").read_text())["steps"]
-    if there != row.steps:
-        raise ValueError(f"{row.out} is of {there} steps, not {row.steps}; choose another --out")
-    return json.loads(path.read_text())
 
 
 def _recorded(root, result):

@@ -10,11 +10,16 @@ python -m experiments.reproduce pack NAME            # an unfinished row in piec
 
 import contextlib
 import dataclasses
+import hashlib
 import io
 import json
+import math
 import os
+import shutil
 import signal
+import sys
 import tarfile
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -22,6 +27,7 @@ from typing import Annotated
 
 import tyro
 
+from dlvm_jax.train.checkpoint import Checkpoints
 from dlvm_jax.train.loop import Interrupted
 from dlvm_jax.train.run import RunFolder, manifest
 from experiments import common
@@ -51,9 +57,9 @@ class Run(_Folders):
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """rows; default all that are not recorded and whose time is known, the quickest first"""
     minutes: float | None = None
-    """stop after so long, with everything saved"""
+    """stop within so long, with everything saved (training ends its round first, so it is asked to a minute before)"""
     quick: bool = False
-    """a short version of each row, which is not recorded"""
+    """a short version of each row, from its start, which is not recorded"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +74,7 @@ class Table(_Folders):
 class Pack(_Folders):
     """Put the run of an unfinished row into pieces of at most 16 MB, 60 MB in all."""
 
-    name: tyro.conf.Positional[str] = ""
+    name: tyro.conf.Positional[str]
     """the row"""
     out: Path = Path("pieces")
     """folder of the pieces"""
@@ -97,14 +103,21 @@ def recorded(folder, row):
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _value(value, error=None):
-    """A number with its error, to two digits of the error."""
+def _value(value, error=None, digits=0):
+    """A number with its error, to two digits of the error and at least so many after the point."""
     if value is None:
         return ""
-    if not error:
-        return f"{value:.5g}"
-    digits = max(0, 1 - int(f"{error:e}".split("e")[1]))
+    if not error or not math.isfinite(error):
+        return f"{value:.6g}"
+    digits = max(digits, 1 - math.floor(math.log10(error)))
     return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def _ours(row, found):
+    """A recorded value with its error, fine enough to see the row's tolerance."""
+    if found["value"] is None:
+        return "nan"
+    return _value(found["value"], found["standard_error"], 1 - math.floor(math.log10(row.tolerance)))
 
 
 def find(rows, name):
@@ -124,7 +137,7 @@ def show(config):
         began = (config.runs / row.run_folder / "config.json").exists()
         status = verdict(row, found["value"]) if found else "begun" if began else "not run"
         took = f" ({row.minutes:g} minutes)" if row.minutes and not found else ""
-        ours = _value(found["value"], found["standard_error"]) if found else ""
+        ours = _ours(row, found) if found else ""
         print(f"{name:{width}}  {_value(row.published, row.spread):>16}  {ours:>20}  {status}{took}")
 
 
@@ -132,59 +145,80 @@ def show(config):
 def time_limit(seconds):
     """After so long, ask this process to stop as a user would: training saves its round first, anything else stops at once.
 
-    Raises `Interrupted` then; nothing is asked where `seconds` is None.
+    Raises `Interrupted` then; gives an event that says whether the time is over.  None: there is no limit.
     """
+    over = threading.Event()
 
     def stop(signum, frame):
         raise Interrupted(signum, "a point outside training")
 
+    def ask():
+        over.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
     if seconds is None:
-        yield
+        yield over
         return
     before = signal.signal(signal.SIGTERM, stop)
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM))
+    timer = threading.Timer(seconds, ask)
     timer.daemon = True
     timer.start()
     try:
-        yield
+        yield over
     finally:
         timer.cancel()
         signal.signal(signal.SIGTERM, before)
 
 
 def run(config):
-    """Rows one after another, each recorded as soon as it is finished."""
+    """Rows one after another, each recorded as soon as it is finished; one that fails does not stop the others."""
     rows = every_row()
     chosen = [find(rows, name) for name in config.names]
     if not chosen:
         open_rows = (row for row in rows.values() if row.minutes and not recorded(config.records, row))
         chosen = sorted(open_rows, key=lambda row: row.minutes)
     common.at_least("minutes", config.minutes, 0)
-    done = []
-    try:
-        with time_limit(config.minutes and 60 * config.minutes):
+    if not chosen:
+        print("every row whose time is known is recorded; name others to run them")
+    done, failed = [], []
+    with time_limit(
+        None if config.minutes is None else 60 * max(config.minutes - 1, config.minutes / 2)
+    ) as over:
+        try:
             for row in chosen:
                 print(f"\n== {row.name}: {row.what} ({row.source})")
-                _compute(row, config)
-                done.append(row.name)
-    except Interrupted as stop:
-        if config.minutes is None:
-            raise
-        print(f"\n{config.minutes:g} minutes are over: {stop}")
-        print(f"finished: {', '.join(done) or 'nothing yet'}; the same command goes on")
+                try:
+                    _compute(row, config)
+                    done.append(row.name)
+                except (ValueError, FloatingPointError, OSError) as error:
+                    print(f"error: {row.name}: {' '.join(str(error).split())}", file=sys.stderr)
+                    failed.append(row.name)
+        except Interrupted:
+            if not over.is_set():
+                raise
+            print(f"\nthe {config.minutes:g} minutes are over; finished: {', '.join(done) or 'nothing yet'}")
+            print("everything is saved, and the same command goes on")
+    if failed:
+        raise ValueError(f"these rows failed: {', '.join(failed)}; see above")
 
 
 def _compute(row, config):
     """Compute a row and, unless it is only tried out, record it."""
     folder = config.runs / (f"{row.run_folder}-quick" if config.quick else row.run_folder)
-    measured = row.run(folder, config.quick)
-    text = f"{row.what}: {_value(measured.value, measured.standard_error)}, published {_value(row.published, row.spread)}"
+    if config.quick:
+        shutil.rmtree(folder, ignore_errors=True)
+    value, error, details = row.run(folder, config.quick)
+    value, error = (x if math.isfinite(x) else None for x in (value, error))
+    record = {"row": row.name, "value": value, "standard_error": error, **details}
+    text = f"{row.what}: {_ours(row, record)}, published {_value(row.published, row.spread) or 'nowhere'}"
     if config.quick:
         print(f"{text}; QUICK: a short version of the row, not to be compared")
         return
-    print(f"{text}: {verdict(row, measured.value)}")
-    record = {"row": row.name, "value": measured.value, "standard_error": measured.standard_error}
-    record |= {**measured.details, "recorded": time.strftime("%Y-%m-%d", time.gmtime()), **manifest()}
+    print(f"{text}: {verdict(row, value)}")
+    made = folder / "manifest.json"  # of the run, which may be older than this record, and of another machine
+    record |= json.loads(made.read_text()) if made.exists() else manifest()
+    record |= {"recipe": row.recipe, "evaluation": row.evaluation}
+    record["recorded"] = time.strftime("%Y-%m-%d", time.gmtime())
     RunFolder(config.records).write(f"{row.name}.json", record)
 
 
@@ -225,22 +259,25 @@ def _line(row, found):
     protocol = f"`{found['protocol']}` {found['protocol_hash']}" if "protocol" in found else "-"
     if found.get("estimator") == "iwae":
         protocol += f", K = {found['samples']}"
-    ours = _value(found["value"], found["standard_error"])
-    return f"| {row.name} | {row.what} | {published} | {ours} | {verdict(row, found['value'])} | {protocol} |"
+    return f"| {row.name} | {row.what} | {published} | {_ours(row, found)} | {verdict(row, found['value'])} | {protocol} |"
 
 
 def _detail(row, found):
     """A paragraph on a row: source, recipe, evaluation, and what the recorded run took."""
-    text = (
-        f"- **{row.name}** ({row.source}; the value seen in: {row.confirmed}). {row.recipe} {row.evaluation}"
+    recipe, evaluation = (
+        (found or {}).get("recipe", row.recipe),
+        (found or {}).get("evaluation", row.evaluation),
     )
+    text = f"- **{row.name}** ({row.source}; the value seen in: {row.confirmed}). {recipe} {evaluation}"
     if not found:
         return text
+    if (recipe, evaluation) != (row.recipe, row.evaluation):
+        text += " **The row has been changed since.**"
     took = [f"seeds {found['seeds']}"] if found["seeds"] else []
     if "parameters" in found:
         took.append(f"{found['parameters']:,} parameters, {found['steps']:,} steps")
         if found.get("operations_per_step"):
-            took.append(f"{found['operations_per_step'] * found['steps']:.2g} floating-point operations")
+            took.append(f"{found['operations_per_step'] * found['steps']:.2g} operations in products")
         took.append(f"{found['training_seconds']:.0f} s of training")
     took.append(
         f"{found['cpu_count']} cores, {', '.join(found['devices'])}, jax {found['packages']['jax']}, {found['commit']}"
@@ -248,15 +285,30 @@ def _detail(row, found):
     return f"{text} Recorded {found['recorded']}: {'; '.join(took)}."
 
 
+def _packed(folder):
+    """A run's newest and best checkpoint and all that is small, as a compressed archive."""
+    kept = Checkpoints(folder / "checkpoints", {})
+    steps = {str(step) for step in (*kept.steps()[-1:], kept.best_step())}
+    kept.close()
+
+    def chosen(member):
+        parts = Path(member.name).parts[1:]
+        old = parts[0] == "checkpoints" and len(parts) > 1 and parts[1].removesuffix(".json") not in steps
+        return None if old or member.name.endswith(".png") else member
+
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for path in sorted(folder.iterdir()):
+            archive.add(path, f"{folder.name}/{path.name}", filter=chosen)
+    return buffer.getvalue()
+
+
 def pack(config):
-    """Write the pieces of a row's run."""
+    """Write the pieces of a row's run, each named by the digest of the whole, its number and how many there are."""
     folder = config.runs / find(every_row(), config.name).run_folder
     if not folder.is_dir():
         raise ValueError(f"{folder} does not exist: the row was not begun; start it with `run {config.name}`")
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        archive.add(folder, folder.name)
-    content = buffer.getvalue()
+    content = _packed(folder)
     if len(content) > WHOLE:
         raise ValueError(
             f"{folder} takes {len(content) / 2**20:.0f} MB, more than {WHOLE >> 20}; let it finish here"
@@ -265,23 +317,32 @@ def pack(config):
     for old in config.out.glob("piece-*"):
         old.unlink()
     pieces = [content[start : start + PIECE] for start in range(0, len(content), PIECE)]
-    for number, piece in enumerate(pieces):
-        (config.out / f"piece-{number:02d}-of-{len(pieces):02d}").write_bytes(piece)
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    for number, piece in enumerate(pieces, 1):
+        (config.out / f"piece-{digest}-{number:02d}-of-{len(pieces):02d}").write_bytes(piece)
     print(f"{len(pieces)} pieces, {len(content) / 2**20:.1f} MB, in {config.out}")
 
 
 def unpack(config):
-    """Lay out a packed run; raises ValueError for a missing piece or a run that is there already."""
-    pieces = sorted(config.pieces.glob("piece-*"))
-    wanted = int(pieces[0].name.split("-")[-1]) if pieces else None
-    if len(pieces) != wanted:
-        raise ValueError(f"{config.pieces} holds {len(pieces)} of {wanted or 'no'} pieces; bring all of them")
-    with tarfile.open(fileobj=io.BytesIO(b"".join(p.read_bytes() for p in pieces)), mode="r:gz") as archive:
-        name = archive.getnames()[0]  # of the folder
-        if (config.runs / name).exists():
-            raise ValueError(f"{config.runs / name} already holds a run; move it away first")
-        archive.extractall(config.runs, filter="data")
-    print(f"{config.runs / name} is laid out; go on with `python -m experiments.reproduce run`")
+    """Lay out a packed run; raises ValueError for missing or damaged pieces, and for a run that is there already."""
+    pieces = sorted(config.pieces.glob("piece-*-of-*"))
+    if not pieces:
+        raise ValueError(f"{config.pieces} holds no pieces; name the folder that `pack` wrote")
+    content = b"".join(piece.read_bytes() for piece in pieces)
+    if hashlib.sha256(content).hexdigest()[:16] != pieces[0].name.split("-")[1]:
+        wanted = int(pieces[0].name.split("-")[-1])
+        raise ValueError(
+            f"the {len(pieces)} pieces in {config.pieces} are not the {wanted} of one run; bring them again"
+        )
+    config.runs.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=config.runs) as temporary:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
+            archive.extractall(temporary, filter="data")
+        (laid,) = Path(temporary).iterdir()
+        if (config.runs / laid.name).exists():
+            raise ValueError(f"{config.runs / laid.name} already holds a run; move it away first")
+        laid.rename(config.runs / laid.name)
+    print(f"{config.runs / laid.name} is laid out; `run` with its row goes on")
 
 
 def main(command):

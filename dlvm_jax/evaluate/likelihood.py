@@ -121,7 +121,7 @@ def log_likelihoods(
     with jax.default_matmul_precision("highest"):
         for number, start in enumerate(range(0, examples, size)):
             count = min(size, examples - start)
-            if number in finished:
+            if number in finished and len(finished[number]["bound"]) == count:
                 progress(start + count)
                 continue
             batch = jax.tree.map(lambda a, s=start: padded(a, s), x)

@@ -19,8 +19,11 @@ class NonFiniteError(FloatingPointError):
     """A metric became NaN or infinite; the message names the step, the metric and the last good checkpoint."""
 
 
-class Interrupted(Exception):
-    """The run was asked to stop; everything up to its last round is saved.  `signum` is the signal."""
+class Interrupted(BaseException):
+    """The run was asked to stop; everything up to its last round is saved.  `signum` is the signal.
+
+    Like KeyboardInterrupt it is no Exception, so that nothing takes it for an error and goes on.
+    """
 
     def __init__(self, signum, where):
         super().__init__(f"stopped by signal {signum} at {where}; resume to go on from there")
@@ -157,4 +160,6 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
             bar.update(count)
             if signals.asked(step):
                 raise Interrupted(int(signals.received), f"step {step}")
+    if signals.received is not None:  # as the last checkpoint was written
+        raise Interrupted(int(signals.received), f"step {step}")
     return state

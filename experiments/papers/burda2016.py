@@ -3,11 +3,18 @@
 from experiments.papers.recipes import vae_run
 from experiments.papers.registry import Row
 
-PUBLISHED = {("vae", 1): -86.76, ("vae", 5): -86.47, ("iwae", 5): -85.54, ("iwae", 50): -84.78}
+PUBLISHED = {
+    ("vae", 1): -86.76,
+    ("vae", 5): -86.47,
+    ("vae", 50): -86.35,
+    ("iwae", 5): -85.54,
+    ("iwae", 50): -84.78,
+}
 MINUTES = {("vae", 1): 40}
 OBJECTIVES = {  # the ELBO of several samples is Renyi's bound of order 1
     ("vae", 1): {},
     ("vae", 5): {"objective": "renyi", "alpha": 1.0, "samples": 5},
+    ("vae", 50): {"objective": "renyi", "alpha": 1.0, "samples": 50},
     ("iwae", 5): {"objective": "iwae", "samples": 5},
     ("iwae", 50): {"objective": "iwae", "samples": 50},
 }
@@ -21,8 +28,9 @@ ROWS = [
         confirmed="a public implementation that quotes the table",
         better="higher",
         tolerance=0.3,
-        recipe="784-200-200-50 (ReLU; the paper: tanh), 400 epochs of batches of 100, Adam 1e-3 along a cosine and an average "
-        "of the parameters (the paper: 3,280 epochs of batches of 20 in eight stages); one seed.",
+        recipe="784-200-200-50 (ReLU; the paper: tanh), 400 epochs of shuffled batches of 100, Adam 1e-3 along a cosine and an "
+        "average of the parameters (the paper's code: 3,280 epochs of batches of 20 that are not shuffled, eight stages of Adam "
+        "with beta1 = 0.99 and epsilon = 1e-4, gradients summed over the batch); one seed.",
         evaluation="Importance weighting, K = 5000, as the paper.",
         run=vae_run(
             **{
@@ -32,7 +40,13 @@ ROWS = [
                 "latent_dim": 50,
                 "epochs": 400,
             },
-            **{"schedule": "cosine", "ema": 0.999, "eval_samples": 5000, **OBJECTIVES[kind, samples]},
+            **{
+                "schedule": "cosine",
+                "ema": 0.999,
+                "every": 1000,
+                "eval_samples": 5000,
+                **OBJECTIVES[kind, samples],
+            },
         ),
         minutes=MINUTES.get((kind, samples)),
     )

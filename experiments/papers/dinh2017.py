@@ -1,13 +1,22 @@
-"""Flows on images: RealNVP (Dinh, Sohl-Dickstein, Bengio 2017) and Glow (Kingma & Dhariwal 2018)."""
+"""Flows on images: RealNVP (Dinh, Sohl-Dickstein, Bengio 2017) and Glow (Kingma & Dhariwal 2018) on MNIST."""
 
 from experiments.papers.recipes import flow_run
 from experiments.papers.registry import Row
 
-RUNS = {  # name: (source, published, minutes, settings)
-    "realnvp": ("Dinh, Sohl-Dickstein, Bengio 2017", 1.06, 22, {"flow": "realnvp"}),
+OURS = (
+    "Two scales of four steps, networks of one residual block and 32 channels, 8,000 steps of 32 images with new noise in each, "
+    "Adam 4e-3 along a cosine, logits of 0.01 + 0.98 x; one seed."
+)
+RUNS = {  # name: (published, recipe, minutes, settings)
+    "realnvp": (
+        1.06,
+        f"{OURS} The RealNVP of the tables: eight blocks of 64 channels, an alpha of 0.05, flips.",
+        22,
+        {"flow": "realnvp"},
+    ),
     "spline-glow": (
-        "Kingma & Dhariwal 2018, with affine couplings",
         1.05,
+        f"{OURS} Splines of 32 bins in the couplings. The Glow of the tables: affine couplings, many more steps of flow.",
         25,
         {"flow": "spline-glow", "bins": 32},
     ),
@@ -16,14 +25,13 @@ RUNS = {  # name: (source, published, minutes, settings)
 ROWS = [
     Row(
         name=f"{name}-mnist",
-        source=source,
+        source=f"{name.removeprefix('spline-')} on MNIST as tabulated by Grathwohl et al. 2019 (FFJORD)",
         what=f"bits/dim, {name}, 8-bit MNIST, uniform dequantisation (a bound)",
         published=published,
-        confirmed="tables of later papers, which quote it",
+        confirmed="notes on that table",
         better="lower",
         tolerance=0.02,
-        recipe="Two scales of four steps, networks of one residual block and 32 channels, 8,000 steps of 32 images, logits of "
-        "0.01 + 0.98 x (the paper: eight blocks of 64 channels, many epochs, an alpha of 0.05); one seed.",
+        recipe=recipe,
         evaluation="Exact density of the 10,000 test images with one fixed draw of the noise.",
         run=flow_run(
             **{"data": "mnist", "depth": 4, "levels": 2, "width": 32, "hidden": 1},
@@ -32,5 +40,5 @@ ROWS = [
         ),
         minutes=minutes,
     )
-    for name, (source, published, minutes, settings) in RUNS.items()
+    for name, (published, recipe, minutes, settings) in RUNS.items()
 ]

@@ -34,11 +34,7 @@ def linear_vae(folder, quick):
     trainer = engine.build(
         objective, model.init, optimisers.make("adam", 3e-3, plan.steps, schedule="cosine")
     )
-    told = {
-        "latent_dim": LATENT,
-        "steps": plan.steps,
-        "protocol": f"{dataset.protocol.name} {dataset.protocol.hash}",
-    }
+    told = {"latent_dim": LATENT, "steps": plan.steps, "protocol_hash": dataset.protocol.hash}
     options = {"settings": told, "identity": told, "resume": (folder / "checkpoints").is_dir()}
     valid = validation.validator(objective, train)  # the optimum is one of the training set
     params, _ = common.train(RunFolder(folder), trainer, plan, train, valid, **options)
@@ -48,7 +44,9 @@ def linear_vae(folder, quick):
     learned = LinearGaussian((out[:-1] - out[-1]).T, out[-1], params["decoder"]["shared"][0])
     nats = np.asarray(log_evidence(learned, test), np.float64)
     error = float(nats.std(ddof=1) / len(nats) ** 0.5)
-    return Measured(float(nats.mean()), error, {"seeds": [0], **recipes.details_of(folder)})
+    return Measured(
+        float(nats.mean()), error, {"seeds": [0], "protocol": "scaled", **told, **recipes.details_of(folder)}
+    )
 
 
 ROWS = [

@@ -34,7 +34,7 @@ def details_of(folder):
     return {"settings": settings, **read("cost.json"), "training_seconds": RunFolder(folder).seconds()}
 
 
-def _carried_out(script, config, record_of=lambda result: {}):
+def _run(script, config, record_of=lambda result: {}):
     """Result of a script's run, and what a record says of it besides its value."""
     result = common.carried_out(script, config)
     record, names = (
@@ -51,7 +51,7 @@ def vae_run(**settings):
     def run(folder, quick):
         short = {**QUICK, "epochs": None, "patience": None, "eval_samples": 20, "eval_limit": 200}
         config = vae_setup.Config(**settings | (short if quick else {}), out=folder)
-        result, details = _carried_out(vae, config, lambda result: next(iter(result["records"].values())))
+        result, details = _run(vae, config, lambda result: next(iter(result["records"].values())))
         found = [record["log_likelihood"] for record in result["records"].values()]
         if len(found) > 1:
             details["deviation_over_seeds"] = float(np.std(found, ddof=1))
@@ -69,7 +69,7 @@ def ppca_run(latent, **settings):
     """Exact log p(x) of a run of `experiments.ppca`, which takes seconds."""
 
     def run(folder, quick):
-        result, details = _carried_out(
+        result, details = _run(
             ppca,
             ppca.Config(latent_dim=(latent,), out=folder, **settings),
             lambda result: result["records"][str(latent)],
@@ -85,9 +85,11 @@ def diffusion_run(**settings):
     plane = settings["data"] in toys.TOYS
 
     def run(folder, quick):
-        short = QUICK | ({"ode_examples": 200} if plane else {"eval_limit": 200, "eval_samples": 1})
+        short = QUICK | (
+            {"ode_examples": 200} if plane else {"steps": 20, "eval_limit": 20, "eval_samples": 1}
+        )
         config = diffusion_setup.Config(**settings | (short if quick else {}), out=folder)
-        result, details = _carried_out(diffusion, config, lambda result: result["record"])
+        result, details = _run(diffusion, config, lambda result: result["record"])
         record = result["record"]
         found = (
             result["KL(data, model) by ODE"]
@@ -104,9 +106,9 @@ def flow_run(**settings):
     plane = settings["data"] in toys.TOYS
 
     def run(folder, quick):
-        short = QUICK | ({} if plane else {"eval_limit": 200})
+        short = QUICK | ({} if plane else {"steps": 20, "eval_limit": 200})
         config = flow_density.Config(**settings | (short if quick else {}), out=folder)
-        result, details = _carried_out(flow_density, config, lambda result: result["record"])
+        result, details = _run(flow_density, config, lambda result: result["record"])
         record = result["record"]
         found = (
             result["KL(data, model)"] if plane else (record["bits_per_dim"], record["bits_standard_error"])
@@ -121,7 +123,7 @@ def energy_run(quantity, **settings):
 
     def run(folder, quick):
         config = flow_energy_setup.Config(**settings | (QUICK if quick else {}), out=folder)
-        result, details = _carried_out(flow_energy, config)
+        result, details = _run(flow_energy, config)
         found, nothing = result["rows"].values()
         further = {"seeds": [config.seed], "samples": result["samples"], "of_the_base": nothing[quantity][0]}
         return Measured(*found[quantity], further | details)

@@ -30,7 +30,7 @@ class Row:
     what:       the quantity and its unit
     published:  its value there, None where no value is known for certain;  spread: as published;  confirmed: where it was seen
     better:     whether "higher" or "lower" values are better, or only the "same" is right
-    tolerance:  the number counts as reproduced if ours is no worse than the published one by more than this
+    tolerance:  the number counts as reproduced if ours differs from the published one by at most this
     recipe:     data, model and training, and where they differ from the paper's
     evaluation: estimator and number of samples, and where they differ
     run:        (folder, quick) -> `Measured`; called again in the same folder it goes on where it was
@@ -73,9 +73,9 @@ def verdict(row, value):
     """How a value compares with the published one: "reproduced", "better", "missed", or "measured" where there is none."""
     if row.published is None:
         return "measured"
-    gain = {"higher": 1, "lower": -1}.get(row.better, 0) * (value - row.published)
-    if math.isnan(value):
+    if value is None or math.isnan(value):
         return "missed"
+    gain = {"higher": 1, "lower": -1}.get(row.better, 0) * (value - row.published)
     if abs(value - row.published) <= row.tolerance:
         return "reproduced"
     return "better" if gain > 0 else "missed"

@@ -69,7 +69,7 @@ def test_the_table(tmp_path, monkeypatch):
     assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("torus", "sphere"))
     monkeypatch.setattr(flow_energy_table.flow_energy, "run", None)
     flow_energy_table.run(config)
-    with pytest.raises(ValueError, match="is of 4 steps, not 5"):
+    with pytest.raises(ValueError, match="is of steps 4, not 5"):
         flow_energy_table.run(dataclasses.replace(config, steps=5))
 
 

@@ -1,5 +1,6 @@
 """Flows as densities: log-determinants against autodiff, round trips, integrals, samples against densities, flows in a VAE."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,6 +145,16 @@ def test_density_on_the_torus(name):
     kept = expected > 5
     chi = ((found - expected) ** 2 / expected)[kept].sum()
     assert chi < scipy.stats.chi2(kept.sum() - 1).ppf(1 - 1e-4)
+
+
+def test_random_biases_set_the_numbers_of_the_first_element_apart():
+    """They are biases alone: the same whatever the input, and by default all zero."""
+    x = jax.random.normal(jax.random.key(1), (5, 3))
+    for bias_init, spread in ((nn.initializers.zeros, 0.0), (nn.initializers.normal(0.5), 0.5)):
+        made = MADE((8,), 3, 2000, bias_init=bias_init)
+        first = made.apply(made.init(jax.random.key(0), x), x)[:, 0]
+        np.testing.assert_array_equal(first, np.repeat(first[:1], 5, axis=0))
+        assert np.std(first[0]) == pytest.approx(spread, rel=0.1)  # six standard errors
 
 
 def test_periodic_network_sees_no_seam():

@@ -10,6 +10,7 @@ import pytest
 
 from dlvm_jax.train import checkpoint
 from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints
+from dlvm_jax.train.loop import Interrupted
 from tests.train.common import assert_same, build
 
 CONFIG = {"latent_dim": 2, "data": "digits"}
@@ -26,6 +27,17 @@ def write(folder, scores=(3.0, 1.0, 2.0, 4.0, 5.0)):
         kept.save(10 * i, state._replace(step=jnp.asarray(10 * i, jnp.int32)), score)
     kept.wait()
     return kept, state
+
+
+def test_a_stop_while_a_checkpoint_is_read_is_no_damage(tmp_path, monkeypatch):
+    kept, state = write(tmp_path)
+
+    def stop(*_, **__):
+        raise Interrupted(15, "a checkpoint")
+
+    monkeypatch.setattr(kept._checkpointer, "restore", stop)
+    with pytest.raises(Interrupted):
+        kept.restore(state)
 
 
 def test_round_trip_is_bitwise_and_keeps_last_and_best(tmp_path):

@@ -130,6 +130,19 @@ def test_signal_saves_and_stops_and_the_run_can_go_on(tmp_path, number):
     assert_same(whole, parts)
 
 
+def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(tmp_path, monkeypatch):
+    wait = Checkpoints.wait
+
+    def late(kept):
+        if (kept.folder / "60.json").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        wait(kept)
+
+    monkeypatch.setattr(Checkpoints, "wait", late)
+    with pytest.raises(loop.Interrupted, match="at step 60"):
+        fit(tmp_path)
+
+
 def test_metrics_are_means_over_the_round_and_validation_is_reproducible(tmp_path):
     validate = validation.validator(objective, X[:20], batch_size=8)
     trainer, state, _ = fit(tmp_path, validate=validate)

@@ -1,0 +1,53 @@
+"""What a step of training costs, counted in its program."""
+
+import math
+
+import jax
+from jax.extend import core
+
+__all__ = ["operations"]
+
+
+def _product(eqn):
+    """Operations of a matrix product: two for each element put out and each one summed over."""
+    (contracted, _), _ = eqn.params["dimension_numbers"]
+    return 2 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
+
+
+def _convolution(eqn):
+    """Operations of a convolution: two for each element put out and each weight that it sees."""
+    kernel = eqn.invars[1].aval
+    outputs = kernel.shape[eqn.params["dimension_numbers"].rhs_spec[0]]
+    return 2 * eqn.outvars[0].aval.size * kernel.size // outputs
+
+
+def _programs(value):
+    """The programs in a parameter of an operation: itself, or those of a tuple."""
+    if isinstance(value, core.ClosedJaxpr):
+        return [value.jaxpr]
+    if isinstance(value, tuple | list):
+        return [program for part in value for program in _programs(part)]
+    return [value] if isinstance(value, core.Jaxpr) else []
+
+
+def _count(jaxpr):
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            total += _product(eqn)
+        elif eqn.primitive.name == "conv_general_dilated":
+            total += _convolution(eqn)
+        inner = [_count(program) for value in eqn.params.values() for program in _programs(value)]
+        if eqn.primitive.name == "cond":
+            total += max(inner, default=0)
+        else:
+            total += eqn.params.get("length", 1) * sum(inner)
+    return total
+
+
+def operations(function, *arguments):
+    """Floating-point operations in the matrix products and convolutions of one call; arguments may be shapes.
+
+    A scan counts as often as it turns, of a conditional the most expensive branch, the body of an open-ended loop once.
+    """
+    return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
