@@ -1,6 +1,7 @@
 """Fit a normalizing flow to data by maximum likelihood, evaluate its exact density, and write a report with pictures.
 
 python -m experiments.flow_density                                  # eight Gaussians in the plane, about a minute
+python -m experiments.flow_density --data breast_cancer             # a table; or one of your own: --data rows.npy
 python -m experiments.flow_density --data digits --flow glow        # bits per dimension, with stated dequantisation
 python -m experiments.flow_density --data mnist --flow spline-glow --width 32 --hidden 1 --batch-size 32 --steps 8000
 """
@@ -17,8 +18,9 @@ import numpy as np
 import tyro
 
 from dlvm_jax import data as datasets
-from dlvm_jax.data import toys
+from dlvm_jax.data import tables, toys
 from dlvm_jax.evaluate.simple_codes import simple_codes
+from dlvm_jax.functional.densities import multivariate_normal_log_prob
 from dlvm_jax.models import density, flows, image_flows, objectives, scalars
 from dlvm_jax.nets.masked import MADE
 from dlvm_jax.nets.mlp import MLP, SMALL
@@ -42,7 +44,8 @@ class Config:
     """Fit a normalizing flow to data by maximum likelihood."""
 
     data: str = "eight_gaussians"
-    """eight_gaussians, checkerboard, two_moons; digits, mnist, fashion_mnist, ... (dequantised by uniform noise)"""
+    """eight_gaussians, checkerboard, two_moons; breast_cancer, or a file of rows of numbers (.npy, .csv, or .npz with train,
+    valid, test); digits, mnist, fashion_mnist, ... (dequantised by uniform noise)"""
     flow: Literal[(*VECTOR_FLOWS, *IMAGE_FLOWS)] = "spline-coupling"
     """couplings and masked autoregressive flows (affine or spline), monotonic networks, continuous; images: glow, realnvp"""
     depth: int = 4
@@ -81,10 +84,17 @@ def check(config):
         raise ValueError(f"--ema is a decay in [0, 1), got {config.ema}")
     if config.resume and config.out is None:
         raise ValueError("--resume goes on with the run in --out; say which")
-    if config.data in toys.TOYS and config.flow in IMAGE_FLOWS:
+    if kind_of(config) != "images" and config.flow in IMAGE_FLOWS:
         raise ValueError(
-            f"--flow {config.flow} is for images, {config.data} is of points in the plane; use one of {', '.join(VECTOR_FLOWS)}"
+            f"--flow {config.flow} is for images, {config.data} is of vectors; use one of {', '.join(VECTOR_FLOWS)}"
         )
+
+
+def kind_of(config):
+    """What the data are: "plane" for points of a known distribution, "table" for rows of numbers, else "images"."""
+    if config.data in toys.TOYS:
+        return "plane"
+    return "table" if config.data in tables.NAMES or config.data.endswith(tables.FILES) else "images"
 
 
 def scalar_of(config):
@@ -143,17 +153,26 @@ def build(config, event_shape):
 
 
 def load(config):
-    """Points in the plane, or images dequantised by uniform noise: on [0, 1), new noise in each step."""
-    if config.data in toys.TOYS:
+    """Points in the plane, rows of a table, or images dequantised by uniform noise: on [0, 1), new noise in each step."""
+    kind = kind_of(config)
+    if kind == "plane":
         return toys.dataset(config.data)
-    return datasets.load(config.data, "dequantised")
+    return tables.dataset(config.data) if kind == "table" else datasets.load(config.data, "dequantised")
+
+
+def gaussian_log_prob(train, test):
+    """Log-density of rows under the Gaussian of greatest likelihood, what a flow has to beat: mean and standard error."""
+    factor = np.linalg.cholesky(np.cov(train.T, bias=True))
+    return common.paired(
+        np.asarray(multivariate_normal_log_prob(test, train.mean(0), np.float32(factor)), np.float64)
+    )
 
 
 def run(config):
     """One experiment from configuration to report."""
     check(config)
     dataset = load(config)
-    plane = config.data in toys.TOYS
+    kind = kind_of(config)
     event_shape = dataset.train.shape[1:]
     bijection, dens = build(config, event_shape)
     first = dataset.preprocess(jax.random.key(config.seed), jnp.asarray(dataset.train[:1000]))
@@ -203,14 +222,16 @@ def run(config):
         "parameters": sum(map(np.size, jax.tree.leaves(params))),
     }
     result["round_trip"] = round_trip(bijection, params["flow"], test[:200])
-    if plane and toys.TOYS[config.data].log_prob is not None:
+    if kind == "plane" and toys.TOYS[config.data].log_prob is not None:
         truth = np.asarray(toys.TOYS[config.data].log_prob(test), np.float64)
         result["KL(data, model)"] = common.paired(truth - record.per_example)
-    if not plane:
+    if kind == "table":
+        result["Gaussian"] = gaussian_log_prob(dataset.train, test)
+    if kind == "images":
         raw = datasets.load(config.data, "levels")
         result["bits_per_dim_of_simple_codes"] = simple_codes(raw.train, raw.test, raw.levels)
     folder.write("result.json", result)
-    flow_report.write(folder, config, dataset, bijection, dens, params, result, record)
+    flow_report.write(folder, config, kind, dataset, bijection, dens, params, result, record)
     print(f"step {step}: {record}")
     if "KL(data, model)" in result:
         print("KL(data, model): {:.4f} ± {:.4f} nats".format(*result["KL(data, model)"]))

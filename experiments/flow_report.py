@@ -38,13 +38,28 @@ def _plane(path, bijection, density, params, test, drawn):
     figure.savefig(path, dpi=120)
 
 
-def write(folder, config, dataset, bijection, density, params, result, record):
+def _columns(path, test, drawn):
+    """Histograms of the first columns of a table, of test rows and of samples."""
+    shown = min(8, test.shape[1])
+    figure = Figure(figsize=(1.6 * shown, 1.8), layout="constrained")
+    for i, axes in enumerate(np.ravel(figure.subplots(1, shown))):
+        edges = np.linspace(*np.quantile(test[:, i], [0, 1]), 25)
+        for rows, name in ((test, "data"), (drawn, "samples")):
+            axes.hist(rows[:, i], edges, density=True, alpha=0.5, label=name)
+        axes.set(title=f"column {i}", yticks=[])
+    axes.legend(fontsize=6)
+    figure.savefig(path, dpi=120)
+
+
+def write(folder, config, kind, dataset, bijection, density, params, result, record):
     """Write samples, curves and report.md."""
-    root, plane = folder.root, dataset.train.ndim == 2
+    root = folder.root
     key = jax.random.fold_in(jax.random.key(config.seed), 2**31 + 1)
-    count = 2000 if plane else 100
+    count = 100 if kind == "images" else 2000
     drawn, _ = jax.jit(lambda params, key: density.sample(params, key, shape=(count,)))(params, key)
-    if plane:
+    if kind == "table":
+        _columns(root / "samples.png", dataset.test, np.asarray(drawn))
+    elif kind == "plane":
         _plane(root / "samples.png", bijection, density, params, dataset.test, np.asarray(drawn))
     else:
         pictures.grid(root / "samples.png", np.clip(np.asarray(drawn), 0, 1), 10, "samples")
@@ -58,7 +73,9 @@ def write(folder, config, dataset, bijection, density, params, result, record):
     lines = ""
     if "KL(data, model)" in result:
         lines += "| KL(data, model), nats | {:.4f} ± {:.4f} |\n".format(*result["KL(data, model)"])
-    if not plane:
+    if "Gaussian" in result:
+        lines += "| log-density of a Gaussian, nats | {:.4f} ± {:.4f} |\n".format(*result["Gaussian"])
+    if kind == "images":
         lines += f"| bits/dim, at most | {record.bits_per_dim:.4f} |\n"
     for name, bits in result.get("bits_per_dim_of_simple_codes", {}).items():
         lines += f"| bits/dim of the integers, {name} | {bits:.4f} |\n"

@@ -28,6 +28,16 @@ def test_a_run_in_the_plane_leaves_a_report(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_table_is_compared_with_a_gaussian(tmp_path):
+    config = dataclasses.replace(TINY, data="breast_cancer", out=tmp_path / "run")
+    flow_density.run(config)
+    result = json.loads((config.out / "result.json").read_text())
+    assert result["record"]["protocol"] == "standardised" and np.isfinite(result["Gaussian"]).all()
+    assert "log-density of a Gaussian" in (config.out / "report.md").read_text()
+    assert (config.out / "samples.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("flow", [*flow_density.VECTOR_FLOWS, *flow_density.IMAGE_FLOWS])
 def test_every_flow_on_digits(flow, tmp_path):
     config = dataclasses.replace(
@@ -51,6 +61,8 @@ def test_a_short_run_learns(tmp_path):
     ("settings", "message"),
     [
         ({"flow": "glow"}, "--flow glow is for images"),
+        ({"flow": "glow", "data": "breast_cancer"}, "breast_cancer is of vectors"),
+        ({"data": "rows.npy"}, "rows.npy does not exist"),
         ({"steps": 0}, "--steps must be at least 1, got 0"),
         ({"ema": 1.0}, r"--ema is a decay in \[0, 1\)"),
         ({"resume": True}, "say which"),
