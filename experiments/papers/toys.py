@@ -9,7 +9,7 @@ RUNS = {
     ("checkerboard", "diffusion"): diffusion_run(data="checkerboard", fourier=(-1, 0, 1), **DIFFUSION),
     ("eight_gaussians", "flow"): flow_run(data="eight_gaussians", steps=6000),
     ("checkerboard", "flow"): flow_run(
-        data="checkerboard", flow="spline-autoregressive", steps=16_000, depth=4, bins=24, ema=0.999
+        data="checkerboard", flow="spline-autoregressive", steps=30_000, depth=4, bins=24, ema=0.999
     ),
 }
 
