@@ -253,13 +253,13 @@ the row's tolerance, *better* where it is beyond it, *measured* where no publish
 
 
 def _line(row, found):
-    published = _value(row.published, row.spread) or "-"
+    published, what = _value(row.published, row.spread) or "-", row.what.replace("|", "\\|")
     if not found:
-        return f"| {row.name} | {row.what} | {published} | | not run | |"
+        return f"| {row.name} | {what} | {published} | | not run | |"
     protocol = f"`{found['protocol']}` {found['protocol_hash']}" if "protocol" in found else "-"
     if found.get("estimator") == "iwae":
         protocol += f", K = {found['samples']}"
-    return f"| {row.name} | {row.what} | {published} | {_ours(row, found)} | {verdict(row, found['value'])} | {protocol} |"
+    return f"| {row.name} | {what} | {published} | {_ours(row, found)} | {verdict(row, found['value'])} | {protocol} |"
 
 
 def _detail(row, found):
@@ -268,7 +268,7 @@ def _detail(row, found):
         (found or {}).get("recipe", row.recipe),
         (found or {}).get("evaluation", row.evaluation),
     )
-    text = f"- **{row.name}** ({row.source}; the value seen in: {row.confirmed}). {recipe} {evaluation}"
+    text = f"- **{row.name}** ({row.source}; the value seen in: {row.confirmed}). {recipe} {evaluation} {row.remark}".rstrip()
     if not found:
         return text
     if (recipe, evaluation) != (row.recipe, row.evaluation):

@@ -36,6 +36,7 @@ class Row:
     run:        (folder, quick) -> `Measured`; called again in the same folder it goes on where it was
     minutes:    what it takes on two CPU cores, None where nobody has waited for it
     folder:     of the run, for rows that read several numbers off one run; default the name
+    remark:     what an experiment says about a difference
     """
 
     name: str
@@ -51,6 +52,7 @@ class Row:
     minutes: float | None = None
     spread: float | None = None
     folder: str | None = None
+    remark: str = ""
 
     @property
     def run_folder(self):

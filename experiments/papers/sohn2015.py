@@ -16,7 +16,8 @@ ROWS = [
         tolerance=1.0,
         recipe="Latent dimension 200, layers 500-500, as there; 30 epochs with an average of the parameters (there: until "
         "three validations without improvement).",
-        evaluation="Importance weighting, K = 100, of dynamically binarised test images; there, weights from the prior.",
+        evaluation="Importance weighting, K = 100, of dynamically binarised test images; there, an average over samples of the "
+        "prior, which is a looser bound.",
         run=vae_run(
             data="mnist",
             condition=f"quadrants-{given}",
