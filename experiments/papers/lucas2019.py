@@ -38,9 +38,10 @@ def linear_vae(folder, quick):
     options = {"settings": told, "identity": told, "resume": (folder / "checkpoints").is_dir()}
     valid = validation.validator(objective, train)  # the optimum is one of the training set
     params, _ = common.train(RunFolder(folder), trainer, plan, train, valid, **options)
-    out = decoder.apply(params["decoder"], jnp.eye(LATENT + 1)[:, :LATENT])[
-        ..., 0
-    ]  # columns of W + mean, then the mean
+    corners = jnp.eye(LATENT + 1)[
+        :, :LATENT
+    ]  # the unit vectors, then 0: the decoder's columns plus its mean, then its mean
+    out = decoder.apply(params["decoder"], corners)[..., 0]
     learned = LinearGaussian((out[:-1] - out[-1]).T, out[-1], params["decoder"]["shared"][0])
     nats = np.asarray(log_evidence(learned, test), np.float64)
     error = float(nats.std(ddof=1) / len(nats) ** 0.5)

@@ -37,12 +37,14 @@ def details_of(folder):
 def _run(script, config, record_of=lambda result: {}):
     """Result of a script's run, and what a record says of it besides its value."""
     result = common.carried_out(script, config)
-    record, names = (
-        record_of(result),
-        ("estimator", "samples", "examples", "protocol", "protocol_hash", "elbo"),
-    )
-    told = {name: record[name] for name in (*names, "active_units") if name in record}
+    names = ("estimator", "samples", "examples", "protocol", "protocol_hash", "elbo", "active_units")
+    told = {name: value for name, value in record_of(result).items() if name in names}
     return result, {**told, **details_of(config.out)}
+
+
+def _bits(record):
+    """Bits per dimension of a record, and their standard error."""
+    return record["bits_per_dim"], record["bits_standard_error"]
 
 
 def vae_run(**settings):
@@ -90,12 +92,7 @@ def diffusion_run(**settings):
         )
         config = diffusion_setup.Config(**settings | (short if quick else {}), out=folder)
         result, details = _run(diffusion, config, lambda result: result["record"])
-        record = result["record"]
-        found = (
-            result["KL(data, model) by ODE"]
-            if plane
-            else (record["bits_per_dim"], record["bits_standard_error"])
-        )
+        found = result["KL(data, model) by ODE"] if plane else _bits(result["record"])
         return Measured(*found, {"seeds": [config.seed], **details})
 
     return run
@@ -109,10 +106,7 @@ def flow_run(**settings):
         short = QUICK | ({} if plane else {"steps": 20, "eval_limit": 200})
         config = flow_density.Config(**settings | (short if quick else {}), out=folder)
         result, details = _run(flow_density, config, lambda result: result["record"])
-        record = result["record"]
-        found = (
-            result["KL(data, model)"] if plane else (record["bits_per_dim"], record["bits_standard_error"])
-        )
+        found = result["KL(data, model)"] if plane else _bits(result["record"])
         return Measured(*found, {"seeds": [config.seed], **details})
 
     return run
