@@ -87,9 +87,8 @@ def diffusion_run(**settings):
     plane = settings["data"] in toys.TOYS
 
     def run(folder, quick):
-        short = QUICK | (
-            {"ode_examples": 200} if plane else {"steps": 20, "eval_limit": 20, "eval_samples": 1}
-        )
+        images = {"steps": 5, "warm_up": 1, "eval_limit": 20, "eval_samples": 1}
+        short = QUICK | ({"ode_examples": 200} if plane else images)
         config = diffusion_setup.Config(**settings | (short if quick else {}), out=folder)
         result, details = _run(diffusion, config, lambda result: result["record"])
         found = result["KL(data, model) by ODE"] if plane else _bits(result["record"])
@@ -103,7 +102,7 @@ def flow_run(**settings):
     plane = settings["data"] in toys.TOYS
 
     def run(folder, quick):
-        short = QUICK | ({} if plane else {"steps": 20, "eval_limit": 200})
+        short = QUICK | ({} if plane else {"steps": 5, "eval_limit": 200})
         config = flow_density.Config(**settings | (short if quick else {}), out=folder)
         result, details = _run(flow_density, config, lambda result: result["record"])
         found = result["KL(data, model)"] if plane else _bits(result["record"])
