@@ -231,6 +231,7 @@ def test_pieces_hold_the_whole_run_and_a_missing_one_is_noticed(tmp_path, toy, m
         reproduce.pack(reproduce.Pack("toy", out=tmp_path / "pieces", **folders(tmp_path)))
 
 
+@pytest.mark.slow
 def test_a_vae_row_reads_its_run(tmp_path):
     settings = {
         "latent_dim": 2,

@@ -260,7 +260,7 @@ def test_options_work_together(options, tmp_path):
 def test_the_record_is_of_the_averaged_parameters_of_the_best_checkpoint(tmp_path, monkeypatch):
     """Validation is made worse after step 40, so that the best is not the last."""
     saved, evaluated = {}, []
-    save, make, judge = checkpoint.Checkpoints.save, validation.validator, vae.evaluate
+    save, make, judge = checkpoint.Checkpoints.save, validation.validator, common.evaluate
 
     def keep(self, step, state, score=None):
         saved[step] = jax.tree.map(jnp.copy, (state.params, state.ema))
@@ -281,7 +281,7 @@ def test_the_record_is_of_the_averaged_parameters_of_the_best_checkpoint(tmp_pat
 
     monkeypatch.setattr(checkpoint.Checkpoints, "save", keep)
     monkeypatch.setattr(vae.validation, "validator", spoiled)
-    monkeypatch.setattr(vae, "evaluate", note)
+    monkeypatch.setattr(common, "evaluate", note)
     options = {
         "steps": 80,
         "every": 20,
