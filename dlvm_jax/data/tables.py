@@ -1,6 +1,7 @@
 """Tables of real numbers: one of scikit-learn's, or a file of one's own."""
 
 import hashlib
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ def _read(path):
             with np.load(path) as file:
                 return {name: file[name] for name in file.files}
         return {"rows": np.load(path) if path.suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)}
-    except ValueError as error:
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no table of numbers without a header: {error}") from None
 
 
@@ -56,8 +57,12 @@ def dataset(name, seed=0):
         said = f"permutation of seed {seed}"
     else:
         splits, said = [arrays[part] for part in PARTS], "the file's own parts"
+    if min(map(len, splits)) < 1 or len(splits[0]) < 2:
+        raise ValueError(
+            f"{name}: two rows or more for training are needed, got parts of {[*map(len, splits)]} rows"
+        )
     mean, std = splits[0].mean(0, dtype=np.float64), splits[0].std(0, dtype=np.float64)
-    if len(splits[0]) < 2 or (std == 0).any():
+    if (std == 0).any():
         raise ValueError(
             f"{name}: columns {np.flatnonzero(std == 0).tolist()} are constant in training; leave them out"
         )

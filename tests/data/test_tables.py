@@ -46,6 +46,8 @@ def test_published_parts_are_kept(tmp_path):
         ("a.npy", np.zeros(3), r"rows must hold finite numbers \[N, D\], got float64 of shape \(3,\)"),
         ("a.npy", np.full((20, 2), np.nan), "must hold finite numbers"),
         ("a.npy", np.stack([np.arange(20.0), np.ones(20)], 1), r"columns \[1\] are constant in training"),
+        ("a.npy", ROWS[:2], r"two rows or more for training are needed, got parts of \[0, 1, 1\] rows"),
+        ("a.npz", "no archive", "no table of numbers"),
         ("a.npz", {"rows": ROWS}, "a table has the arrays train, valid, test"),
     ],
 )

@@ -81,7 +81,7 @@ def test_a_run_leaves_configuration_metrics_checkpoints_report_and_pictures(whol
     assert json.loads((whole / "config.json").read_text())["steps"] == 300
 
 
-def kill_and_resume(folder, whole, kills, seed):
+def assert_kills_change_nothing(folder, whole, kills, seed):
     """Kill -9 at random moments, resume after each, and compare everything with the uninterrupted run."""
     rng = random.Random(seed)
     killed = 0
@@ -114,12 +114,12 @@ def kill_and_resume(folder, whole, kills, seed):
 
 
 def test_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole, tmp_path):
-    kill_and_resume(tmp_path / "killed", whole, 2, seed=0)
+    assert_kills_change_nothing(tmp_path / "killed", whole, 2, seed=0)
 
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(whole, tmp_path):
-    kill_and_resume(tmp_path / "killed", whole, 20, seed=1)
+    assert_kills_change_nothing(tmp_path / "killed", whole, 20, seed=1)
 
 
 def test_termination_signal_ends_with_a_checkpoint_and_its_status(tmp_path):
