@@ -1,6 +1,6 @@
 """Train a diffusion model, evaluate its bound (and its likelihood by ODE in the plane), and write a report with pictures.
 
-python -m experiments.diffusion                                    # embedded digits, about a minute
+python -m experiments.diffusion                                    # embedded digits, two to three minutes
 python -m experiments.diffusion --data eight_gaussians             # in the plane, against the exact entropy
 python -m experiments.diffusion --data mnist --width 128 --depth 3 --patch 4 --batch-size 32 --steps 4000
 """
