@@ -32,6 +32,7 @@ __all__ = [
     "main",
     "new_folder",
     "paired",
+    "read_config",
     "restore",
     "settings",
     "train",
@@ -88,6 +89,16 @@ def check_run(config):
 def settings(config):
     """A configuration as JSON gives it back."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def read_config(root, kind):
+    """The configuration, of a script's `Config`, of a run in a folder; ValueError where there is none."""
+    try:
+        told = json.loads((root / "config.json").read_text())
+        names = {field.name for field in dataclasses.fields(kind)}
+        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in names})
+    except (FileNotFoundError, TypeError) as error:
+        raise ValueError(f"{root} holds no run of {kind.__module__}: {error}") from None
 
 
 def evaluation_key(seed):

@@ -13,7 +13,7 @@ import tyro
 from dlvm_jax.data import toys
 from dlvm_jax.evaluate.simple_codes import simple_codes
 from dlvm_jax.models import diffusion, objectives
-from dlvm_jax.train import engine, loop, optimisers, order, parallel, validation
+from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, parallel, validation
 from dlvm_jax.train.run import RunFolder
 from experiments import common, diffusion_report
 from experiments.diffusion_setup import (
@@ -84,24 +84,43 @@ def _given(classes, x, labels):
     return x if classes is None else (x, np.asarray(labels, np.int32))
 
 
-def _train(config, dataset, model, data_std, density, folder):
-    """Train, or go on, to the end: the parameters of the best round, and its step."""
+def _trainer(config, dataset, model):
+    """The engine of a run, and what its checkpoints are told from others by."""
     levels = dataset.levels if dataset.discrete else None
-    classes = classes_of(config, dataset)
     optimiser = optimisers.make(
         "adam", config.learning_rate, config.steps, schedule="cosine", warm_up=config.warm_up, clip=1.0
     )
+    objective = objective_of(config, model, levels, classes_of(config, dataset))
     trainer = engine.build(
-        objectives.preprocessed(objective_of(config, model, levels, classes), dataset.preprocess),
+        objectives.preprocessed(objective, dataset.preprocess),
         model.init,
         optimiser,
         ema=config.ema,
         devices=parallel.devices_for(config.batch_size),
     )
+    identity = {k: v for k, v in common.settings(config).items() if k not in SAID_LATER}
+    return trainer, identity | {"protocol": f"{dataset.protocol.name} {dataset.protocol.hash}"}
+
+
+def finished(root):
+    """The `Denoiser` and the best parameters of a finished run of this script in a folder."""
+    config = common.read_config(root, Config)
+    dataset = load(config)
+    model, _ = build(config, dataset)
+    trainer, identity = _trainer(config, dataset, model)
+    kept = checkpoint.Checkpoints(root / "checkpoints", identity)
+    _, best = kept.restore(trainer.init(config.seed), kept.best_step())
+    kept.close()
+    return model, trainer.eval_params(best)
+
+
+def _train(config, dataset, model, data_std, density, folder):
+    """Train, or go on, to the end: the parameters of the best round, and its step."""
+    levels = dataset.levels if dataset.discrete else None
+    classes = classes_of(config, dataset)
+    trainer, identity = _trainer(config, dataset, model)
     order.steps_per_epoch(len(dataset.train), config.batch_size)
     settings = common.settings(config) | {"data_std": data_std}
-    identity = {name: value for name, value in settings.items() if name not in (*SAID_LATER, "data_std")}
-    identity["protocol"] = f"{dataset.protocol.name} {dataset.protocol.hash}"
     print(f"{config.data}, {dataset.protocol.name}: {dataset.protocol.description}\nrun folder {folder.root}")
     few = _given(classes, dataset.valid[:2000], dataset.valid_labels[:2000] if classes else None)
     draws = max(1, (2_000 if levels else 20_000) // len(objectives.unpack(few)[0]))

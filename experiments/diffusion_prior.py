@@ -19,7 +19,7 @@ from dlvm_jax.models import diffusion, latent_diffusion, objectives
 from dlvm_jax.models.vae import vae as vae_of
 from dlvm_jax.train import checkpoint, engine, loop, optimisers, validation
 from dlvm_jax.train.run import RunFolder
-from experiments import common, vae, vae_parts, vae_setup
+from experiments import common, vae, vae_nets, vae_parts, vae_setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +131,7 @@ def run(config):
         records[name] = dict(zip(estimators, (record.as_dict() for record in pair), strict=True))
         nats.append([record.per_example for record in pair])
         z, _ = priors[0].sample(theirs["prior"], jax.random.key(config.seed), shape=(100,))
-        drawn[name] = np.asarray(model.parts.decoder.mean(own["decoder"], z)) / vae_parts.top(dataset)
+        drawn[name] = np.asarray(model.parts.decoder.mean(own["decoder"], z)) / vae_nets.top(dataset)
     differences = [common.paired(after - before) for before, after in zip(*nats, strict=True)]
     folder.write("result.json", {"records": records, "differences": differences, "step": step})
     history = folder.metrics()

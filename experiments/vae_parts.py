@@ -1,10 +1,10 @@
 """The parts of a VAE by name: priors, posteriors, likelihoods, networks, objectives, and which of them go together."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax import nets
@@ -26,7 +26,7 @@ from dlvm_jax.models import (
 from dlvm_jax.models.vae import Parts, dreg, vae
 from dlvm_jax.models.vamp import borrow_posterior, vamp
 from dlvm_jax.nets.denoisers import DenoisingMLP
-from dlvm_jax.nets.masked import MADE
+from experiments import vae_nets
 
 __all__ = [
     *(
@@ -38,7 +38,6 @@ __all__ = [
         "code_dim",
         "latent_denoiser",
         "latent_sampler",
-        "top",
     ),
 ]
 
@@ -85,6 +84,7 @@ PRIORS_OF_OBJECTIVE = {  # the first two need Gaussians, the others give a prior
     "adversarial": FIXED,
 }
 POSTERIORS_OF_OBJECTIVE = {"free-bits": ("normal",), "total-correlation": ("normal",)}
+BOTTOM_UP = {"prior": ("standard",), "net": ("mlp", "gated", "residual", "dense", "tanh")}
 LAYERED = {
     "prior": ("standard", "vamp", "vamp-data"),
     "posterior": ("normal",),
@@ -93,7 +93,7 @@ LAYERED = {
 CONDITIONAL = {
     "prior": ("standard", "learned"),
     "posterior": ("normal", "full-normal"),
-    "net": ("mlp", "gated", "residual", "dense"),
+    "net": ("mlp", "gated", "residual", "dense", "tanh"),
     "objective": ("elbo", *WEIGHTED, "free-bits"),
 }
 
@@ -113,6 +113,10 @@ def _possible(config):
     ]
     if config.layers == 2:
         given.append(("layers 2", LAYERED))
+    if config.inference == "bottom-up":
+        given.append(("inference bottom-up", BOTTOM_UP))
+    if config.start_at_mean:
+        given.append(("start-at-mean", {"likelihood": ("bernoulli",)}))
     if config.condition is not None:
         given.append((f"condition {config.condition}", CONDITIONAL))
     return given
@@ -127,6 +131,10 @@ def check(config):
                 raise ValueError(
                     f"--{option} {value} does not go with --{wish}; possible: {', '.join(names)}"
                 )
+    if config.inference == "bottom-up" and config.layers != 2:
+        raise ValueError("--inference bottom-up needs --layers 2")
+    if config.start_at_mean and config.condition not in (None, "label"):
+        raise ValueError(f"--start-at-mean is of whole images, not of --condition {config.condition}")
     if config.layers == 2 and config.condition is not None:
         raise ValueError("--layers 2 and --condition do not go together; choose one")
     gaussian_pair = config.posterior == "normal" and config.prior in ("standard", "learned")
@@ -174,31 +182,6 @@ class Model(NamedTuple):
     validation: Callable
 
 
-def _net(config, inputs, outputs, inwards=True):
-    """A network of the configured kind; `inputs` is a shape, or a tuple of shapes to join; widths from the data inwards."""
-    hidden, dtype = config.hidden if inwards else config.hidden[::-1], jnp.dtype(config.dtype)
-    several = isinstance(inputs[0], tuple)
-    example = tuple((1, *shape) for shape in inputs) if several else ((1, *inputs),)
-    if config.net == "conv" and (not inwards or len(inputs) == 3):
-        module = (nets.ConvEncoder if inwards else nets.ConvDecoder)(hidden, outputs, dtype)
-        return density.from_linen(module, *example)
-    module = nets.MLP(
-        hidden if config.net != "conv" else (128,),  # what is no image: a vector to a vector
-        outputs,
-        tuple(len(shape) for shape in inputs) if several else len(inputs),
-        gated=config.net == "gated",
-        connect=config.net if config.net in ("residual", "dense") else "plain",
-        dtype=dtype,
-    )
-    return density.from_linen(module, *((example,) if several else example))
-
-
-def _made(config, latent, context=None):
-    """A masked network of the latent vector, as wide as the widest hidden layer but not above 128."""
-    module = MADE((min(max(config.hidden), 128),), latent, 2)
-    return density.from_linen(module, ((1, latent), (1, context)) if context else (1, latent))
-
-
 def _posterior(config, encoder):
     """q(z | x) by name; `encoder(outputs)` makes a network of x (and the context) with outputs of that shape."""
     latent, name = config.latent_dim, config.posterior
@@ -212,7 +195,9 @@ def _posterior(config, encoder):
         return curved.wrapped_normal(encoder((latent, 2)), latent, config.curvature)
     if name == "iaf":
         net, features = encoder((2 * latent + 32,)), 32
-        return flow_densities.iaf_posterior(net, _made(config, latent, features), latent, config.flow_steps)
+        return flow_densities.iaf_posterior(
+            net, vae_nets.made(config, latent, features), latent, config.flow_steps
+        )
     flow = flow_densities.FLOWS[name](latent)
     needed = flow_densities.outputs_needed(flow, config.flow_steps)
     return flow_densities.flow_posterior(encoder((needed,)), flow, config.flow_steps)
@@ -227,27 +212,22 @@ def _pseudo_inputs(config, dataset):
     return images if dataset.discrete else images / dataset.levels
 
 
-def top(dataset):
-    """The largest value of a pixel as the model sees it."""
-    return dataset.levels - 1 if dataset.discrete else 1.0
-
-
 def _prior(config, dataset, posterior, context):
     """p(z) by name, and what it borrows; `context` is the context's shape, or None."""
     latent, name = config.latent_dim, config.prior
     if name == "learned" and context is not None:
-        net = _net(config, context, (latent, 2))
+        net = vae_nets.make(config, context, (latent, 2))
         return density.conditional(net, density.normal(), (latent,)), None
     if name in ("vamp", "vamp-data"):
         pseudo = _pseudo_inputs(config, dataset)
-        return vamp(posterior, pseudo, top(dataset), train=name == "vamp"), borrow_posterior
+        return vamp(posterior, pseudo, vae_nets.top(dataset), train=name == "vamp"), borrow_posterior
     made = {
         "standard": lambda: density.standard_normal(latent),
         "learned": lambda: gaussian.learned_normal(latent),
         "mixture": lambda: gaussian.mixture(latent, config.components),
-        "autoregressive": lambda: flow_densities.autoregressive(_made(config, latent), latent),
+        "autoregressive": lambda: flow_densities.autoregressive(vae_nets.made(config, latent), latent),
         "flow": lambda: _flow_prior(latent),
-        "implicit": lambda: implicit.implicit_prior(_critic(latent), latent),
+        "implicit": lambda: implicit.implicit_prior(vae_nets.critic(latent), latent),
         "diffusion": lambda: diffusion.ode_density(latent_denoiser(latent), latent_sampler, ODE_STEPS),
         "sphere": lambda: curved.uniform_sphere(latent + 1),
         "hyperbolic": lambda: curved.standard_wrapped_normal(latent, config.curvature),
@@ -276,14 +256,28 @@ def latent_denoiser(latent, width=128):
     return latent_diffusion.mixed(diffusion.denoiser(net, noise, (latent,)))
 
 
+def _upper(config):
+    """Numbers in z2 where inference goes bottom-up."""
+    return max(1, config.latent_dim // 2)
+
+
 def code_dim(config):
     """Numbers in a latent vector, of all layers: a point of the sphere S^M has M + 1, its coordinates in space."""
+    if config.inference == "bottom-up":
+        return config.latent_dim + _upper(config)
     return config.layers * (config.latent_dim + (config.prior == "sphere"))
 
 
-def _critic(latent):
-    """A discriminator of latent vectors, [*batch, latent] -> [*batch]."""
-    return density.from_linen(nets.MLP((256, 256), ()), (1, latent))
+def _bottom_up(config, encoder):
+    """Prior p(z2) p(z1 | z2) and posterior q(z1 | x) q(z2 | z1), z2 half as large as z1 with networks half as wide."""
+    latent, upper = config.latent_dim, _upper(config)
+    half = dataclasses.replace(config, hidden=tuple(max(1, width // 2) for width in config.hidden))
+    normal = lambda inputs, outputs, inwards: density.conditional(  # noqa: E731
+        vae_nets.make(half, (inputs,), (outputs, 2), inwards), density.normal(), (outputs,)
+    )
+    prior = hierarchical.joint(density.standard_normal(upper), normal(upper, latent, False), upper)
+    posterior = hierarchical.joint(_posterior(config, encoder), normal(latent, upper, True), latent, True)
+    return prior, hierarchical.swapped(posterior, latent), None
 
 
 def _two_layers(config, dataset, encoder):
@@ -291,27 +285,14 @@ def _two_layers(config, dataset, encoder):
     latent, shape = config.latent_dim, dataset.train.shape[1:]
     above = _posterior(config, encoder)
     below = density.conditional(
-        _scaled(_net(config, ((latent,), shape), (latent, 2)), dataset, 1), density.normal(), (latent,)
+        vae_nets.scaled(vae_nets.make(config, ((latent,), shape), (latent, 2)), dataset, 1),
+        density.normal(),
+        (latent,),
     )
     first, tie = _prior(config, dataset, above, None)
-    second = density.conditional(_net(config, (latent,), (latent, 2)), density.normal(), (latent,))
+    second = density.conditional(vae_nets.make(config, (latent,), (latent, 2)), density.normal(), (latent,))
     prior = hierarchical.joint(first, second, latent)
     return prior, hierarchical.joint(above, below, latent), tie and hierarchical.borrow_top_posterior
-
-
-def _scaled(net, dataset, position=0):
-    """The network with images on [0, 1]; `position` of the image where the input is a tuple."""
-    highest = top(dataset)
-    if highest == 1:
-        return net
-
-    def apply(params, inputs):
-        if isinstance(inputs, tuple):
-            inputs = (*inputs[:position], inputs[position] / highest, *inputs[position + 1 :])
-            return net.apply(params, inputs)
-        return net.apply(params, inputs / highest)
-
-    return density.Net(net.init, apply)
 
 
 def build(config, dataset, event, context=None):
@@ -319,9 +300,13 @@ def build(config, dataset, event, context=None):
     check(config)
 
     def encoder(outputs):
-        return _scaled(_net(config, event if context is None else (event, context), outputs), dataset)
+        return vae_nets.scaled(
+            vae_nets.make(config, event if context is None else (event, context), outputs), dataset
+        )
 
-    if config.layers == 2:
+    if config.inference == "bottom-up":
+        prior, posterior, tie = _bottom_up(config, encoder)
+    elif config.layers == 2:
         prior, posterior, tie = _two_layers(config, dataset, encoder)
     else:
         posterior = _posterior(config, encoder)
@@ -329,9 +314,15 @@ def build(config, dataset, event, context=None):
     code = (code_dim(config),)
     family = LIKELIHOODS[config.likelihood](dataset.levels)
     shared = config.likelihood == "shared-normal"
-    net = _net(
-        config, code if context is None else (code, context), (*event, family.width - shared), inwards=False
-    )
+    outputs = (*event, family.width - shared)
+    if config.inference == "bottom-up":  # it sees z1 alone
+        net = vae_nets.last(
+            vae_nets.make(config, (config.latent_dim,), outputs, inwards=False), config.latent_dim
+        )
+    else:
+        net = vae_nets.make(config, code if context is None else (code, context), outputs, inwards=False)
+    if config.start_at_mean:
+        net = vae_nets.shifted(net, dataset)
     decoder = density.conditional(density.share_last(net) if shared else net, family, event)
     parts = Parts(prior, posterior, decoder, tie)
     model = vae(*parts)
@@ -343,7 +334,7 @@ def _objectives(config, parts, model, examples):
     """(init, objective, validation objective) by name."""
     name = config.objective
     if config.prior == "implicit":
-        net = _critic(config.latent_dim)
+        net = vae_nets.critic(config.latent_dim)
         objective = implicit.implicit_prior_objective(net, *parts)
         return model.init, objective, objective
     if config.prior == "diffusion":  # evaluated by its exact density, trained by its bound
@@ -351,7 +342,9 @@ def _objectives(config, parts, model, examples):
         parts = parts._replace(prior=bound)
     if name == "adversarial":
         weight = 1.0 if config.regulariser is None else config.regulariser
-        init, objective = implicit.adversarial_autoencoder(_critic(code_dim(config)), *parts, weight=weight)
+        init, objective = implicit.adversarial_autoencoder(
+            vae_nets.critic(code_dim(config)), *parts, weight=weight
+        )
         return init, objective, objective
     gaussian_kl = parts.prior.normal is not None and parts.posterior.normal is not None
     kl = config.kl if config.kl != "auto" else "analytic" if gaussian_kl else "sampled"

@@ -7,7 +7,7 @@ import numpy as np
 from dlvm_jax.evaluate import likelihood, pictures
 from dlvm_jax.models.objectives import unpack
 from dlvm_jax.models.vae import join
-from experiments import vae_parts
+from experiments import vae_nets, vae_parts
 
 __all__ = ["write"]
 
@@ -41,7 +41,7 @@ def _pictures(root, config, dataset, condition, model, params, test, key):
     head = lambda count: jax.tree.map(lambda a: jnp.asarray(a[:count], jnp.float32), test)  # noqa: E731
 
     def grid(name, x, context, columns, title):
-        images = np.asarray(condition.merge(x, context), np.float32) / vae_parts.top(dataset)
+        images = np.asarray(condition.merge(x, context), np.float32) / vae_nets.top(dataset)
         pictures.grid(root / name, images.reshape(-1, *images.shape[-3:]), columns, title)
 
     key_sample, key_reconstruct = jax.random.split(key)

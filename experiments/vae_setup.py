@@ -1,7 +1,6 @@
 """A run of `experiments.vae` before it starts: its settings, what they rule out, its parts; and a finished one read back."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -61,7 +60,10 @@ class Config:
     """p(x|z): bernoulli for bits; discretised, mixture and categorical ones for grey levels; the normal ones (a scale for each
     pixel, one learned scale, scale 1) for dequantised data"""
     layers: Literal[1, 2] = 1
-    """layers of latent variables; 2: q(z2|x) q(z1|x,z2), p(z2) p(z1|z2), each of --latent-dim"""
+    """layers of latent variables; 2: p(z2) p(z1|z2), each of --latent-dim"""
+    inference: Literal["top-down", "bottom-up"] = "top-down"
+    """with two layers: q(z2|x) q(z1|x,z2) and p(x|z1,z2); or q(z1|x) q(z2|z1) and p(x|z1), z2 half as large, its networks half
+    as wide"""
     condition: Literal["label", "quadrants-1", "quadrants-2", "quadrants-3"] | None = None
     """conditional VAE: given the label, or so many quadrants of the image, model the (rest of the) image"""
     components: int = 100
@@ -70,10 +72,13 @@ class Config:
     """steps of a flow posterior"""
     curvature: float = 1.0
     """minus the curvature of hyperbolic space"""
-    net: Literal["mlp", "gated", "residual", "dense", "conv"] = "mlp"
-    """encoder and decoder: dense layers, gated ones, with residual or dense connections, or a small convolutional pair"""
+    net: Literal["mlp", "tanh", "gated", "residual", "dense", "conv"] = "mlp"
+    """encoder and decoder: dense layers of ReLU, of tanh (with Glorot's uniform first weights), gated ones, with residual or
+    dense connections, or a small convolutional pair"""
     hidden: tuple[int, ...] = (300,)
     """widths of the hidden layers (channels for conv), from the data inwards"""
+    start_at_mean: bool = False
+    """start the bernoulli decoder's bias at the log-odds of the training images' means"""
     objective: Literal[
         "elbo",
         "iwae",
@@ -107,12 +112,14 @@ class Config:
     """passes over the training set, instead of --steps"""
     batch_size: int = 100
     """examples of a step"""
-    optimiser: Literal["adam", "adamax", "adamw", "rmsprop", "sgd"] = "adam"
-    """Optax optimiser"""
+    shuffle: bool = True
+    """give the examples a new order in each epoch"""
+    optimiser: Literal["adam", "adam-burda", "adamax", "adamw", "rmsprop", "sgd"] = "adam"
+    """optimiser of Optax; adam-burda: with the constants of the code of Burda et al. 2016"""
     learning_rate: float = 1e-3
     """peak learning rate"""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """learning-rate schedule over all steps"""
+    schedule: Literal["constant", "cosine", "stages"] = "constant"
+    """learning-rate schedule over all steps; stages: eight, each three times as long as the one before (Burda et al. 2016)"""
     warm_up: int = 0
     """steps of linear warm-up of the learning rate"""
     clip: float | None = None
@@ -251,6 +258,7 @@ def prepare(config):
         config.patience,
         seeds=config.seeds,
         patience_from=config.beta_warm_up,
+        shuffle=config.shuffle,
     )
     optimiser = optimisers.make(
         config.optimiser,
@@ -277,14 +285,7 @@ def prepare(config):
 
 def load(root):
     """(configuration, dataset, model, parameters of the first seed) of a finished run of this script."""
-    try:
-        settings = json.loads((root / "config.json").read_text())
-        names = {field.name for field in dataclasses.fields(Config)}
-        config = Config(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items() if k in names}
-        )
-    except (FileNotFoundError, TypeError) as error:
-        raise ValueError(f"{root} holds no run of experiments.vae: {error}") from None
+    config = common.read_config(root, Config)
     prepared = prepare(config)
     kept = checkpoint.Checkpoints(root / "checkpoints", prepared.identity)
     if not kept.steps():

@@ -6,15 +6,18 @@ import jax.numpy as jnp
 from dlvm_jax.models.density import KINDS, Density
 from dlvm_jax.models.vae import join
 
-__all__ = ["borrow_top_posterior", "joint"]
+__all__ = ["borrow_top_posterior", "joint", "swapped"]
 
 
-def joint(first, second, dim):
+def joint(first, second, dim, markov=False):
     """The density p(z2 | c) p(z1 | z2, c) of the vector [z2, z1], z2 its first `dim` numbers.
 
-    first: the density of z2 (under the context c);  second: that of z1 under z2 (with c).  The kind is the weaker of the two.
-    As a prior p(z2) p(z1 | z2) and a posterior q(z2 | x) q(z1 | x, z2) it makes the two-layer VAE of Tomczak & Welling 2018.
+    first: the density of z2 (under the context c);  second: that of z1 under z2 (with c, or without it where `markov`).  The
+    kind is the weaker of the two.  As a prior p(z2) p(z1 | z2) and a posterior q(z2 | x) q(z1 | x, z2) it makes the two-layer
+    VAE of Tomczak & Welling 2018.  That of Burda, Grosse, Salakhutdinov 2016 has q(z1 | x) q(z2 | z1): a Markov chain whose
+    first variable is z1 (`swapped`).
     """
+    given = (lambda z, context: z) if markov else join
     kind = max(first.kind, second.kind, key=KINDS.index)
 
     def init(key):
@@ -25,19 +28,19 @@ def joint(first, second, dim):
         keys = (None, None) if key is None else jax.random.split(key)
         z2, z1 = z[..., :dim], z[..., dim:]
         top = first.log_prob(params["first"], keys[0], z2, context)
-        return top + second.log_prob(params["second"], keys[1], z1, join(z2, context))
+        return top + second.log_prob(params["second"], keys[1], z1, given(z2, context))
 
     def sample(params, key, context=None, shape=()):
         keys = jax.random.split(key)
         z2, top = first.sample(params["first"], keys[0], context, shape)
-        z1, below = second.sample(params["second"], keys[1], join(z2, context))
+        z1, below = second.sample(params["second"], keys[1], given(z2, context))
         value = None if top is None or below is None else top + below
         return jnp.concatenate([z2, z1], axis=-1), value
 
     def mean(params, context=None):
         """The mean of z2, and the mean of z1 at it."""
         z2 = first.mean(params["first"], context)
-        z1 = second.mean(params["second"], join(z2, context))
+        z1 = second.mean(params["second"], given(z2, context))
         return jnp.concatenate([jnp.broadcast_to(z2, (*z1.shape[:-1], dim)), z1], axis=-1)
 
     has_mean = first.mean is not None and second.mean is not None
@@ -48,6 +51,24 @@ def joint(first, second, dim):
         kind,
         mean if has_mean else None,
         reparameterised=first.reparameterised and second.reparameterised,
+    )
+
+
+def swapped(density, dim):
+    """The density of the vector [b, a], given that of [a, b], a its first `dim` numbers."""
+
+    def log_prob(params, key, z, context=None):
+        return density.log_prob(params, key, jnp.roll(z, dim, axis=-1), context)
+
+    def sample(params, key, context=None, shape=()):
+        z, value = density.sample(params, key, context, shape)
+        return jnp.roll(z, -dim, axis=-1), value
+
+    def mean(params, context=None):
+        return jnp.roll(density.mean(params, context), -dim, axis=-1)
+
+    return density._replace(
+        sample=sample, log_prob=log_prob, mean=density.mean and mean, normal=None, terms=None
     )
 
 

@@ -74,6 +74,7 @@ class MLP(nn.Module):
     gated: bool = False
     connect: str = "plain"
     dtype: Any = jnp.float32
+    kernel_init: Callable = nn.initializers.lecun_normal()
     head_init: Callable = nn.initializers.lecun_normal()
 
     @nn.compact
@@ -85,7 +86,7 @@ class MLP(nn.Module):
             if self.gated:
                 h = GatedDense(width, self.dtype)(x)
             else:
-                h = self.activation(nn.Dense(width, dtype=self.dtype)(x))
+                h = self.activation(nn.Dense(width, dtype=self.dtype, kernel_init=self.kernel_init)(x))
             if self.connect == "residual":
                 h = h + (x if x.shape[-1] == width else nn.Dense(width, use_bias=False, dtype=self.dtype)(x))
             elif self.connect == "dense":

@@ -36,7 +36,8 @@ class Plan:
 
     steps: training steps in all; batch_size; every: steps of a round (validation, log line, checkpoint after each);
     patience: rounds without a better validation score after which training stops, None for never; seeds: one seed of the
-    minibatches for each run trained together; patience_from: the step from which rounds count (the end of a warm-up).
+    minibatches for each run trained together; patience_from: the step from which rounds count (the end of a warm-up);
+    shuffle: whether each epoch has an order of its own.
     """
 
     steps: int
@@ -45,6 +46,7 @@ class Plan:
     patience: int | None = None
     seeds: tuple[int, ...] = (0,)
     patience_from: int = 0
+    shuffle: bool = True
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "every", "patience"):
@@ -139,7 +141,10 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
             leaving.callback(checkpoints.wait)  # an error must not lose the checkpoint on its way to the disk
         while step < plan.steps and not _stopped_early(history, plan):
             count = min(plan.every - step % plan.every, plan.steps - step)
-            rows = [order.minibatches(examples, plan.batch_size, seed, step, count) for seed in plan.seeds]
+            rows = [
+                order.minibatches(examples, plan.batch_size, seed, step, count, plan.shuffle)
+                for seed in plan.seeds
+            ]
             indices = rows[0] if len(rows) == 1 else np.stack(rows, axis=1)
             state, metrics = engine.chunk(state, data, indices)
             metrics = jax.device_get(metrics)

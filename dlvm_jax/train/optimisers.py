@@ -1,11 +1,40 @@
 """Optimisers and learning-rate schedules by name, all from Optax."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 __all__ = ["OPTIMISERS", "SCHEDULES", "make"]
 
+
+def _adam_of_burda(learning_rate, batch_size=20):
+    """Adam as in the code of Burda, Grosse, Salakhutdinov 2016: second moments that start at one, of gradients summed over 20.
+
+    beta1 = 0.99 and epsilon = 1e-4; here for the mean gradient, so epsilon and the moments are those of the sum brought down.
+    """
+    adam = optax.scale_by_adam(b1=0.99, eps=1e-4 / batch_size)
+
+    def init(params):
+        return adam.init(params)._replace(nu=jax.tree.map(lambda x: jnp.full_like(x, batch_size**-2), params))
+
+    scaled = optax.GradientTransformation(init, adam.update)
+    return optax.chain(scaled, optax.scale_by_learning_rate(learning_rate))
+
+
+def _stages(peak, steps, warm_up):
+    """Eight stages, each three times as long as the one before, whose rates fall to a tenth (Burda et al. 2016, section 5)."""
+    if warm_up:
+        raise ValueError(
+            "the schedule 'stages' starts at its peak and has no warm-up; leave the warm-up at 0"
+        )
+    rates = [peak * round(10 ** (1 - stage / 7), 1) / 10 for stage in range(8)]
+    ends = [round(steps * (3**stage - 1) / (3**8 - 1)) for stage in range(1, 8)]
+    return optax.join_schedules([optax.constant_schedule(rate) for rate in rates], ends)
+
+
 OPTIMISERS = {
     "adam": optax.adam,
+    "adam-burda": _adam_of_burda,
     "adamax": optax.adamax,
     "adamw": optax.adamw,
     "rmsprop": optax.rmsprop,
@@ -15,6 +44,7 @@ OPTIMISERS = {
 SCHEDULES = {
     "constant": lambda peak, steps, warm_up: optax.linear_schedule(0.0, peak, warm_up) if warm_up else peak,
     "cosine": lambda peak, steps, warm_up: optax.warmup_cosine_decay_schedule(0.0, peak, warm_up, steps),
+    "stages": _stages,
 }
 
 

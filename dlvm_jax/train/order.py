@@ -21,9 +21,15 @@ def _epoch(examples, seed, epoch):
     return np.random.default_rng([seed, epoch]).permutation(examples).astype(np.int32)
 
 
-def minibatches(examples, batch_size, seed, start, steps):
-    """Indices of the minibatches of steps start..start+steps-1, [steps, batch_size]: a fresh permutation each epoch."""
+def minibatches(examples, batch_size, seed, start, steps, shuffle=True):
+    """Indices of the minibatches of steps start..start+steps-1, [steps, batch_size]: a fresh permutation each epoch.
+
+    Without `shuffle` the examples come in their own order in every epoch.
+    """
     per_epoch = steps_per_epoch(examples, batch_size)
+    if not shuffle:
+        first = np.arange(start, start + steps) % per_epoch * batch_size
+        return (first[:, None] + np.arange(batch_size)).astype(np.int32)
     rows = []
     for step in range(start, start + steps):
         epoch, position = divmod(step, per_epoch)

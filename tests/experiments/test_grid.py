@@ -24,7 +24,7 @@ POSTERIORS = (
     *("sylvester-triangular", "householder", "iaf", "von-mises-fisher", "wrapped-normal"),
 )
 OBJECTIVES = ("elbo", "iwae", "dreg", "renyi", "free-bits", "total-correlation", "wae", "info", "adversarial")
-NETS = ("mlp", "gated", "residual", "dense", "conv")
+NETS = ("mlp", "tanh", "gated", "residual", "dense", "conv")
 
 
 def dataset_of(images, levels=2, discrete=True):
@@ -154,6 +154,7 @@ SPECIAL = [
     config
     for options in (
         *({"layers": 2, "prior": p, "latent_dim": 1} for p in vae_parts.LAYERED["prior"]),
+        {"layers": 2, "inference": "bottom-up", "latent_dim": 1},
         *(
             {"condition": c, "prior": p, "posterior": q}
             for c in conditions.CONDITIONS
@@ -193,6 +194,7 @@ DECODERS = [
 def name_of(config):
     names = [config.prior, config.posterior]
     names += [f"layers-{config.layers}"] * (config.layers > 1)
+    names += [config.inference] * (config.inference != "top-down")
     names += [config.condition] * (config.condition is not None)
     return "-".join([*names, config.objective] if config.objective != "elbo" else names)
 
@@ -318,6 +320,16 @@ REFUSED = {
     },
     "--posterior iaf does not go with --layers 2; possible: normal": {"posterior": "iaf", "layers": 2},
     "--net conv does not go with --condition label; possible: mlp": {"net": "conv", "condition": "label"},
+    "--prior vamp does not go with --inference bottom-up; possible: standard": {
+        **{"layers": 2, "inference": "bottom-up", "prior": "vamp"}
+    },
+    "--inference bottom-up needs --layers 2": {"inference": "bottom-up"},
+    "--likelihood normal does not go with --start-at-mean; possible: bernoulli": {
+        **{"likelihood": "normal", "start_at_mean": True}
+    },
+    "--start-at-mean is of whole images": {
+        **{"condition": "quadrants-1", "start_at_mean": True, "prior": "learned"}
+    },
     "--layers 2 and --condition do not go together": {"layers": 2, "condition": "label"},
     "--kl analytic needs --posterior normal": {"kl": "analytic", "prior": "vamp"},
     "--beta-warm-up belongs to --objective elbo or free-bits": {

@@ -236,6 +236,7 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
         ("--beta", "2", "--kl", "sampled", "--patience", "2", "--epochs", "30", "--likelihood", "unit-normal"),
         ("--condition", "label", "--objective", "iwae", "--samples", "3"),
         ("--layers", "2", "--prior", "vamp-data", "--components", "20"),
+        ("--layers", "2", "--inference", "bottom-up", "--net", "tanh", "--start-at-mean", "--no-shuffle", "--schedule", "stages"),
         ("--prior", "sphere", "--posterior", "von-mises-fisher", "--objective", "wae"),
         ("--prior", "implicit", "--posterior", "iaf", "--likelihood", "shared-normal"),
         ("--prior", "hyperbolic", "--posterior", "wrapped-normal", "--curvature", "4"),

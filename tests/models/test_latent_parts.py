@@ -125,7 +125,10 @@ def test_vamp_prior_trains_the_posterior_through_the_tie():
 
 
 def test_two_layers_of_a_linear_model_have_its_evidence():
-    """p(z2) p(z1|z2) p(x|z1) with the exact posterior q(z1|x) q(z2|z1): every log-weight is the evidence."""
+    """p(z2) p(z1|z2) p(x|z1) with the exact posterior q(z1|x) q(z2|z1): every log-weight is the evidence.
+
+    The vector is [z2, z1]; the posterior, which draws z1 first, is swapped.  float32.
+    """
     top = linear_gaussian.LinearGaussian(
         *(jnp.asarray(a, jnp.float32) for a in (RNG.randn(3, 2), np.zeros(3), -0.2))
     )
@@ -148,29 +151,15 @@ def test_two_layers_of_a_linear_model_have_its_evidence():
         return densities.multivariate_normal_log_prob(z, *below(context))
 
     q1 = density.Density(lambda key: {}, sample, log_prob, "exact")
-    above = exact_posterior(top)
-    q2 = above._replace(  # of z2 under (z1, x): x adds nothing
-        sample=lambda params, key, context=None, shape=(): above.sample(params, key, context[0], shape),
-        log_prob=lambda params, key, z, context=None: above.log_prob(params, key, z, context[0]),
-    )
-    # the vector is [first, second]: here q draws z1 first, so p is put in the same order by its two factors
-    p = density.Density(
-        lambda key: {},
-        None,
-        lambda params, key, z, context=None: (
-            densities.normal_log_prob(z[..., 3:], 0.0, 0.0)
-            + densities.normal_log_prob(z[..., :3], z[..., 3:] @ top.w.T, top.log_std)
-        ),
-        "exact",
-    )
+    posterior = hierarchical.swapped(hierarchical.joint(q1, exact_posterior(top), 3, markov=True), 3)
+    prior = hierarchical.joint(density.standard_normal(2), linear_decoder(top), 2)
     decoder = linear_decoder(low)
     decoder = decoder._replace(
-        log_prob=lambda params, key, x, z: linear_decoder(low).log_prob(params, key, x, z[..., :3])
+        log_prob=lambda params, key, x, z: linear_decoder(low).log_prob(params, key, x, z[..., 2:])
     )
-    posterior = hierarchical.joint(q1, q2, 3)
-    model = vae(p, posterior, decoder)
+    model = vae(prior, posterior, decoder)
     x, _ = linear_gaussian.sample(white, jax.random.key(0), (20,))
-    params = {"prior": {}, "posterior": posterior.init(jax.random.key(1)), "decoder": {}}
+    params = model.init(jax.random.key(1))
     value = model.log_prob(params, jax.random.key(2), x)
     np.testing.assert_allclose(value, linear_gaussian.log_evidence(white, x), atol=2e-4)
     z, log_q = posterior.sample(params["posterior"], jax.random.key(3), x)
@@ -190,6 +179,11 @@ def test_joint_kind_is_the_weaker_and_its_mean_goes_through():
     params = moved(both.init(jax.random.key(0)))
     mean = params["first"]["mean"]
     np.testing.assert_array_equal(both.mean(params), jnp.concatenate([mean, 2 * mean]))
+    turned = hierarchical.swapped(both, 2)
+    np.testing.assert_array_equal(turned.mean(params), jnp.concatenate([2 * mean, mean]))
+    draw, there = turned.sample(params, jax.random.key(1)), both.sample(params, jax.random.key(1))
+    np.testing.assert_array_equal(draw[0], jnp.concatenate([there[0][2:], there[0][:2]]))
+    assert draw[1] == there[1] == turned.log_prob(params, None, draw[0])
 
 
 def test_a_posterior_whose_samples_lose_part_of_the_gradient_is_refused():

@@ -151,9 +151,44 @@ def test_training_learns_and_the_average_is_evaluated():
 @pytest.mark.parametrize("name", optimisers.OPTIMISERS)
 @pytest.mark.parametrize("schedule", optimisers.SCHEDULES)
 def test_every_optimiser_and_schedule_lowers_the_loss(name, schedule):
-    trainer = build(optimizer=optimisers.make(name, 0.01, 200, schedule=schedule, warm_up=5))
+    staged = schedule == "stages"  # two thirds of it at a tenth of the rate
+    rate = (0.3 if name == "adam-burda" else 0.01) * (5 if staged else 1)
+    trainer = build(optimizer=optimisers.make(name, rate, 200, schedule=schedule, warm_up=0 if staged else 5))
     _, metrics = run(trainer, 200)
     assert metrics["loss"][-10:].mean() < 0.5 * metrics["loss"][:5].mean()
+
+
+def test_adam_burda_is_that_of_the_sum_over_twenty_with_second_moments_that_start_at_one():
+    """Their recursion written out for the summed gradient; theirs adds epsilon before the correction, 1e-4 of moments near 1."""
+    optimiser, rng = optimisers.make("adam-burda", 0.001, 50), np.random.default_rng(0)
+    x, m, v = np.zeros(4), np.zeros(4), np.ones(4)
+    params = jnp.zeros(4)
+    state = optimiser.init(params)
+    for t in range(1, 51):
+        total = 20 * (rng.normal(size=4) + 1)
+        m, v = 0.99 * m + 0.01 * total, 0.999 * v + 0.001 * total**2
+        x -= 0.001 * np.sqrt(1 - 0.999**t) / (1 - 0.99**t) * m / (np.sqrt(v) + 1e-4)
+        update, state = optimiser.update(jnp.asarray(total / 20, jnp.float32), state, params)
+        params = params + update
+    np.testing.assert_allclose(params, x, rtol=2e-3)
+
+
+def test_stages_have_the_published_rates_and_lengths():
+    """Burda et al. 2016, section 5: 3^i epochs at 1e-3 10^(-i / 7), the rates rounded as in their code."""
+    rate = optimisers.SCHEDULES["stages"](1e-3, 10 * 3280, 0)
+    expected = [1e-3, 7.2e-4, 5.2e-4, 3.7e-4, 2.7e-4, 1.9e-4, 1.4e-4, 1e-4]
+    start = 0
+    for stage, value in enumerate(expected):
+        for step in (start, start + 10 * 3**stage - 1):
+            assert float(rate(step)) == pytest.approx(value, rel=1e-6)
+        start += 10 * 3**stage
+    with pytest.raises(ValueError, match="has no warm-up"):
+        optimisers.make("adam", 1e-3, 100, schedule="stages", warm_up=5)
+
+
+def test_minibatches_in_the_order_of_the_examples():
+    rows = order.minibatches(10, 4, 7, 1, 3, shuffle=False)
+    np.testing.assert_array_equal(rows, [[4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7]])
 
 
 def test_minibatches_are_permutations_and_depend_on_seed_and_step_alone():
