@@ -72,9 +72,9 @@ def run(config):
         "records": {str(seed): record.as_dict() for seed, record in zip(config.seeds, records, strict=True)},
         "step": best_step,
     }
-    further = _further(config, model, per_seed[0], test)
+    further, annealing = _further(config, model, per_seed[0], test, records[0].per_example)
     np.save(root / "nats.npy", np.stack([record.per_example for record in records]))
-    folder.write("result.json", result | further)
+    folder.write("result.json", result | further | annealing)
     vae_report.write(
         root, config, dataset, condition, model, per_seed[0], test, records, further, folder, best_step
     )
@@ -85,9 +85,12 @@ def run(config):
     print(f"trained {trained:.0f} s; report in {root / 'report.md'}")
 
 
-def _further(config, model, params, test):
-    """What else is found out of the first seed, by name, each a line of text: diagnostics, annealing."""
-    lines, key = {}, jax.random.fold_in(common.evaluation_key(config.seeds[0]), 1)
+def _further(config, model, params, test, nats):
+    """What else is found out of the first seed, by name, each a line of text: diagnostics, annealing; and annealing's numbers.
+
+    nats: log p(x) of each test example by importance weighting, to compare annealing with.
+    """
+    lines, numbers, key = {}, {}, jax.random.fold_in(common.evaluation_key(config.seeds[0]), 1)
     if config.condition is None and model.parts.posterior.normal is not None:
         lines["latent space"] = diagnose(model.parts, params, test[:1000], key=key).line()
     if config.ais:
@@ -101,8 +104,12 @@ def _further(config, model, params, test):
                 temperatures=config.ais,
                 progress=lambda done: bar.update(done - bar.n),
             )
-        lines["annealed importance sampling"] = record.line()
-    return lines
+        gap = common.paired(record.log_likelihoods - nats[: len(few)])
+        lines["annealed importance sampling"] = (
+            f"{record.line()}; {gap[0]:+.3f} +- {gap[1]:.3f} nats against importance weighting on the same examples"
+        )
+        numbers["annealed less importance-weighted"] = gap
+    return lines, numbers
 
 
 if __name__ == "__main__":

@@ -22,9 +22,9 @@ class Record:
     estimator "exact" is the density itself, "iwae" the importance-weighted bound of `samples` draws (a stochastic lower bound
     on log p), "bound" the mean of `samples` draws of the density's own log_prob.  `standard_error` is the standard deviation
     over examples / sqrt(examples), `bits_standard_error` the same per dimension; they contain the Monte-Carlo error.
-    `reconstruction` - `kl` is the ELBO, for densities that have these parts.  `effective_samples` is the median over examples
-    of the importance weights' effective sample size.  `per_example` holds the nats of each example, for paired differences
-    between models.
+    `reconstruction` - `kl` is the ELBO, for densities that have these parts, and `elbo_standard_error` its error.
+    `effective_samples` is the median over examples of the importance weights' effective sample size.  `per_example` holds the
+    nats of each example, for paired differences between models.
     """
 
     estimator: str
@@ -42,6 +42,7 @@ class Record:
     effective_samples: float | None = None
     active_units: int | None = None
     bits_standard_error: float | None = None
+    elbo_standard_error: float | None = None
     per_example: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self):
@@ -138,6 +139,12 @@ def log_likelihoods(
     return {name: np.concatenate([r[name] for r in results]) for name in results[0]}
 
 
+def _standard_error(values):
+    """Of the mean of values [N]; nan for a single one."""
+    values = values.astype(np.float64)
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
 def evaluate(
     density,
     params,
@@ -173,7 +180,7 @@ def evaluate(
     nats = values["bound" if estimator == "exact" else estimator].astype(np.float64)
     has_terms = "reconstruction" in values
     event = unpack(x)[0].shape[1:]
-    error = float(nats.std(ddof=1) / math.sqrt(len(nats))) if len(nats) > 1 else math.nan
+    error = _standard_error(nats)
     return Record(
         estimator=estimator,
         samples=samples,
@@ -185,6 +192,7 @@ def evaluate(
         standard_error=error,
         bits_per_dim=float(densities.bits_per_dim(nats.mean(), event, bin_width)),
         bits_standard_error=error / (math.prod(event) * math.log(2)),
+        elbo_standard_error=_standard_error(values["bound"]) if has_terms else None,
         elbo=float(values["bound"].mean(dtype=np.float64)) if has_terms else None,
         reconstruction=float(values["reconstruction"].mean(dtype=np.float64)) if has_terms else None,
         kl=float(values["kl"].mean(dtype=np.float64)) if has_terms else None,

@@ -20,7 +20,7 @@ from experiments import (
 )
 from experiments.papers.registry import Measured
 
-__all__ = ["details_of", "diffusion_run", "energy_run", "flow_run", "ppca_run", "vae_run"]
+__all__ = ["details_of", "diffusion_run", "energy_run", "flow_run", "paired_run", "ppca_run", "vae_run"]
 
 QUICK = {"steps": 200}  # of a row that is only tried out
 
@@ -47,22 +47,53 @@ def _bits(record):
     return record["bits_per_dim"], record["bits_standard_error"]
 
 
-def vae_run(**settings):
-    """log p(x) of a run of `experiments.vae`, in the mean over its seeds."""
+def _elbo(record):
+    return record["elbo"], record["elbo_standard_error"]
+
+
+QUANTITIES = {  # of a run of `experiments.vae`: result, and the record of a seed -> (value, standard error over test examples)
+    "log_likelihood": lambda result, record: (record["log_likelihood"], record["standard_error"]),
+    "elbo": lambda result, record: _elbo(record),
+    "elbo_in_bits": lambda result, record: [
+        abs(x / record["log_likelihood"]) * record["bits_per_dim"] for x in _elbo(record)
+    ],
+    "active_units": lambda result, record: (record["active_units"], math.nan),
+    "annealing": lambda result, record: result["annealed less importance-weighted"],
+}
+
+
+def vae_run(quantity="log_likelihood", **settings):
+    """A quantity of a run of `experiments.vae` (nats, bits per dimension, a count), in the mean over its seeds."""
 
     def run(folder, quick):
         short = {**QUICK, "epochs": None, "patience": None, "eval_samples": 20, "eval_limit": 200}
+        if settings.get("net") == "conv":
+            short |= {"steps": 10, "eval_limit": 20}
+        if "ais" in settings:
+            short |= {"ais": 10, "ais_limit": 5}
         config = vae_setup.Config(**settings | (short if quick else {}), out=folder)
         result, details = _run(vae, config, lambda result: next(iter(result["records"].values())))
-        found = [record["log_likelihood"] for record in result["records"].values()]
+        read = QUANTITIES[quantity]
+        found, errors = zip(*(read(result, record) for record in result["records"].values()), strict=True)
         if len(found) > 1:
             details["deviation_over_seeds"] = float(np.std(found, ddof=1))
-        nats = np.load(folder / "nats.npy").mean(0)  # of each test example
-        return Measured(
-            float(np.mean(found)),
-            float(nats.std(ddof=1) / math.sqrt(len(nats))),
-            {"seeds": config.seeds, **details},
-        )
+        return Measured(float(np.mean(found)), float(np.mean(errors)), {"seeds": config.seeds, **details})
+
+    return run
+
+
+def paired_run(settings, other):
+    """log p(x) of a run of `experiments.vae` less that of another, whose folder lies beside and is named by its objective.
+
+    The error is that of the paired difference over test examples.
+    """
+
+    def run(folder, quick):
+        beside = folder.with_name(folder.name.replace(settings["objective"], other["objective"], 1))
+        found = vae_run(**settings)(folder, quick)
+        vae_run(**other)(beside, quick)
+        difference = np.load(folder / "nats.npy")[0] - np.load(beside / "nats.npy")[0]
+        return Measured(*common.paired(difference), found.details)
 
     return run
 
