@@ -63,7 +63,7 @@ QUANTITIES = {  # of a run of `experiments.vae`: result, and the record of a see
 
 
 def vae_run(quantity="log_likelihood", **settings):
-    """A quantity of a run of `experiments.vae` (nats, bits per dimension, a count), in the mean over its seeds."""
+    """A quantity of a run of `experiments.vae`, and its error, each in the mean over seeds."""
 
     def run(folder, quick):
         short = {**QUICK, "epochs": None, "patience": None, "eval_samples": 20, "eval_limit": 200}

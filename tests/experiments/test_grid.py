@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from dlvm_jax.functional import bounds
-from dlvm_jax.models import objectives
+from dlvm_jax.models import density, objectives
 from dlvm_jax.models.vae import join
 from dlvm_jax.train import checkpoint
-from experiments import conditions, vae, vae_parts
+from experiments import conditions, vae, vae_nets, vae_parts
 
 IMAGES = np.unpackbits(np.arange(16, dtype=np.uint8)[:, None], axis=1)[:, 4:].reshape(16, 2, 2, 1)
 POSTERIORS = (
@@ -366,3 +366,12 @@ def test_quadrants_are_those_of_the_paper_and_merge_back(count, given):
     np.testing.assert_array_equal(condition.merge(x, context), images)
     seen = condition.merge(jnp.zeros_like(x), jnp.ones_like(context))[0, :, :, 0]
     np.testing.assert_array_equal(seen, np.kron(np.array(given), np.ones((2, 3))))
+
+
+def test_a_decoder_that_starts_at_the_means_gives_them_for_a_network_of_zeros():
+    """Means of 0 and 1 are clipped to 0.001 and 0.999; grey levels are brought to [0, 1].  float32."""
+    images = np.stack([[[0, 255], [51, 0]], [[0, 255], [51, 255]]])[..., None].astype(np.uint8)
+    zeros = density.Net(lambda key: {}, lambda params, z: jnp.zeros((*z.shape[:-1], 2, 2, 1, 1)))
+    logits = vae_nets.shifted(zeros, types.SimpleNamespace(train=images)).apply({}, jnp.zeros((3, 2)))
+    expected = np.array([[0.001, 0.999], [0.2, 0.5]])
+    np.testing.assert_allclose(jax.nn.sigmoid(logits[..., 0, 0]), np.stack([expected] * 3), rtol=1e-4)

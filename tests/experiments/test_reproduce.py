@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import random
 import shutil
@@ -247,12 +248,38 @@ def test_a_vae_row_reads_its_run(tmp_path):
     assert found.value == pytest.approx(np.mean(values))
     assert found.details["deviation_over_seeds"] == pytest.approx(np.std(values, ddof=1))
     nats = np.load(tmp_path / "row" / "nats.npy")
-    assert found.standard_error == pytest.approx(nats.mean(0).std(ddof=1) / np.sqrt(30))
+    assert found.standard_error == pytest.approx((nats.std(1, ddof=1) / np.sqrt(30)).mean())
+    elbo, bits = (
+        recipes.vae_run(quantity, **settings)(tmp_path / "row", False)
+        for quantity in ("elbo", "elbo_in_bits")
+    )
+    assert elbo.value == pytest.approx(np.mean([result["records"][seed]["elbo"] for seed in "01"]))
+    assert elbo.value < found.value and 0 < elbo.standard_error
+    assert bits.value == pytest.approx(-elbo.value / 64 / np.log(2))
+    assert bits.standard_error == pytest.approx(elbo.standard_error / 64 / np.log(2))
+    units = recipes.vae_run("active_units", **settings)(tmp_path / "row", False)
+    assert 0 <= units.value <= 2 and math.isnan(units.standard_error)
     assert found.details["protocol_hash"] == result["records"]["0"]["protocol_hash"]
     encoder, decoder = 64 * 16 + 16 + 16 * 4 + 4, 2 * 16 + 16 + 16 * 64 + 64
     assert found.details["parameters"] == 2 * (encoder + decoder) and found.details["steps"] == 40
     weights = 64 * 16 + 16 * 4 + 2 * 16 + 16 * 64  # three products each, but for the gradient of the images
     assert found.details["operations_per_step"] == 2 * 2 * 100 * (3 * weights - 64 * 16)
+
+
+@pytest.mark.slow
+def test_rows_of_annealing_and_of_a_difference(tmp_path):
+    """Each against the runs that it reads."""
+    short = {"latent_dim": 2, "hidden": (16,), "steps": 40, "eval_samples": 4, "eval_limit": 30}
+    found = recipes.vae_run("annealing", **short, ais=20, ais_limit=10)(tmp_path / "one", False)
+    result = json.loads((tmp_path / "one" / "result.json").read_text())
+    annealed = float(result["annealed importance sampling"].split("~ ")[1].split(" +-")[0])
+    nats = np.load(tmp_path / "one" / "nats.npy")[0]
+    assert found.value == pytest.approx(annealed - nats[:10].mean(), abs=0.006)  # two printed digits
+    pair = [{**short, "objective": objective, "samples": 3} for objective in ("dreg", "iwae")]
+    found = recipes.paired_run(*pair)(tmp_path / "dreg-3", False)
+    dreg, iwae = (np.load(tmp_path / f"{name}-3" / "nats.npy")[0] for name in ("dreg", "iwae"))
+    assert found.value == pytest.approx((dreg - iwae).mean()) and found.value != 0
+    assert found.standard_error == pytest.approx((dreg - iwae).std(ddof=1) / np.sqrt(30))
 
 
 @pytest.mark.slow
@@ -332,11 +359,15 @@ def test_every_run_of_a_row_is_possible(name, quick, tmp_path, monkeypatch):
         "spline-glow-mnist",
         "levels-mnist",
         "cvae-quadrants-3",
+        "order-ddim-trained",
+        "law-ancestral-large-1000",
+        "iwae-5-mnist-2-layers-original-units",
+        "normal-posterior-frey-faces",
     ],
 )
 def test_a_row_of_each_kind_runs(name, tmp_path, capsys):
     """In its quick version, on the real data."""
-    if not os.environ.get("DLVM_DATA") and name.endswith(("freyfaces", "mnist", "-5", "-3")):
+    if not os.environ.get("DLVM_DATA") and any(part in name for part in ("frey", "mnist", "cvae")):
         pytest.skip("this row needs data: set DLVM_DATA")
     reproduce.run(reproduce.Run((name,), quick=True, **folders(tmp_path)))
     assert "QUICK" in capsys.readouterr().out
