@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -74,6 +75,24 @@ def test_every_row_says_what_it_is(name):
         assert getattr(row, field).strip()
     assert row.tolerance > 0
     assert row.published is not None or row.confirmed.startswith("nowhere")
+
+
+def test_the_written_tables_are_those_of_the_records(tmp_path):
+    """RESULTS.md is as `table` writes it, and the README's rows and counts are its."""
+    reproduce.table(reproduce.Table(out=tmp_path / "RESULTS.md"))
+    results = (tmp_path / "RESULTS.md").read_text()
+    assert (reproduce.HERE / "RESULTS.md").read_text() == results
+    section = (reproduce.HERE.parent / "README.md").read_text().split("## Paper numbers")[1].split("\n## ")[0]
+    shown = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(shown) > 10 and set(shown) <= set(results.splitlines())
+    rows, *counts = re.search(
+        r"Of (\d+) rows\n(\d+) reproduced, (\d+) better, (\d+) missed, (\d+) measured, (\d+) not", results
+    ).groups()
+    told = re.search(
+        r"Of (\d+) rows (\d+) are recorded: (\d+) reproduced, (\d+) better, (\d+) missed, and (\d+) measured",
+        section,
+    ).groups()
+    assert told == (rows, str(sum(map(int, counts[:4]))), *counts[:4])
 
 
 def test_two_rows_of_one_name_are_refused(monkeypatch):
@@ -254,7 +273,7 @@ def test_a_vae_row_reads_its_run(tmp_path):
         for quantity in ("elbo", "elbo_in_bits")
     )
     assert elbo.value == pytest.approx(np.mean([result["records"][seed]["elbo"] for seed in "01"]))
-    assert elbo.value < found.value and 0 < elbo.standard_error
+    assert elbo.value < found.value and elbo.standard_error > 0
     assert bits.value == pytest.approx(-elbo.value / 64 / np.log(2))
     assert bits.standard_error == pytest.approx(elbo.standard_error / 64 / np.log(2))
     units = recipes.vae_run("active_units", **settings)(tmp_path / "row", False)
