@@ -136,7 +136,8 @@ def train(folder, trainer, plan, data, validate, *, settings, identity, resume):
     settings: for config.json;  identity: of the checkpoints, what a run must agree in to go on.
     """
     kept = Checkpoints(folder.root / "checkpoints", identity)
-    state = restore(kept, trainer.init(plan.seeds[0]), resume)
+    seeds = plan.seeds if len(plan.seeds) > 1 else plan.seeds[0]
+    state = restore(kept, trainer.init(seeds), resume)
     data = trainer.put(data)
     folder.write("config.json", settings)
     folder.write("manifest.json", manifest())

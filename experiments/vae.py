@@ -4,8 +4,6 @@ python -m experiments.vae                                   # embedded digits, u
 python -m experiments.vae --data mnist --latent-dim 20 --epochs 50
 """
 
-import time
-
 import jax
 import numpy as np
 import tyro
@@ -13,8 +11,8 @@ from tqdm import tqdm
 
 from dlvm_jax.evaluate.annealed import annealed_log_likelihoods
 from dlvm_jax.evaluate.diagnostics import diagnose
-from dlvm_jax.train import checkpoint, loop, parallel, validation
-from dlvm_jax.train.run import RunFolder, manifest
+from dlvm_jax.train import parallel, validation
+from dlvm_jax.train.run import RunFolder
 from experiments import common, vae_report
 from experiments.vae_setup import Config, check, prepare
 
@@ -25,34 +23,21 @@ def run(config):
     parallel.initialise(config.coordinator, config.processes, config.process)
     prepared = prepare(config)
     dataset, condition, model, plan, trainer, settings, identity = prepared
-    several = len(config.seeds) > 1
-    train = condition.arrays(dataset.train, dataset.train_labels)
-    state = prepared.init()
     root = config.out or common.new_folder(f"vae-{config.data}")
-    kept = checkpoint.Checkpoints(root / "checkpoints", identity)
-    data = trainer.put(train)
-    state = common.restore(kept, state, config.resume)
     folder = RunFolder(root, config.tensorboard, parallel.is_primary())
-    folder.write("config.json", settings)
-    folder.write("manifest.json", manifest())
-    folder.write("cost.json", common.cost(trainer, plan, state, data))
     if parallel.is_primary():
         print(f"{config.data}, {dataset.protocol.name}: {dataset.protocol.description}\nrun folder {root}")
     validate = None
     if len(dataset.valid):
         held_out = condition.split(condition.arrays(dataset.valid, dataset.valid_labels))
         validate = validation.validator(model.validation, held_out, seeds=len(config.seeds))
-    started = time.monotonic()
-    state = loop.fit(trainer, plan, data, state, folder=folder, checkpoints=kept, validate=validate)
-    best_step, best = kept.restore(state, kept.best_step())
-    kept.close()
-    trained = time.monotonic() - started
+    data = condition.arrays(dataset.train, dataset.train_labels)
+    told = {"settings": settings, "identity": identity, "resume": config.resume}
+    params, best_step = common.train(folder, trainer, plan, data, validate, **told)
     if not parallel.is_primary():
         return
-    params = trainer.eval_params(best)
-    per_seed = (
-        [jax.tree.map(lambda x, i=i: x[i], params) for i in range(len(config.seeds))] if several else [params]
-    )
+    seeds = range(len(config.seeds))
+    per_seed = [jax.tree.map(lambda x, i=i: x[i], params) for i in seeds] if len(seeds) > 1 else [params]
     test = condition.split(condition.arrays(dataset.test, dataset.test_labels))
     test = jax.tree.map(lambda x: x[: config.eval_limit], test)
     records = [
@@ -82,7 +67,7 @@ def run(config):
         print(f"seed {seed}, step {best_step}: {record}")
     for name, line in further.items():
         print(f"{name}: {line}")
-    print(f"trained {trained:.0f} s; report in {root / 'report.md'}")
+    print(f"trained {folder.seconds():.0f} s; report in {root / 'report.md'}")
 
 
 def _further(config, model, params, test, nats):
