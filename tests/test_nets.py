@@ -83,3 +83,11 @@ def test_convolution_and_its_derivatives_are_flax_own(strides, padding, x64):
         return module.apply(params, x), forward, both, second, along
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), all_of(ours), all_of(theirs))
+
+
+def test_first_weights_of_hidden_layers_and_head_are_as_asked():
+    tanh = nets.MLP((4, 4), (2,), kernel_init=nn.initializers.constant(0.3), head_init=nn.initializers.ones)
+    params = tanh.init(jax.random.key(0), jnp.zeros((1, 3)))["params"]
+    kernels = {name: leaf for name, leaf in params.items() if name.startswith("Dense")}
+    assert len(kernels) == 2 and all((leaf["kernel"] == jnp.float32(0.3)).all() for leaf in kernels.values())
+    assert (params["Head_0"]["Dense_0"]["kernel"] == 1).all()

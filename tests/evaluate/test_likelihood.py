@@ -49,6 +49,10 @@ def test_importance_sampling_with_a_wide_posterior_reaches_the_evidence():
     result = record(model, x, 2000, batch_size=32)
     assert result.log_likelihood == pytest.approx(truth.mean(), abs=0.02)
     assert result.elbo == pytest.approx(truth.mean() - 1.5 * (spread - 1 - np.log(spread)), abs=0.03)
+    own = {"key": jax.random.key(2), "samples": 2000, "batch_size": 32}
+    each = log_likelihoods(model, model.init(jax.random.key(1)), x, **own)["bound"].astype(np.float64)
+    assert result.elbo_standard_error == pytest.approx(each.std(ddof=1) / np.sqrt(60), rel=1e-6)
+    assert result.elbo_standard_error != result.standard_error
 
 
 def test_batches_and_chunks_do_not_change_what_is_estimated():

@@ -375,3 +375,15 @@ def test_a_decoder_that_starts_at_the_means_gives_them_for_a_network_of_zeros():
     logits = vae_nets.shifted(zeros, types.SimpleNamespace(train=images)).apply({}, jnp.zeros((3, 2)))
     expected = np.array([[0.001, 0.999], [0.2, 0.5]])
     np.testing.assert_allclose(jax.nn.sigmoid(logits[..., 0, 0]), np.stack([expected] * 3), rtol=1e-4)
+
+
+def test_a_net_of_tanh_is_one_and_has_the_first_weights_of_glorot():
+    """Uniform on +- sqrt(6 / (in + out)), so below that and, of 400 weights, nearly up to it (false alarm .98^400 = 3e-4)."""
+    net = vae_nets.make(config_of(net="tanh", hidden=(100,)), (4,), (2, 2))
+    params = net.init(jax.random.key(0))["params"]
+    dense, head = params["Dense_0"], params["Head_0"]["Dense_0"]
+    x = np.linspace(-1, 1, 4).astype(np.float32)
+    by_hand = np.tanh(x @ dense["kernel"] + dense["bias"]) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(net.apply({"params": params}, x).ravel(), by_hand, rtol=1e-5, atol=1e-6)
+    for kernel in (dense["kernel"], head["kernel"]):
+        assert 0.98 < np.abs(kernel).max() / np.sqrt(6 / 104) <= 1

@@ -192,3 +192,14 @@ def test_manifest_says_what_produced_a_result():
 def test_impossible_plans_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         loop.Plan(**{"steps": 1, "batch_size": 1, "every": 1, name: 0})
+
+
+def test_a_plan_without_shuffling_takes_the_examples_in_their_order(tmp_path):
+    """Against the same steps on those rows; 64 examples, of which 60 fill the six batches of ten."""
+    plan = loop.Plan(12, 10, 5, shuffle=False)
+    trainer = build()
+    state = loop.fit(
+        trainer, plan, trainer.put(X), trainer.init(0), folder=RunFolder(tmp_path), progress=False
+    )
+    rows = np.tile(np.arange(60, dtype=np.int32).reshape(6, 10), (2, 1))
+    assert_same(state, trainer.chunk(trainer.init(0), trainer.put(X), rows)[0])
