@@ -387,3 +387,15 @@ def test_a_net_of_tanh_is_one_and_has_the_first_weights_of_glorot():
     np.testing.assert_allclose(net.apply({"params": params}, x).ravel(), by_hand, rtol=1e-5, atol=1e-6)
     for kernel in (dense["kernel"], head["kernel"]):
         assert 0.98 < np.abs(kernel).max() / np.sqrt(6 / 104) <= 1
+
+
+def test_bottom_up_the_decoder_sees_the_lower_layer_alone_and_starts_at_the_means():
+    config = config_of(layers=2, inference="bottom-up", latent_dim=4, start_at_mean=True)
+    dataset = dataset_of(IMAGES[8:])  # the first pixel is always 1, the others are so in half of the images
+    model = vae_parts.build(config, dataset, (2, 2, 1))
+    params = model.init(jax.random.key(0))
+    decoder = lambda z: model.parts.decoder.mean(params["decoder"], z)  # noqa: E731
+    z = jax.random.normal(jax.random.key(1), (5, 6))  # two numbers of z2, four of z1
+    np.testing.assert_array_equal(decoder(z), decoder(z.at[:, :2].add(1.0)))
+    assert (decoder(z) != decoder(z.at[:, 2:].add(1.0))).any()
+    assert (decoder(z)[:, 0, 0] > 0.95).all() and (decoder(0 * z)[:, 1:] == 0.5).all()
