@@ -24,6 +24,7 @@ from dlvm_jax.train.run import manifest
 
 __all__ = [
     "at_least",
+    "best",
     "carried_out",
     "check_run",
     "cost",
@@ -35,6 +36,7 @@ __all__ = [
     "read_config",
     "restore",
     "settings",
+    "start",
     "train",
 ]
 
@@ -130,14 +132,28 @@ def restore(checkpoints, state, resume):
     return state if restored is None else restored[1]
 
 
+def start(trainer, plan):
+    """The state before the first step, of one seed or of several together."""
+    return trainer.init(plan.seeds if len(plan.seeds) > 1 else plan.seeds[0])
+
+
+def best(root, identity, state):
+    """The best state of the run in a folder; `state` has its structure.  Raises ValueError where nothing is saved."""
+    kept = Checkpoints(root / "checkpoints", identity)
+    if not kept.steps():
+        raise ValueError(f"{root} holds no checkpoint yet; let its run finish")
+    _, found = kept.restore(state, kept.best_step())
+    kept.close()
+    return found
+
+
 def train(folder, trainer, plan, data, validate, *, settings, identity, resume):
     """Train, or go on, to the end in a `RunFolder`: the parameters of the best round, and its step.
 
     settings: for config.json;  identity: of the checkpoints, what a run must agree in to go on.
     """
     kept = Checkpoints(folder.root / "checkpoints", identity)
-    seeds = plan.seeds if len(plan.seeds) > 1 else plan.seeds[0]
-    state = restore(kept, trainer.init(seeds), resume)
+    state = restore(kept, start(trainer, plan), resume)
     data = trainer.put(data)
     folder.write("config.json", settings)
     folder.write("manifest.json", manifest())

@@ -13,7 +13,7 @@ import tyro
 from dlvm_jax.data import toys
 from dlvm_jax.evaluate.simple_codes import simple_codes
 from dlvm_jax.models import diffusion, objectives
-from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, parallel, validation
+from dlvm_jax.train import engine, loop, optimisers, order, parallel, validation
 from dlvm_jax.train.run import RunFolder
 from experiments import common, diffusion_report
 from experiments.diffusion_setup import (
@@ -108,10 +108,7 @@ def finished(root):
     dataset = load(config)
     model, _ = build(config, dataset)
     trainer, identity = _trainer(config, dataset, model)
-    kept = checkpoint.Checkpoints(root / "checkpoints", identity)
-    _, best = kept.restore(trainer.init(config.seed), kept.best_step())
-    kept.close()
-    return model, trainer.eval_params(best)
+    return model, trainer.eval_params(common.best(root, identity, trainer.init(config.seed)))
 
 
 def _train(config, dataset, model, data_std, density, folder):

@@ -10,7 +10,7 @@ import tyro
 
 from dlvm_jax import data as datasets
 from dlvm_jax.models import objectives
-from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, parallel
+from dlvm_jax.train import engine, loop, optimisers, order, parallel
 from experiments import common, conditions, vae_parts
 
 __all__ = ["Config", "Prepared", "check", "check_data", "load", "prepare"]
@@ -73,7 +73,7 @@ class Config:
     curvature: float = 1.0
     """minus the curvature of hyperbolic space"""
     net: Literal["mlp", "tanh", "gated", "residual", "dense", "conv"] = "mlp"
-    """encoder and decoder: dense layers of ReLU, of tanh (with Glorot's uniform first weights), gated ones, with residual or
+    """encoder and decoder: dense layers of ReLU, of tanh (with Glorot's uniform initial weights), gated ones, with residual or
     dense connections, or a small convolutional pair"""
     hidden: tuple[int, ...] = (300,)
     """widths of the hidden layers (channels for conv), from the data inwards"""
@@ -113,9 +113,9 @@ class Config:
     batch_size: int = 100
     """examples of a step"""
     shuffle: bool = True
-    """give the examples a new order in each epoch"""
+    """give the examples a new order in each epoch, not always their own"""
     optimiser: Literal["adam", "adam-burda", "adamax", "adamw", "rmsprop", "sgd"] = "adam"
-    """optimiser of Optax; adam-burda: with the constants of the code of Burda et al. 2016"""
+    """optimiser; adam-burda: that of the code of Burda et al. 2016, for gradients summed over 20 examples"""
     learning_rate: float = 1e-3
     """peak learning rate"""
     schedule: Literal["constant", "cosine", "stages"] = "constant"
@@ -170,6 +170,12 @@ _NOT_PART_OF_THE_RUN = (
     "ais",
     "ais_limit",
 )
+
+ADDED_LATER = {
+    "inference": "top-down",
+    "start_at_mean": False,
+    "shuffle": True,
+}  # what runs without a word of it have
 
 
 def _protocol(config):
@@ -237,11 +243,6 @@ class Prepared(NamedTuple):
     settings: dict
     identity: dict
 
-    def init(self):
-        """The state before the first step."""
-        seeds = self.plan.seeds
-        return self.trainer.init(seeds if len(seeds) > 1 else seeds[0])
-
 
 def prepare(config):
     """The `Prepared` run of a configuration."""
@@ -277,8 +278,22 @@ def prepare(config):
         seeds=len(config.seeds),
         devices=parallel.devices_for(config.batch_size // config.accumulate),
     )
+    rounds = -(-steps // plan.every)
+    if config.patience is not None and config.patience >= rounds:
+        raise ValueError(
+            f"--patience {config.patience} needs more than the {rounds} validations of this run; lower it or --every"
+        )
+    if not config.shuffle and len(dataset.train) % config.batch_size:
+        raise ValueError(
+            f"--no-shuffle needs a --batch-size that divides the {len(dataset.train)} training examples, "
+            f"got {config.batch_size}"
+        )
     settings = common.settings(config) | {"steps": steps, "every": plan.every}
-    identity = {k: v for k, v in settings.items() if k not in _NOT_PART_OF_THE_RUN}
+    identity = {
+        name: value
+        for name, value in settings.items()
+        if name not in _NOT_PART_OF_THE_RUN and value != ADDED_LATER.get(name, ...)
+    }
     identity["protocol"] = f"{dataset.protocol.name} {dataset.protocol.hash}"
     return Prepared(dataset, condition, model, plan, trainer, settings, identity)
 
@@ -287,12 +302,8 @@ def load(root):
     """(configuration, dataset, model, parameters of the first seed) of a finished run of this script."""
     config = common.read_config(root, Config)
     prepared = prepare(config)
-    kept = checkpoint.Checkpoints(root / "checkpoints", prepared.identity)
-    if not kept.steps():
-        raise ValueError(f"{root} holds no checkpoint yet; let its run of experiments.vae finish")
-    _, best = kept.restore(prepared.init(), kept.best_step())
-    kept.close()
-    params = prepared.trainer.eval_params(best)
+    start = common.start(prepared.trainer, prepared.plan)
+    params = prepared.trainer.eval_params(common.best(root, prepared.identity, start))
     several = len(config.seeds) > 1
     return (
         config,

@@ -1,4 +1,4 @@
-"""Optimisers and learning-rate schedules by name, all from Optax."""
+"""Optimisers and learning-rate schedules by name, made of Optax's."""
 
 import jax
 import jax.numpy as jnp
@@ -7,15 +7,18 @@ import optax
 __all__ = ["OPTIMISERS", "SCHEDULES", "make"]
 
 
-def _adam_of_burda(learning_rate, batch_size=20):
+SUMMED = 20  # examples of a batch of Burda et al. 2016
+
+
+def _adam_of_burda(learning_rate):
     """Adam as in the code of Burda, Grosse, Salakhutdinov 2016: second moments that start at one, of gradients summed over 20.
 
     beta1 = 0.99 and epsilon = 1e-4; here for the mean gradient, so epsilon and the moments are those of the sum brought down.
     """
-    adam = optax.scale_by_adam(b1=0.99, eps=1e-4 / batch_size)
+    adam = optax.scale_by_adam(b1=0.99, eps=1e-4 / SUMMED)
 
     def init(params):
-        return adam.init(params)._replace(nu=jax.tree.map(lambda x: jnp.full_like(x, batch_size**-2), params))
+        return adam.init(params)._replace(nu=jax.tree.map(lambda x: jnp.full_like(x, SUMMED**-2), params))
 
     scaled = optax.GradientTransformation(init, adam.update)
     return optax.chain(scaled, optax.scale_by_learning_rate(learning_rate))

@@ -16,8 +16,15 @@ PUBLISHED = {  # (layers, objective, k): log p(x)
     (2, "iwae", 5): -83.89,
     (2, "iwae", 50): -82.90,
 }
-RERUN = {(1, "dreg", 5): -84.90, (1, "dreg", 50): -84.32}  # of a public implementation, with 100 latent units
-MINUTES = {(1, "vae", 1): 40, (1, "iwae", 5): 100, (1, "dreg", 5): 120, (2, "vae", 1): 50}
+RERUN = {(1, "dreg", 5): -84.90, (1, "dreg", 50): -84.32}
+RERUN_BY = "Tucker et al. 2019, as run by a public implementation (100 latent units, a training of its own: IWAE-5 at -85.18)"
+MINUTES = {
+    (1, "vae", 1): 40,
+    (1, "iwae", 5): 100,
+    (1, "dreg", 5): 120,
+    (1, "dreg", 50): None,
+    (2, "vae", 1): 50,
+}
 
 SHORT = {"batch_size": 100, "epochs": 400, "schedule": "cosine", "ema": 0.999, "every": 1000}
 SHORT_RECIPE = (
@@ -31,7 +38,9 @@ ORIGINAL = {
 ORIGINAL_RECIPE = (
     "As in the paper and its code: networks of tanh, Glorot's weights, the decoder's bias from the means, 3,280 epochs of "
     "batches of 20 in the order of the file, eight stages of Adam with beta1 = 0.99, epsilon = 1e-4, second moments that start "
-    "at one and gradients summed over the batch; one seed. For a GPU."
+    "at one and gradients summed over the batch; one seed. Mean and deviation of z come from one layer, whose Glorot's weights "
+    "are 9 % smaller than those of two, and the best of 195 validations on the 400 images held out is evaluated, not the last. "
+    "For a GPU."
 )
 
 
@@ -42,7 +51,9 @@ def settings(layers, objective, samples, training):
         parts |= {"objective": objective, "samples": samples}
     elif samples > 1:  # the ELBO of several samples is Renyi's bound of order 1
         parts |= {"objective": "renyi", "alpha": 1.0, "samples": samples}
-    if (layers, objective, samples) == (1, "vae", 1):
+    if (objective, samples) == ("vae", 1) and training is ORIGINAL:
+        parts |= {"kl": "sampled"}
+    elif (layers, objective, samples) == (1, "vae", 1):
         parts |= {"ais": 1000, "ais_limit": 50}
     shared = {"data": "mnist", "protocol": "dynamic-burda", "hidden": (200, 200), "eval_samples": 5000}
     return shared | parts | training
@@ -61,9 +72,7 @@ def rows(layers, objective, samples, suffix, training, recipe, minutes):
     }
     yield Row(
         name=name,
-        source="Tucker et al. 2019 on the network of Burda et al., by a public implementation"
-        if dreg
-        else TABLE,
+        source=RERUN_BY if dreg else TABLE,
         what=f"log p(x), nats, {what}",
         published=(RERUN if dreg else PUBLISHED)[layers, objective, samples],
         confirmed="that implementation's page" if dreg else "a public implementation that quotes the table",
@@ -89,18 +98,17 @@ def rows(layers, objective, samples, suffix, training, recipe, minutes):
 
 ROWS = [
     row
-    for cell in (*PUBLISHED, *RERUN)
-    for suffix, training, recipe, minutes in (
-        ("", SHORT, SHORT_RECIPE, MINUTES.get(cell)),
-        ("-original", ORIGINAL, ORIGINAL_RECIPE, None),
+    for cells, *recipe in (
+        (MINUTES, "", SHORT, SHORT_RECIPE),
+        (PUBLISHED, "-original", ORIGINAL, ORIGINAL_RECIPE),
     )
-    if suffix or cell in MINUTES  # what two cores can finish has a short recipe too
-    for row in rows(*cell, suffix, training, recipe, minutes)
+    for cell in cells
+    for row in rows(*cell, *recipe, MINUTES.get(cell) if cells is MINUTES else None)
 ]
 ROWS += [
     Row(
         name="dreg-over-iwae-5-mnist",
-        source="Tucker et al. 2019 on the network of Burda et al., by a public implementation",
+        source=RERUN_BY,
         what="log p(x) with DReG less that with IWAE, k = 5, nats",
         published=0.28,
         confirmed="that implementation's page (-84.90 and -85.18)",
@@ -108,7 +116,7 @@ ROWS += [
         tolerance=0.2,
         recipe="The rows iwae-5-mnist and dreg-5-mnist.",
         evaluation="Importance weighting, K = 5000, the same test images.",
-        run=paired_run(*(settings(1, objective, 5, SHORT) for objective in ("dreg", "iwae"))),
+        run=paired_run(*(settings(1, objective, 5, SHORT) for objective in ("dreg", "iwae")), "iwae-5-mnist"),
         minutes=220,
         folder="dreg-5-mnist",
     ),

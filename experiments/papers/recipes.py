@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 
@@ -51,19 +52,25 @@ def _elbo(record):
     return record["elbo"], record["elbo_standard_error"]
 
 
+def _elbo_in_bits(record):
+    """Minus the ELBO per dimension, in the units of the record's bits."""
+    bits_of_a_nat = record["bits_standard_error"] / record["standard_error"]
+    gap = record["log_likelihood"] - record["elbo"]
+    return record["bits_per_dim"] + gap * bits_of_a_nat, record["elbo_standard_error"] * bits_of_a_nat
+
+
 QUANTITIES = {  # of a run of `experiments.vae`: result, and the record of a seed -> (value, standard error over test examples)
     "log_likelihood": lambda result, record: (record["log_likelihood"], record["standard_error"]),
     "elbo": lambda result, record: _elbo(record),
-    "elbo_in_bits": lambda result, record: [
-        abs(x / record["log_likelihood"]) * record["bits_per_dim"] for x in _elbo(record)
-    ],
+    "elbo_in_bits": lambda result, record: _elbo_in_bits(record),
     "active_units": lambda result, record: (record["active_units"], math.nan),
+    # of the first seed
     "annealing": lambda result, record: result["annealed less importance-weighted"],
 }
 
 
 def vae_run(quantity="log_likelihood", **settings):
-    """A quantity of a run of `experiments.vae`, and its error, each in the mean over seeds."""
+    """A quantity of a run of `experiments.vae` in the mean over seeds; the error is that of one seed, over test examples."""
 
     def run(folder, quick):
         short = {**QUICK, "epochs": None, "patience": None, "eval_samples": 20, "eval_limit": 200}
@@ -82,14 +89,16 @@ def vae_run(quantity="log_likelihood", **settings):
     return run
 
 
-def paired_run(settings, other):
-    """log p(x) of a run of `experiments.vae` less that of another, whose folder lies beside and is named by its objective.
+def paired_run(settings, other, name):
+    """log p(x) of a run of `experiments.vae` less that of another, which is the row `name`'s, in the folder beside.
 
     The error is that of the paired difference over test examples.
     """
 
     def run(folder, quick):
-        beside = folder.with_name(folder.name.replace(settings["objective"], other["objective"], 1))
+        beside = folder.with_name(f"{name}-quick" if quick else name)
+        if quick:
+            shutil.rmtree(beside, ignore_errors=True)
         found = vae_run(**settings)(folder, quick)
         vae_run(**other)(beside, quick)
         difference = np.load(folder / "nats.npy")[0] - np.load(beside / "nats.npy")[0]

@@ -17,6 +17,7 @@ from dlvm_jax.models import density, objectives
 from dlvm_jax.models.vae import join
 from dlvm_jax.train import checkpoint
 from experiments import conditions, vae, vae_nets, vae_parts
+from experiments.papers import burda2016
 
 IMAGES = np.unpackbits(np.arange(16, dtype=np.uint8)[:, None], axis=1)[:, 4:].reshape(16, 2, 2, 1)
 POSTERIORS = (
@@ -399,3 +400,16 @@ def test_bottom_up_the_decoder_sees_the_lower_layer_alone_and_starts_at_the_mean
     np.testing.assert_array_equal(decoder(z), decoder(z.at[:, :2].add(1.0)))
     assert (decoder(z) != decoder(z.at[:, 2:].add(1.0))).any()
     assert (decoder(z)[:, 0, 0] > 0.95).all() and (decoder(0 * z)[:, 1:] == 0.5).all()
+    below = vae_parts.build(config_of(latent_dim=4), dataset, (2, 2, 1)).parts.posterior
+    means = model.parts.posterior.mean(params["posterior"], IMAGES)
+    np.testing.assert_array_equal(means[:, 2:], below.mean(params["posterior"]["first"], IMAGES))
+
+
+@pytest.mark.parametrize("layers, parameters", [(1, 425_284), (2, 521_084)])
+def test_the_networks_of_burda_have_as_many_parameters_as_theirs(layers, parameters):
+    """Counted by hand: 784-200-200-2 x 50 and back; or -2 x 100 and back, and 100-100-100-2 x 50, 50-100-100-2 x 100."""
+    settings = burda2016.settings(layers, "iwae", 5, burda2016.ORIGINAL)
+    dataset = dataset_of(np.zeros((9, 28, 28, 1), np.uint8))
+    model = vae_parts.build(vae.Config(**settings), dataset, (28, 28, 1))
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters

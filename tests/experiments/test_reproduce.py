@@ -303,7 +303,7 @@ def test_rows_of_annealing_and_of_a_difference(tmp_path):
     nats = np.load(tmp_path / "one" / "nats.npy")[0]
     assert found.value == pytest.approx(annealed - nats[:10].mean(), abs=0.006)  # two printed digits
     pair = [{**short, "objective": objective, "samples": 3} for objective in ("dreg", "iwae")]
-    found = recipes.paired_run(*pair)(tmp_path / "dreg-3", False)
+    found = recipes.paired_run(*pair, "iwae-3")(tmp_path / "dreg-3", False)
     dreg, iwae = (np.load(tmp_path / f"{name}-3" / "nats.npy")[0] for name in ("dreg", "iwae"))
     assert found.value == pytest.approx((dreg - iwae).mean()) and found.value != 0
     assert found.standard_error == pytest.approx((dreg - iwae).std(ddof=1) / np.sqrt(30))

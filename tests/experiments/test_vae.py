@@ -17,7 +17,7 @@ import pytest
 import tyro
 
 from dlvm_jax.train import checkpoint, validation
-from experiments import common, vae
+from experiments import common, vae, vae_setup
 
 ROOT = Path(__file__).parent.parent.parent
 SHORT = ("--steps", "300", "--every", "20", "--hidden", "64", "--learning-rate", "0.005", "--latent-dim", "2")
@@ -175,6 +175,12 @@ ERRORS = {
         "choose a curvature c of at most 4.76, or fewer dimensions",
     ),
     "nan": (("--learning-rate", "1e30"), "training stopped at step"),
+    "patience": (("--patience", "15"), "--patience 15 needs more than the 15 validations of this run"),
+    "order": (
+        ("--no-shuffle", "--batch-size", "300"),
+        "--no-shuffle needs a --batch-size that divides the 1000 training examples, got 300",
+    ),
+    "stages": (("--schedule", "stages", "--warm-up", "5"), "has no warm-up"),
 }
 
 
@@ -202,6 +208,14 @@ def test_an_existing_run_is_neither_overwritten_nor_mixed_up(whole, tmp_path):
     other = run(whole, *SHORT, "--latent-dim", "3", "--resume")
     assert other.returncode == 2 and "another configuration (latent_dim 2 there, 3 here)" in other.stderr
     assert result(whole) == before
+
+
+def test_a_run_from_before_an_option_goes_on_and_one_with_it_is_another():
+    """What identifies a run says nothing of the options that were added later, unless they are used."""
+    plain = vae_setup.prepare(vae.Config())
+    assert not set(vae_setup.ADDED_LATER) & set(plain.identity) and plain.plan.shuffle
+    ordered = vae_setup.prepare(vae.Config(shuffle=False))
+    assert ordered.identity == {**plain.identity, "shuffle": False} and not ordered.plan.shuffle
 
 
 def test_an_unwritable_place_is_one_clear_line(tmp_path):
