@@ -28,8 +28,8 @@ MINUTES = {
 
 SHORT = {"batch_size": 100, "epochs": 400, "schedule": "cosine", "ema": 0.999, "every": 1000}
 SHORT_RECIPE = (
-    "400 epochs of shuffled batches of 100, Adam 1e-3 along a cosine and an average of the parameters, networks of ReLU (see the "
-    "row of the same name with -original); one seed."
+    "400 epochs of shuffled batches of 100, Adam 1e-3 along a cosine and an average of the parameters, networks of ReLU (the "
+    "paper: 3,280 epochs of batches of 20, eight stages, tanh); one seed."
 )
 HUNDRED = {**SHORT, "epochs": 100, "eval_samples": 500}
 ORIGINAL = {
