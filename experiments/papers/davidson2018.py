@@ -13,6 +13,11 @@ KINDS = {
     "sphere": ("von Mises-Fisher on S", {"prior": "sphere", "posterior": "von-mises-fisher"}),
 }
 
+REMARKS = {
+    ("sphere", 10): "After 120 epochs: -95.23 +- 0.28.",
+    ("plane", 20): "After 120 epochs: -90.12 +- 0.24.",
+}
+
 
 def epochs(dim):
     """More where more can be learned: after 120, the bound of ten dimensions and more still rises."""
@@ -36,6 +41,7 @@ ROWS = [
             **{**TABLES["mnist-sphere"].shared, "epochs": epochs(dim)}, latent_dim=dim, **KINDS[kind][1]
         ),
         minutes=epochs(dim) / 12,
+        remark=REMARKS.get((kind, dim), ""),
     )
     for kind, dims in PUBLISHED.items()
     for dim, published in dims.items()
