@@ -22,8 +22,8 @@ RUNS = {  # name: (published, recipe, minutes, settings)
     ),
 }
 REMARKS = {
-    "spline-glow": "A quarter of the steps, along a cosine of its own, is worse by 0.067 +- 0.001 bits/dim on the same 2,000 test "
-    "images, 0.033 for each doubling: it is the training that is too short; at that pace 1.05 is more than two doublings away.",
+    "spline-glow": "A quarter of the steps, along a cosine of its own, is worse by 0.067 +- 0.001 bits/dim on the same 2,000 "
+    "test images, 0.033 for each doubling: the training is too short; at that pace 1.05 is more than two doublings away.",
 }
 
 ROWS = [
