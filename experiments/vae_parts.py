@@ -304,23 +304,21 @@ def build(config, dataset, event, context=None):
             vae_nets.make(config, event if context is None else (event, context), outputs), dataset
         )
 
-    if config.inference == "bottom-up":
+    bottom_up = config.inference == "bottom-up"
+    if bottom_up:
         prior, posterior, tie = _bottom_up(config, encoder)
     elif config.layers == 2:
         prior, posterior, tie = _two_layers(config, dataset, encoder)
     else:
         posterior = _posterior(config, encoder)
         prior, tie = _prior(config, dataset, posterior, context)
-    code = (code_dim(config),)
+    code = (config.latent_dim if bottom_up else code_dim(config),)  # what the decoder sees
     family = LIKELIHOODS[config.likelihood](dataset.levels)
     shared = config.likelihood == "shared-normal"
     outputs = (*event, family.width - shared)
-    if config.inference == "bottom-up":  # it sees z1 alone
-        net = vae_nets.last(
-            vae_nets.make(config, (config.latent_dim,), outputs, inwards=False), config.latent_dim
-        )
-    else:
-        net = vae_nets.make(config, code if context is None else (code, context), outputs, inwards=False)
+    net = vae_nets.make(config, code if context is None else (code, context), outputs, inwards=False)
+    if bottom_up:
+        net = vae_nets.last(net, config.latent_dim)
     if config.start_at_mean:
         net = vae_nets.shifted(net, dataset)
     decoder = density.conditional(density.share_last(net) if shared else net, family, event)
