@@ -23,6 +23,10 @@ OURS = {
     **{"target": "levels", "width": 128, "depth": 3, "patch": 4, "batch_size": 32, "steps": 3800},
     **{"eval_samples": 2},
 }
+PACE = (
+    "A quarter of the steps, along a cosine of its own, is worse by 0.069 +- 0.002 bits/dim on the same 2,000 test images, 0.034 "
+    "for each doubling: the training is too short; at that pace 1.109 is three doublings away."
+)
 COMMON = {
     "better": "lower",
     "tolerance": 0.02,
@@ -57,6 +61,7 @@ ROWS = [
             "draws of time and noise for each test image. About 0.05e15 operations; the published run took about 3e15.",
             run=diffusion_run(data=data, **OURS),
             minutes=20,
+            remark=PACE if data == "mnist" else "",
             **COMMON,
         )
         for name, (data, title) in DATA.items()
