@@ -122,10 +122,11 @@ def test_signal_saves_and_stops_and_the_run_can_go_on(tmp_path, number):
             os.kill(os.getpid(), number)
         return {"score": 0.0}
 
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(loop.Interrupted, match="at step 30") as stop:
         fit(tmp_path / "parts", validate=interrupt)
     assert stop.value.signum == number
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     _, parts, _ = fit(tmp_path / "parts", resume=True, validate=lambda params: {"score": 0.0})
     assert_same(whole, parts)
 
