@@ -55,7 +55,7 @@ def joint(first, second, dim, markov=False):
 
 
 def swapped(density, dim):
-    """The density of the vector [b, a], given that of [a, b], a its first `dim` numbers."""
+    """The density of the vector [b, a], given that of [a, b], a its first `dim` numbers.  Shapes as those of `joint`."""
 
     def log_prob(params, key, z, context=None):
         return density.log_prob(params, key, jnp.roll(z, dim, axis=-1), context)

@@ -64,7 +64,7 @@ class MLP(nn.Module):
 
     Shapes: [*batch, *event] with `event_ndim` event axes (a tuple of arrays is joined) -> [*batch, *out_shape].
     `MLP((300,), (M, 2))` is the encoder of the lectures, `MLP((500,), (20, 2))` that of Kingma & Welling 2014;
-    `head_init=SMALL` starts a flow near the identity.
+    `head_init=SMALL` starts a flow near the identity; `activation` and `kernel_init` are of layers that are not gated.
     """
 
     hidden: Sequence[int]

@@ -32,9 +32,9 @@ SHORT_RECIPE = (
     "paper: 3,280 epochs of batches of 20, eight stages, tanh); one seed."
 )
 REMARKS = {
-    "vae-1-mnist": "After 100 epochs -90.54 +- 0.25 (K = 500); then tanh, Glorot's weights and the bias from the means change "
-    "the mean by +0.03 +- 0.04 on the same images, though 21 units are active for 16. So four times the epochs gave 2.5 nats and "
-    "the networks nothing: what is missing is the training, 40 times shorter than the paper's.",
+    "vae-1-mnist": "At K = 500 and on the same images, 400 epochs are better than 100 by 2.20 +- 0.04 nats (-88.34 against "
+    "-90.54), while tanh, Glorot's weights and the bias from the means change those 100 by +0.03 +- 0.04, though 21 units are "
+    "active for 16: it is the training that limits, of 41 times fewer steps than the paper's, and not the networks.",
 }
 HUNDRED = {**SHORT, "epochs": 100, "eval_samples": 500}
 ORIGINAL = {
