@@ -48,10 +48,6 @@ def _bits(record):
     return record["bits_per_dim"], record["bits_standard_error"]
 
 
-def _elbo(record):
-    return record["elbo"], record["elbo_standard_error"]
-
-
 def _elbo_in_bits(record):
     """Minus the ELBO per dimension, in the units of the record's bits."""
     bits_of_a_nat = record["bits_standard_error"] / record["standard_error"]
@@ -61,7 +57,7 @@ def _elbo_in_bits(record):
 
 QUANTITIES = {  # of a run of `experiments.vae`: result, and the record of a seed -> (value, standard error over test examples)
     "log_likelihood": lambda result, record: (record["log_likelihood"], record["standard_error"]),
-    "elbo": lambda result, record: _elbo(record),
+    "elbo": lambda result, record: (record["elbo"], record["elbo_standard_error"]),
     "elbo_in_bits": lambda result, record: _elbo_in_bits(record),
     "active_units": lambda result, record: (record["active_units"], math.nan),
     # of the first seed
@@ -90,7 +86,7 @@ def vae_run(quantity="log_likelihood", **settings):
 
 
 def paired_run(settings, other, name):
-    """log p(x) of a run of `experiments.vae` less that of another, which is the row `name`'s, in the folder beside.
+    """log p(x) of a run of `experiments.vae` less that of another, in the folder `name` beside.
 
     The error is that of the paired difference over test examples.
     """
