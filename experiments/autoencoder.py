@@ -20,7 +20,7 @@ from dlvm_jax import nets
 from dlvm_jax.functional import autoencoding
 from dlvm_jax.models import autoencoder, density, objectives
 from dlvm_jax.models.vae import vae
-from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, validation
+from dlvm_jax.train import checkpoint, engine, loop, optimisers, order, parallel, validation
 from dlvm_jax.train.run import RunFolder, manifest
 from experiments import autoencoder_report, common
 
@@ -162,7 +162,12 @@ def train(root, config, settings, identity, dataset, objective, init, train_data
     batch_size = min(config.batch_size, len(jax.tree.leaves(train_data)[0]))
     plan = loop.Plan(steps, batch_size, max(1, steps // 20), seeds=(config.seed,))
     optimiser = optimisers.make("adam", config.learning_rate, steps)
-    trainer = engine.build(objectives.preprocessed(objective, dataset.preprocess), init, optimiser)
+    trainer = engine.build(
+        objectives.preprocessed(objective, dataset.preprocess),
+        init,
+        optimiser,
+        devices=parallel.devices_for(batch_size),
+    )
     kept = checkpoint.Checkpoints(root / "checkpoints", identity)
     state = common.restore(kept, trainer.init(config.seed), config.resume)
     folder, whole = RunFolder(root), RunFolder(root.parent)

@@ -30,6 +30,7 @@ __all__ = [
     "cost",
     "evaluate_with_progress",
     "evaluation_key",
+    "finished",
     "main",
     "new_folder",
     "paired",
@@ -38,6 +39,7 @@ __all__ = [
     "settings",
     "start",
     "train",
+    "warn_of_unfinished",
 ]
 
 
@@ -74,6 +76,12 @@ def at_least(name, value, lowest):
     """Raise ValueError unless a setting (None: not given) is finite and at least `lowest`."""
     if value is not None and not lowest <= value < math.inf:
         raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
+
+
+def warn_of_unfinished(what, length, steps):
+    """Warn of a warm-up that training ends before."""
+    if length > steps:
+        warnings.warn(f"{what} of {length} steps does not end within the {steps} of training", stacklevel=2)
 
 
 def check_run(config):
@@ -147,6 +155,18 @@ def best(root, identity, state):
     return found
 
 
+def _manifest(root):
+    """What computes a run now, and under "before" what began it, each time on another machine or commit."""
+    path, now = root / "manifest.json", manifest()
+    if not path.exists():
+        return now
+    last = json.loads(path.read_text())
+    before = last.pop("before", [])
+    if any(last.get(name) != now[name] for name in ("commit", "devices", "packages")):
+        before.append(last)
+    return now | ({"before": before} if before else {})
+
+
 def train(folder, trainer, plan, data, validate, *, settings, identity, resume):
     """Train, or go on, to the end in a `RunFolder`: the parameters of the best round, and its step.
 
@@ -156,7 +176,7 @@ def train(folder, trainer, plan, data, validate, *, settings, identity, resume):
     state = restore(kept, start(trainer, plan), resume)
     data = trainer.put(data)
     folder.write("config.json", settings)
-    folder.write("manifest.json", manifest())
+    folder.write("manifest.json", _manifest(folder.root))
     folder.write("cost.json", cost(trainer, plan, state, data))
     state = loop.fit(trainer, plan, data, state, folder=folder, checkpoints=kept, validate=validate)
     step, best = kept.restore(state, kept.best_step())
@@ -164,24 +184,40 @@ def train(folder, trainer, plan, data, validate, *, settings, identity, resume):
     return trainer.eval_params(best), step
 
 
+FILLED_IN = (
+    "steps",
+    "every",
+    "width",
+    "target",
+    "flow",
+    "layers",
+    "components",
+    "bins",
+)  # by the scripts, where not given
+
+
+def finished(config):
+    """Whether a finished run lies in `config.out`.  Raises ValueError for one of other settings."""
+    if not (config.out / "result.json").exists():
+        return False
+    there = json.loads((config.out / "config.json").read_text())
+    for name, wanted in settings(config).items():
+        filled_in = wanted is None and name in FILLED_IN
+        if name not in ("out", "resume") and not filled_in and there.get(name, wanted) != wanted:
+            raise ValueError(f"{config.out} is of {name} {there[name]}, not {wanted}; choose another folder")
+    return True
+
+
 def carried_out(script, config):
     """The result of a script's run in `config.out`: of the finished one, or of one that starts, or goes on, to its end.
 
     Raises ValueError for a finished run of other settings.
     """
-    path = config.out / "result.json"
-    if path.exists():
-        there = json.loads((config.out / "config.json").read_text())
-        for name, wanted in settings(config).items():  # those not given were filled in by the script
-            if name not in ("out", "resume") and wanted is not None and there.get(name, wanted) != wanted:
-                raise ValueError(
-                    f"{config.out} is of {name} {there[name]}, not {wanted}; choose another folder"
-                )
-    else:
+    if not finished(config):
         if hasattr(config, "resume"):
             config = dataclasses.replace(config, resume=(config.out / "checkpoints").is_dir())
         script.run(config)
-    return json.loads(path.read_text())
+    return json.loads((config.out / "result.json").read_text())
 
 
 def cost(trainer, plan, state, data):

@@ -17,7 +17,7 @@ import tyro
 from dlvm_jax.evaluate import pictures
 from dlvm_jax.models import diffusion, latent_diffusion, objectives
 from dlvm_jax.models.vae import vae as vae_of
-from dlvm_jax.train import checkpoint, engine, loop, optimisers, validation
+from dlvm_jax.train import checkpoint, engine, loop, optimisers, parallel, validation
 from dlvm_jax.train.run import RunFolder
 from experiments import common, vae, vae_nets, vae_parts, vae_setup
 
@@ -85,7 +85,11 @@ def run(config):
     objective = latent_diffusion.encoded(objectives.maximum_likelihood(bound), posterior, held)
     optimiser = optimisers.make("adam", config.learning_rate, config.steps, schedule="cosine", clip=1.0)
     trainer = engine.build(
-        objectives.preprocessed(objective, dataset.preprocess), bound.init, optimiser, ema=0.999
+        objectives.preprocessed(objective, dataset.preprocess),
+        bound.init,
+        optimiser,
+        ema=0.999,
+        devices=parallel.devices_for(config.batch_size),
     )
     told = ("out", "resume", "vae", "eval_samples", "eval_limit")
     identity = {name: value for name, value in common.settings(config).items() if name not in told}
@@ -151,15 +155,15 @@ def run(config):
 
 def latent_moments(posterior, params, dataset, key):
     """Mean and standard deviation of each coordinate of z ~ q(z | x) over the training set."""
-    key_data, key_z = jax.random.split(key)
 
     @jax.jit
     def encode(key, raw):
-        return posterior.sample(params, key, dataset.preprocess(key_data, raw))[0]
+        key_data, key_z = jax.random.split(key)
+        return posterior.sample(params, key_z, dataset.preprocess(key_data, raw))[0]
 
     blocks = range(0, len(dataset.train), 1000)
     z = np.concatenate(
-        [encode(jax.random.fold_in(key_z, i), jnp.asarray(dataset.train[i : i + 1000])) for i in blocks]
+        [encode(jax.random.fold_in(key, i), jnp.asarray(dataset.train[i : i + 1000])) for i in blocks]
     )
     return jnp.asarray(z.mean(0)), jnp.asarray(z.std(0))
 

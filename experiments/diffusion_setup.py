@@ -17,6 +17,7 @@ __all__ = ["Config", "build", "check", "classes_of", "load", "objective_of", "re
 
 IMAGE_RANGE = (-5.0, 13.3)  # ends of log-SNR, for 256 levels (Kingma et al. 2021)
 PLANE_RANGE = (-6.0, 12.0)
+HEADS = 4  # of the transformer
 BINS = 64  # of each coordinate of a point in the plane
 
 PROCESSES = {  # by name, of the two ends of log-SNR, which only the first two take
@@ -140,6 +141,11 @@ def check(config):
         )
     if config.fourier and config.net == "unet":
         raise ValueError("--fourier belongs to the mlp, the flat net and the transformer, not to --net unet")
+    width = resolved(config).width
+    if config.net == "transformer" and width % HEADS:
+        raise ValueError(
+            f"--width of a transformer must be divisible by its {HEADS} heads, got {width}; use {width + -width % HEADS}"
+        )
     if config.dropout and plane:
         raise ValueError("--dropout belongs to the networks of images")
     if config.target == ("levels" if plane else "bins"):
@@ -190,7 +196,9 @@ def build(config, dataset):
     elif config.net == "unet":
         module = denoisers.UNet(width, blocks=config.depth, **images)
     else:
-        module = denoisers.Transformer(width, config.depth, config.patch, exponents=config.fourier, **images)
+        module = denoisers.Transformer(
+            width, config.depth, config.patch, heads=HEADS, exponents=config.fourier, **images
+        )
     net = diffusion.denoising_net(module, event_shape, None if classes is None else 0)
     ends = config.log_snr or (PLANE_RANGE if plane else IMAGE_RANGE)
     seen = np.asarray(dataset.train if plane else dataset.train[:10000], np.float64)

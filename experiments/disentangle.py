@@ -16,7 +16,7 @@ from dlvm_jax.data.protocol import TRANSFORMS
 from dlvm_jax.evaluate import disentanglement, likelihood, pictures
 from dlvm_jax.models import density, objectives, regularised
 from dlvm_jax.models.vae import vae
-from dlvm_jax.train import checkpoint, engine, loop, optimisers
+from dlvm_jax.train import checkpoint, engine, loop, optimisers, parallel
 from dlvm_jax.train.run import RunFolder, manifest
 from experiments import common
 
@@ -99,7 +99,8 @@ def _train(config, root, identity, objective, model, raw):
     """The parameters of each seed, trained in a folder of their own or taken up where they stopped."""
     several = len(config.seeds) > 1
     optimiser = optimisers.make("adam", 1e-3, config.steps)
-    trainer = engine.build(objective, model.init, optimiser, seeds=len(config.seeds))
+    devices = parallel.devices_for(config.batch_size)
+    trainer = engine.build(objective, model.init, optimiser, seeds=len(config.seeds), devices=devices)
     kept = checkpoint.Checkpoints(root / "checkpoints", identity)
     resume = config.resume and bool(kept.steps())
     state = common.restore(kept, trainer.init(config.seeds if several else config.seeds[0]), resume)

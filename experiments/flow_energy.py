@@ -47,7 +47,7 @@ def run(config):
     }
     folder.write("result.json", result)
     flow_energy_report.write(folder, config, target, density, params, rows, result)
-    kl, effective = rows[config.flow].kl, rows[config.flow].effective
+    kl, effective = rows[config.flow].kl_known, rows[config.flow].effective
     print(
         f"step {step}: KL {kl.value:.4f} ± {kl.standard_error:.4f} nats, effective samples "
         f"{effective.value:.1f} ± {effective.standard_error:.1f} %"

@@ -89,6 +89,7 @@ def check(config):
     for name in ("layers", "components", "bins", "steps", "batch_size"):
         common.at_least(name, getattr(config, name), 1)
     common.at_least("annealing", config.annealing, 0)
+    common.warn_of_unfinished("the annealing of the target", config.annealing, config.steps)
     common.at_least("eval_samples", config.eval_samples, 2)
     if not config.hidden or min(config.hidden) < 1:
         raise ValueError(f"--hidden needs at least one positive width, got {config.hidden}")

@@ -22,7 +22,7 @@ from dlvm_jax.evaluate import pictures
 from dlvm_jax.evaluate.likelihood import Record
 from dlvm_jax.functional import linear_gaussian
 from dlvm_jax.functional.densities import bits_per_dim
-from dlvm_jax.train import engine, loop, optimisers
+from dlvm_jax.train import engine, loop, optimisers, parallel
 from dlvm_jax.train.run import RunFolder, manifest
 from experiments import common
 
@@ -126,6 +126,7 @@ def fit_gradient(config, x, latent, folder):
             objective,
             lambda key: _start(key, x, latent),
             optimisers.make("adam", config.learning_rate, steps, schedule="cosine"),
+            devices=parallel.devices_for(config.batch_size),
         )
         train = trainer.put(x.astype(np.float32))
         evidence = jax.jit(lambda params, x: linear_gaussian.log_evidence(params, x).mean())

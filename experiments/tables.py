@@ -10,7 +10,6 @@ A row is a run of `experiments.vae`; a table that was interrupted goes on where 
 """
 
 import dataclasses
-import json
 import re
 import time
 from pathlib import Path
@@ -141,18 +140,7 @@ def row_config(table, config, root, label):
     settings = {**table.shared, **table.rows[label]}
     own = {name: getattr(config, name) for name in ("epochs", "eval_limit")}
     settings |= {name: value for name, value in own.items() if value is not None}
-    return vae.Config(**settings, out=folder, resume=(folder / "checkpoints").is_dir())
-
-
-def _finished(row):
-    """Whether a row is there already; raises ValueError for one of another budget."""
-    if not (row.out / "result.json").exists():
-        return False
-    there = json.loads((row.out / "config.json").read_text())
-    for name in ("epochs", "eval_limit"):
-        if there[name] != (wanted := getattr(row, name)):
-            raise ValueError(f"{row.out} is of {name} {there[name]}, not {wanted}; choose another --out")
-    return True
+    return vae.Config(**settings, out=folder)
 
 
 def run(config):
@@ -160,14 +148,13 @@ def run(config):
     table, root = TABLES[config.table], config.out or Path("runs") / config.table
     started, rows, nats = time.monotonic(), {}, {}
     configs = {label: row_config(table, config, root, label) for label in table.rows}
-    finished = {label: _finished(row) for label, row in configs.items()}
+    for row in configs.values():
+        common.finished(row)  # refuses one of other settings before anything is trained
     folder = RunFolder(root)
+    folder.write("manifest.json", manifest())
     for label, row in configs.items():
         print(f"\n{len(rows) + 1} of {len(table.rows)}: {label}")
-        if not finished[label]:
-            vae.run(row)
-            folder.write("manifest.json", manifest())
-        result = json.loads((row.out / "result.json").read_text())
+        result = common.carried_out(vae, row)
         rows[label] = {
             **result["records"]["0"],
             "seconds": RunFolder(row.out).seconds(),

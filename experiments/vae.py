@@ -75,7 +75,8 @@ def _further(config, model, params, test, nats):
 
     nats: log p(x) of each test example by importance weighting, to compare annealing with.
     """
-    lines, numbers, key = {}, {}, jax.random.fold_in(common.evaluation_key(config.seeds[0]), 1)
+    lines, numbers = {}, {}
+    key, key_annealing = jax.random.split(jax.random.fold_in(common.evaluation_key(config.seeds[0]), 2**31))
     if config.condition is None and model.parts.posterior.normal is not None:
         lines["latent space"] = diagnose(model.parts, params, test[:1000], key=key).line()
     if config.ais:
@@ -85,11 +86,11 @@ def _further(config, model, params, test, nats):
                 model.parts,
                 params,
                 few,
-                key=key,
+                key=key_annealing,
                 temperatures=config.ais,
                 progress=lambda done: bar.update(done - bar.n),
             )
-        gap = common.paired(record.log_likelihoods - nats[: len(few)])
+        gap = *common.paired(record.log_likelihoods - nats[: len(few)]), len(few)
         lines["annealed importance sampling"] = (
             f"{record.line()}; {gap[0]:+.3f} +- {gap[1]:.3f} nats against importance weighting on the same examples"
         )

@@ -252,6 +252,7 @@ def prepare(config):
     model = vae_parts.build(config, dataset, condition.event, condition.context)
     per_epoch = order.steps_per_epoch(len(dataset.train), config.batch_size)
     steps = config.epochs * per_epoch if config.epochs is not None else (config.steps or 5000)
+    common.warn_of_unfinished("the warm-up of the KL term", config.beta_warm_up, steps)
     plan = loop.Plan(
         steps,
         config.batch_size,

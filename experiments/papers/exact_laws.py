@@ -48,6 +48,7 @@ ROWS = [
         published=published,
         confirmed="the sampler's recursion written out in NumPy apart from this library",
         better="same",
+        exact=True,
         tolerance=2e-5,
         recipe=f"Data of N(0, 1/4), {grid}, from {'the exact marginal' if grid == EDM else 'N(0, 1)'} to the clean end.",
         evaluation="Jacobians of the sampler itself with respect to its start and its draws, float64.",

@@ -63,6 +63,7 @@ ROWS = [
         published=order,
         confirmed="the papers' theorems",
         better="same",
+        exact=True,
         tolerance=0.15,
         recipe="Variance-preserving process from t = 1 to 0.02 (0.14 for multistep-3, whose first term is small: only short "
         "steps show its order), a Gaussian of two correlated dimensions, equal steps of log-SNR.",

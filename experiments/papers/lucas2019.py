@@ -8,7 +8,7 @@ from dlvm_jax import data, nets
 from dlvm_jax.functional.linear_gaussian import LinearGaussian, log_evidence
 from dlvm_jax.models import density, objectives
 from dlvm_jax.models.vae import vae
-from dlvm_jax.train import engine, loop, optimisers, validation
+from dlvm_jax.train import engine, loop, optimisers, parallel, validation
 from dlvm_jax.train.run import RunFolder
 from experiments import common
 from experiments.papers import recipes
@@ -31,9 +31,9 @@ def linear_vae(folder, quick):
     )
     plan = loop.Plan(200 if quick else 30_000, 100, 200)
     objective = objectives.maximum_likelihood(model)
-    trainer = engine.build(
-        objective, model.init, optimisers.make("adam", 3e-3, plan.steps, schedule="cosine")
-    )
+    optimiser = optimisers.make("adam", 3e-3, plan.steps, schedule="cosine")
+    devices = parallel.devices_for(plan.batch_size)
+    trainer = engine.build(objective, model.init, optimiser, devices=devices)
     told = {"latent_dim": LATENT, "steps": plan.steps, "protocol_hash": dataset.protocol.hash}
     options = {"settings": told, "identity": told, "resume": (folder / "checkpoints").is_dir()}
     valid = validation.validator(objective, train)  # the optimum is one of the training set
@@ -58,9 +58,11 @@ ROWS = [
         published=653.88,
         confirmed="the closed form of pPCA, which the theorem says is the optimum",
         better="same",
+        exact=True,
         tolerance=1.0,
         recipe="Grey levels / 255; no hidden layers, one learned noise scale, 30,000 steps of Adam; one seed.",
-        evaluation="Exact density of the test images under the decoder.",
+        evaluation="Exact density of the test images under the decoder; the exact value is of the same images, so that ± over "
+        "images is not between the two.",
         run=linear_vae,
         minutes=2,
     )

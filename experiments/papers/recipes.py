@@ -1,8 +1,6 @@
 """Functions of rows: each carries out a script of this folder's parent in the row's folder and reads its result."""
 
 import json
-import math
-import shutil
 
 import numpy as np
 
@@ -32,36 +30,55 @@ def details_of(folder):
     settings = {name: value for name, value in read("config.json").items() if name not in ("out", "resume")}
     if not (folder / "cost.json").exists():  # nothing was trained
         return {"settings": settings}
-    return {"settings": settings, **read("cost.json"), "training_seconds": RunFolder(folder).seconds()}
+    log = RunFolder(folder)
+    steps = log.metrics()[-1]["step"]  # fewer than planned where training stopped early
+    return {"settings": settings, **read("cost.json"), "steps": steps, "training_seconds": log.seconds()}
 
 
-def _run(script, config, record_of=lambda result: {}):
-    """Result of a script's run, and what a record says of it besides its value."""
+def _run(script, config):
+    """Result of a script's run, and its settings and cost."""
     result = common.carried_out(script, config)
-    names = ("estimator", "samples", "examples", "protocol", "protocol_hash", "elbo", "active_units")
-    told = {name: value for name, value in record_of(result).items() if name in names}
-    return result, {**told, **details_of(config.out)}
+    return result, details_of(config.out)
 
 
-def _bits(record):
-    """Bits per dimension of a record, and their standard error."""
-    return record["bits_per_dim"], record["bits_standard_error"]
+def _told(record, *names):
+    """What a record says of how its likelihood was computed, and more of it by name."""
+    return {name: record[name] for name in ("examples", "protocol", "protocol_hash", *names)}
 
 
-def _elbo_in_bits(record):
+def _log_likelihood(result, record):
+    told = _told(record, "estimator", "samples", "elbo", "active_units")
+    return record["log_likelihood"], record["standard_error"], told
+
+
+def _elbo(result, record):
+    return record["elbo"], record["elbo_standard_error"], _told(record, "samples") | {"estimator": "elbo"}
+
+
+def _elbo_in_bits(result, record):
     """Minus the ELBO per dimension, in the units of the record's bits."""
+    elbo, error, told = _elbo(result, record)
     bits_of_a_nat = record["bits_standard_error"] / record["standard_error"]
-    gap = record["log_likelihood"] - record["elbo"]
-    return record["bits_per_dim"] + gap * bits_of_a_nat, record["elbo_standard_error"] * bits_of_a_nat
+    value = record["bits_per_dim"] + (record["log_likelihood"] - elbo) * bits_of_a_nat
+    return value, error * bits_of_a_nat, told
 
 
-QUANTITIES = {  # of a run of `experiments.vae`: result, and the record of a seed -> (value, standard error over test examples)
-    "log_likelihood": lambda result, record: (record["log_likelihood"], record["standard_error"]),
-    "elbo": lambda result, record: (record["elbo"], record["elbo_standard_error"]),
-    "elbo_in_bits": lambda result, record: _elbo_in_bits(record),
-    "active_units": lambda result, record: (record["active_units"], math.nan),
-    # of the first seed
-    "annealing": lambda result, record: result["annealed less importance-weighted"],
+def _active_units(result, record):
+    return record["active_units"], 0.0, _told(record)
+
+
+def _annealing(result, record):
+    """Of the first seed."""
+    gap, error, examples = result["annealed less importance-weighted"]
+    return gap, error, _told(record, "samples") | {"estimator": "ais less iwae", "examples": examples}
+
+
+QUANTITIES = {  # of a run of `experiments.vae`: (result, record of a seed) -> value, error over test examples, what to say of it
+    "log_likelihood": _log_likelihood,
+    "elbo": _elbo,
+    "elbo_in_bits": _elbo_in_bits,
+    "active_units": _active_units,
+    "annealing": _annealing,
 }
 
 
@@ -75,30 +92,30 @@ def vae_run(quantity="log_likelihood", **settings):
         if "ais" in settings:
             short |= {"ais": 10, "ais_limit": 5}
         config = vae_setup.Config(**settings | (short if quick else {}), out=folder)
-        result, details = _run(vae, config, lambda result: next(iter(result["records"].values())))
+        result, details = _run(vae, config)
         read = QUANTITIES[quantity]
-        found, errors = zip(*(read(result, record) for record in result["records"].values()), strict=True)
+        found, errors, told = zip(
+            *(read(result, record) for record in result["records"].values()), strict=True
+        )
+        details = {"seeds": config.seeds, **told[0], **details}
         if len(found) > 1:
             details["deviation_over_seeds"] = float(np.std(found, ddof=1))
-        return Measured(float(np.mean(found)), float(np.mean(errors)), {"seeds": config.seeds, **details})
+        return Measured(float(np.mean(found)), float(np.mean(errors)), details)
 
     return run
 
 
 def paired_run(settings, other, name):
-    """log p(x) of a run of `experiments.vae` less that of another, in the folder `name` beside.
+    """log p(x) of a run of `experiments.vae` less that of another, in the folder `name` within its own.
 
     The error is that of the paired difference over test examples.
     """
 
     def run(folder, quick):
-        beside = folder.with_name(f"{name}-quick" if quick else name)
-        if quick:
-            shutil.rmtree(beside, ignore_errors=True)
-        found = vae_run(**settings)(folder, quick)
-        vae_run(**other)(beside, quick)
-        difference = np.load(folder / "nats.npy")[0] - np.load(beside / "nats.npy")[0]
-        return Measured(*common.paired(difference), found.details)
+        first, second = vae_run(**settings)(folder, quick), vae_run(**other)(folder / name, quick)
+        difference = np.load(folder / "nats.npy")[0] - np.load(folder / name / "nats.npy")[0]
+        details = {k: v for k, v in first.details.items() if k not in ("elbo", "active_units")}
+        return Measured(*common.paired(difference), {**details, name: second.details})
 
     return run
 
@@ -107,15 +124,22 @@ def ppca_run(latent, **settings):
     """Exact log p(x) of a run of `experiments.ppca`, which takes seconds."""
 
     def run(folder, quick):
-        result, details = _run(
-            ppca,
-            ppca.Config(latent_dim=(latent,), out=folder, **settings),
-            lambda result: result["records"][str(latent)],
-        )
+        result, details = _run(ppca, ppca.Config(latent_dim=(latent,), out=folder, **settings))
         record = result["records"][str(latent)]
-        return Measured(record["log_likelihood"], record["standard_error"], {"seeds": [], **details})
+        told = {"seeds": [], **_told(record, "estimator"), **details}
+        return Measured(record["log_likelihood"], record["standard_error"], told)
 
     return run
+
+
+def _details(config, record, details, *names):
+    return {"seeds": [config.seed], **_told(record, "estimator", *names), **details}
+
+
+def _bits(config, record, details):
+    """Bits per dimension of a record."""
+    found = record["bits_per_dim"], record["bits_standard_error"]
+    return Measured(*found, _details(config, record, details, "samples"))
 
 
 def diffusion_run(**settings):
@@ -126,9 +150,11 @@ def diffusion_run(**settings):
         images = {"steps": 5, "warm_up": 1, "eval_limit": 20, "eval_samples": 1}
         short = QUICK | ({"ode_examples": 200} if plane else images)
         config = diffusion_setup.Config(**settings | (short if quick else {}), out=folder)
-        result, details = _run(diffusion, config, lambda result: result["record"])
-        found = result["KL(data, model) by ODE"] if plane else _bits(result["record"])
-        return Measured(*found, {"seeds": [config.seed], **details})
+        result, details = _run(diffusion, config)
+        if plane:
+            record = result["record"] | {"estimator": "ode", "examples": config.ode_examples}
+            return Measured(*result["KL(data, model) by ODE"], _details(config, record, details))
+        return _bits(config, result["record"], details)
 
     return run
 
@@ -140,15 +166,16 @@ def flow_run(**settings):
     def run(folder, quick):
         short = QUICK | ({} if plane else {"steps": 5, "eval_limit": 200})
         config = flow_density.Config(**settings | (short if quick else {}), out=folder)
-        result, details = _run(flow_density, config, lambda result: result["record"])
-        found = result["KL(data, model)"] if plane else _bits(result["record"])
-        return Measured(*found, {"seeds": [config.seed], **details})
+        result, details = _run(flow_density, config)
+        if plane:
+            return Measured(*result["KL(data, model)"], _details(config, result["record"], details))
+        return _bits(config, result["record"], details)
 
     return run
 
 
 def energy_run(quantity, **settings):
-    """A quantity ("kl" in nats, "effective" samples in percent) of a run of `experiments.flow_energy`."""
+    """Of a run of `experiments.flow_energy` "kl_known", in nats by the known log Z, or "effective" samples, percent."""
 
     def run(folder, quick):
         config = flow_energy_setup.Config(**settings | (QUICK if quick else {}), out=folder)

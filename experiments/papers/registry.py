@@ -10,14 +10,16 @@ from typing import Any, Literal, NamedTuple
 
 from experiments import papers
 
-__all__ = ["Measured", "Row", "every_row", "verdict"]
+__all__ = ["VERDICTS", "Measured", "Row", "doubtful", "every_row", "verdict"]
+
+VERDICTS = ("agree", "reproduced", "better", "missed", "measured")
 
 
 class Measured(NamedTuple):
     """What a row's function found: the value, its standard error, and all that a record says besides (for JSON)."""
 
     value: float
-    standard_error: float
+    standard_error: float  # zero or nan where nothing is random
     details: dict[str, Any]
 
 
@@ -31,10 +33,11 @@ class Row:
     published:  its value there, None where no value is known for certain;  spread: as published;  confirmed: where it was seen
     better:     whether "higher" or "lower" values are better, or only the "same" is right
     tolerance:  the number counts as reproduced if ours differs from the published one by at most this
+    exact:      whether `published` is no paper's number but an exact value (closed form, theorem, quadrature) of this very data
     recipe:     data, model and training, and where they differ from the paper's
     evaluation: estimator and number of samples, and where they differ
     run:        (folder, quick) -> `Measured`; called again in the same folder it goes on where it was
-    minutes:    what it takes on two CPU cores, None where nobody has waited for it
+    minutes:    what it takes on one CPU core, None where nobody has waited for it
     folder:     of the run, for rows that read several numbers off one run; default the name
     remark:     what an experiment says about a difference
     """
@@ -53,6 +56,7 @@ class Row:
     spread: float | None = None
     folder: str | None = None
     remark: str = ""
+    exact: bool = False
 
     @property
     def run_folder(self):
@@ -72,12 +76,19 @@ def every_row():
 
 
 def verdict(row, value):
-    """How a value compares with the published one: "reproduced", "better", "missed", or "measured" where there is none."""
+    """How a value compares with the published one: one of `VERDICTS`."""
     if row.published is None:
         return "measured"
     if value is None or math.isnan(value):
         return "missed"
     gain = {"higher": 1, "lower": -1}.get(row.better, 0) * (value - row.published)
     if abs(value - row.published) <= row.tolerance:
-        return "reproduced"
+        return "agree" if row.exact else "reproduced"
     return "better" if gain > 0 else "missed"
+
+
+def doubtful(row, value, error):
+    """Whether a change of the value by one standard error would change the verdict on a paper's number."""
+    if row.published is None or row.exact or value is None or not error:
+        return False
+    return len({verdict(row, value + change) for change in (-error, error)} | {verdict(row, value)}) > 1

@@ -15,7 +15,7 @@ ROWS = [
         tolerance=0.02,
         recipe="Annealed over 10,000 of 20,000 steps of Adam (the paper: RMSprop); the base is a Gaussian that is trained.",
         evaluation="20,000 fresh samples, log Z by quadrature.",
-        run=energy_run("kl", **RECIPES["U1, planar K = 32"]),
+        run=energy_run("kl_known", **RECIPES["U1, planar K = 32"]),
         minutes=1,
     )
 ]

@@ -58,6 +58,6 @@ def test_rows_of_another_budget_are_refused(name, there, tmp_path, monkeypatch):
     (tmp_path / "two").mkdir()
     (tmp_path / "two" / "result.json").write_text("{}")
     (tmp_path / "two" / "config.json").write_text(json.dumps({"epochs": 2, "eval_limit": None, name: there}))
-    with pytest.raises(ValueError, match=f"two is of {name} {there}, not .*; choose another --out"):
+    with pytest.raises(ValueError, match=f"two is of {name} {there}, not .*; choose another folder"):
         tables.run(tables.Config("mnist-priors", tmp_path, epochs=2))
     assert not (tmp_path / "manifest.json").exists()
