@@ -42,6 +42,7 @@ CASES = {
             "diffusion_prior",
             "autoencoder",
             "disentangle",
+            "papers",
         )
     },
     **dict.fromkeys(("test_nets.py", "test_denoisers.py"), SEVERAL),

@@ -88,3 +88,24 @@ def test_incomplete_process_settings_are_refused():
 
     with pytest.raises(ValueError, match="several processes need all of"):
         parallel.initialise("127.0.0.1:1", 2, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [
+        "vae --steps 20 --eval-samples 2 --eval-limit 20",
+        "autoencoder --steps 20",
+        "ppca --method gradient --steps 20 --latent-dim 2",
+        "diffusion --data checkerboard --steps 200 --batch-size 100 --eval-limit 20 --eval-samples 1 --ode-examples 20",
+        "flow_density --data checkerboard --steps 20 --batch-size 100",
+        "flow_energy --target U1 --steps 20 --batch-size 100",
+    ],
+)
+def test_scripts_take_as_many_devices_as_split_their_batch(command, tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    script, *options = command.split()
+    started = [sys.executable, "-m", f"experiments.{script}", *options, "--out", str(tmp_path / "run")]
+    done = subprocess.run(started, cwd=ROOT, env={**os.environ, **flags}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "a batch of 100 does not split over 8 devices: using 5" in done.stderr

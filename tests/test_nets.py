@@ -91,3 +91,19 @@ def test_first_weights_of_hidden_layers_and_head_are_as_asked():
     kernels = {name: leaf for name, leaf in params.items() if name.startswith("Dense")}
     assert len(kernels) == 2 and all((leaf["kernel"] == jnp.float32(0.3)).all() for leaf in kernels.values())
     assert (params["Head_0"]["Dense_0"]["kernel"] == 1).all()
+
+
+@pytest.mark.parametrize(("width", "context"), [(5, False), (12, True), (12, False), (40, True)])
+def test_masked_network_of_any_width_sees_all_coordinates_before_and_none_after(width, context):
+    """A hidden layer narrower than the number of coordinates leaves none out of the last output."""
+    dim = 13
+    net = nets.MADE((width, width), dim, 1)
+    inputs = (jnp.ones((1, dim)), jnp.ones((1, 2))) if context else jnp.ones((1, dim))
+    params = jax.tree.map(
+        lambda leaf: jax.random.uniform(jax.random.key(leaf.size), leaf.shape, minval=0.1, maxval=0.2),
+        net.init(jax.random.key(0), inputs),
+    )
+    row = lambda x: net.apply(params, (x, inputs[1]) if context else x)[0, :, 0]  # noqa: E731
+    jacobian = np.asarray(jax.jacobian(row)(jnp.ones((1, dim))))[:, 0]
+    assert not np.triu(jacobian).any()
+    assert jacobian[-1, :-1].all()

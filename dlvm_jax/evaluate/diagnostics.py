@@ -33,7 +33,8 @@ class Diagnostics(NamedTuple):
 
     rate: mean KL(q(z|x) || p(z)) = mutual_information + marginal_kl;  distortion: mean of -log p(x|z) (Alemi et al. 2018)
     mutual_information: I_q(x; z);  marginal_kl: KL(q(z) || p(z)) (Hoffman & Johnson 2016, section 2)
-    hole: share of prior draws outside the region {log q(z) > t} that holds 99% of q(z); 0.01 where q(z) = p(z)
+    hole: share of prior draws outside the region {log q(z) > t} that holds 99% of q(z); 0.01 where q(z) = p(z); its error is
+        that of the prior's draws, with t as it was estimated
     mean_variance [M]: Var_x(E_q[z_i|x]), above 0.01 in an active unit (Burda et al. 2016, section 5.3)
     unit_kl [M]: mean KL of each unit;  collapsed_units: those with less than 0.01 nats for 99% of the examples (Lucas et
     al. 2019)

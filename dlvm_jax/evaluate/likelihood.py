@@ -170,8 +170,11 @@ def evaluate(
     Raises ValueError for "iwae" on a density of kind "bound", whose importance weights would be meaningless.
     """
     estimator = estimator or {"exact": "exact", "weight": "iwae", "bound": "bound"}[density.kind]
-    if estimator not in ("iwae", "bound") and estimator != density.kind:
-        raise ValueError(f"the estimator is 'iwae' or 'bound', got {estimator!r}")
+    if estimator not in ("iwae", "bound") and (estimator, density.kind) != ("exact", "exact"):
+        raise ValueError(
+            f"the estimator is 'iwae' or 'bound', or 'exact' of an exact density, got {estimator!r} of a density of kind "
+            f"{density.kind!r}"
+        )
     if estimator == "exact":
         samples = min(samples, 1)
     if estimator == "iwae":

@@ -4,6 +4,7 @@ One component is a Gaussian, components without variance are point masses.  `pro
 `functional.diffusion.process.Process`; times are scalars.  `output_law` reads a sampler's law off the sampler itself.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -236,14 +237,15 @@ def output_law(sampler, mean, covariance, noise_shape):
     >>> law[0].tolist(), law[1].tolist()
     ([2.0], [[5.0]])
     """
-    dim = len(mean)
+    dim, product = len(mean), functools.partial(jnp.matmul, precision="highest")
     start, draws = jnp.asarray(mean), jnp.zeros((*noise_shape, dim), jnp.asarray(mean).dtype)
     out, (a, b) = sampler(start, draws), jax.jacrev(sampler, argnums=(0, 1))(start, draws)
     b = b.reshape(dim, -1)
     signs = jnp.sign(jnp.cos(jnp.arange(draws.size, dtype=draws.dtype)))
     for far in (3, -3):
         away, other = far * jnp.sqrt(jnp.diag(covariance)).astype(start.dtype), far * signs
-        expected, got = out + a @ away + b @ other, sampler(start + away, other.reshape(draws.shape))
+        expected = out + product(a, away) + product(b, other)
+        got = sampler(start + away, other.reshape(draws.shape))
         if not jnp.allclose(got, expected, rtol=1e-3, atol=1e-3 * jnp.abs(got).max()):
             raise ValueError("the sampler is not an affine map of its start and its noise on these data")
-    return out, a @ covariance @ a.T + b @ b.T
+    return out, product(product(a, covariance), a.T) + product(b, b.T)

@@ -277,7 +277,7 @@ def discretised_logistic_mixture_sample(key, logits, mean, log_scale, levels=256
     return discretised_logistic_sample(key_level, chosen(mean), chosen(log_scale), levels)
 
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(8)
+GAUSS_NODES, GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 @jax.custom_jvp
@@ -316,7 +316,8 @@ def _log_normal_interval(a, b, width):
     m, w = jnp.where(narrow, centre, 0.0), jnp.where(narrow, width, 1.0)
     # integral over the bin of phi(m + u) / phi(m) = exp(-m u - u^2 / 2); the nodes are exact to double precision here
     terms = [
-        wt * jnp.exp(-m * w * t / 2 - jnp.square(w * t) / 8) for t, wt in zip(_NODES, _WEIGHTS, strict=True)
+        wt * jnp.exp(-m * w * t / 2 - jnp.square(w * t) / 8)
+        for t, wt in zip(GAUSS_NODES, GAUSS_WEIGHTS, strict=True)
     ]
     quadrature = -0.5 * jnp.square(m) - 0.5 * LOG_2PI + jnp.log(w / 2) + jnp.log(sum(terms))
     flip = centre > 0  # work in the lower tail

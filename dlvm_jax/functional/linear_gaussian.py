@@ -1,8 +1,8 @@
 r"""Gaussian conditioning, and the linear-Gaussian model z ~ N(0, I_M), x = W z + mu + noise, noise ~ N(0, sigma^2 I_D).
 
-The model is probabilistic PCA: evidence and posterior come from the M x M matrix $M = W^\top W + \sigma^2 I$, its maximum
-of likelihood from a singular value decomposition or from EM.  Full covariances are given by lower Cholesky factors
-(`scale_tril`), and factors are found from factors, by QR: a covariance formed on the way would cost half the digits.
+The model is probabilistic PCA: evidence and posterior come from $M = W^\top W + \sigma^2 I$, its maximum of likelihood from
+a singular value decomposition or from EM.  Full covariances are given by lower Cholesky factors (`scale_tril`), and factors
+(of M too) are found from factors, by QR: a covariance formed on the way would cost half the digits.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import solve_triangular
 
 from dlvm_jax.functional.densities import (
     LOG_2PI,
@@ -123,17 +123,17 @@ class LinearGaussian(NamedTuple):
     log_std: jax.Array
 
 
-def _cholesky(model):
-    r"""Cholesky factor of $M = W^\top W + \sigma^2 I$."""
-    gram = _dot("di,dj->ij", model.w, model.w)
-    return jnp.linalg.cholesky(gram + jnp.exp(2 * model.log_std) * jnp.eye(gram.shape[0], dtype=gram.dtype))
+def _factor(model):
+    r"""Q [D + M, M] with orthonormal columns and upper R [M, M]: $QR = [W; \sigma I]$, so $R^\top R = M$, without its squares.
 
-
-def _posterior_mean(model, factor, x):
-    r"""$M^{-1}W^\top(x-\mu)$, from the Cholesky factor of M."""
-    projected = _dot("dm,...d->...m", model.w, x - model.mean)
-    columns = projected.reshape(-1, projected.shape[-1]).T
-    return cho_solve((factor, True), columns).T.reshape(projected.shape)
+    The QR only gives a constant R that makes the columns nearly orthonormal: its own derivative would multiply in TF32.
+    """
+    noise = jnp.exp(model.log_std) * jnp.eye(model.w.shape[1], dtype=model.w.dtype)
+    stacked = jnp.concatenate([model.w, noise])
+    rough = jnp.linalg.qr(jax.lax.stop_gradient(stacked), mode="r")
+    near = solve_triangular(rough, stacked.T, trans=1)
+    rest = jnp.linalg.cholesky(_dot("id,jd->ij", near, near))
+    return solve_triangular(rest, near, lower=True).T, _dot("ji,jk->ik", rest, rough)
 
 
 def log_evidence(model, x):
@@ -150,12 +150,14 @@ def log_evidence(model, x):
     -0.918939
     """
     dim, latent = model.w.shape
-    factor = _cholesky(model)
-    z = _posterior_mean(model, factor, x)
+    q, r = _factor(model)
+    centred = x - model.mean
+    projected = _dot("dm,...d->...m", q[:dim], centred)
     # (x-mu)^T C^-1 (x-mu) as a sum of squares, the minimum over z: C^-1 written out cancels in float32 for small noise
-    residual = x - model.mean - _dot("dm,...m->...d", model.w, z)
-    square = jnp.sum(jnp.square(residual * jnp.exp(-model.log_std)), -1) + jnp.sum(jnp.square(z), -1)
-    log_det = 2 * (dim - latent) * model.log_std + 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+    residual = centred - _dot("dm,...m->...d", q[:dim], projected)
+    z = _dot("im,...m->...i", q[dim:], projected)  # times sigma
+    square = sum(jnp.sum(jnp.square(part * jnp.exp(-model.log_std)), -1) for part in (residual, z))
+    log_det = 2 * (dim - latent) * model.log_std + 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(r))))
     return -0.5 * (square + log_det + dim * LOG_2PI)
 
 
@@ -171,10 +173,10 @@ def posterior(model, x):
     >>> round(float(posterior(model, jnp.ones(1))[0][0]), 6)
     0.5
     """
-    factor = _cholesky(model)
-    identity = jnp.eye(factor.shape[0], dtype=factor.dtype)
-    root = solve_triangular(factor, identity, lower=True, trans=1)  # root root^T = M^-1
-    return _posterior_mean(model, factor, x), jnp.exp(model.log_std) * _lower(root)
+    q, r = _factor(model)
+    root = solve_triangular(r, jnp.eye(len(r), dtype=r.dtype))  # root root^T = M^-1
+    projected = _dot("dm,...d->...m", q[: len(model.w)], x - model.mean)
+    return _dot("ij,...j->...i", root, projected), jnp.exp(model.log_std) * _lower(root)
 
 
 def sample(model, key, shape=()):
@@ -296,6 +298,7 @@ def ppca_em_step(model, x, observed=None):
         moment = jnp.pad(spread, ((0, 1), (0, 1))) + _dot("ni,nj->ij", z, z)
         coefficients = jnp.linalg.solve(moment, _dot("ni,nd->id", z, x)).T
         residual, entries = x - _dot("ni,di->nd", z, coefficients), x.size
+        doubt = x.shape[0] * jnp.square(_dot("di,ij->dj", coefficients[:, :-1], tril))
     else:
         z, tril = jax.vmap(lambda x, o: posterior(*_masked(model, x, o)))(x, observed)
         z, weight = jnp.concatenate([z, ones], axis=1), observed.astype(model.w.dtype)
@@ -307,10 +310,10 @@ def ppca_em_step(model, x, observed=None):
         coefficients = jnp.linalg.solve(moment, _dot("nd,ni->di", x, z)[..., None])[..., 0]
         coefficients = jnp.where(unseen, jnp.column_stack([model.w, model.mean]), coefficients)
         residual, entries = weight * (x - _dot("ni,di->nd", z, coefficients)), jnp.sum(weight)
-    w, mean = coefficients[:, :-1], coefficients[:, -1]
-    uncertainty = jnp.sum(w * jnp.matmul(spread, w[..., None], precision="highest")[..., 0])
-    variance = (jnp.sum(jnp.square(residual)) + uncertainty) / entries
-    return LinearGaussian(w, mean, 0.5 * jnp.log(variance))
+        doubt = weight * jnp.square(_dot("di,nij->jnd", coefficients[:, :-1], tril))
+    # the doubt about w^T z as squares of w^T L: with the covariances LL^T it would keep half the digits
+    variance = (jnp.sum(jnp.square(residual)) + jnp.sum(doubt)) / entries
+    return LinearGaussian(coefficients[:, :-1], coefficients[:, -1], 0.5 * jnp.log(variance))
 
 
 class BetaVaeOptimum(NamedTuple):
@@ -352,11 +355,12 @@ def posterior_mean_variance(model):
     So there unit i is active if $\lambda_i > \sigma^2/0.99$.  Shapes: -> [M].
     Source: Burda, Grosse, Salakhutdinov 2016, section 5.3.
 
-    >>> posterior_mean_variance(LinearGaussian(jnp.ones((3, 1)), jnp.zeros(3), jnp.float32(0)))
-    Array([0.75], dtype=float32)
+    >>> round(float(posterior_mean_variance(LinearGaussian(jnp.ones((3, 1)), jnp.zeros(3), jnp.float32(0)))[0]), 6)
+    0.75
     """
-    gram = _dot("di,dj->ij", model.w, model.w)
-    return jnp.diagonal(cho_solve((_cholesky(model), True), gram))
+    _, scale, axes = jnp.linalg.svd(model.w, full_matrices=False)
+    share = jnp.square(scale) / (jnp.square(scale) + jnp.exp(2 * model.log_std))
+    return _dot("j,ji->i", share, jnp.square(axes))
 
 
 class Code(NamedTuple):

@@ -1,11 +1,9 @@
-"""Mixtures of diagonal Gaussians, with the cost of a matrix product."""
+"""Mixtures of diagonal Gaussians, with the memory of a matrix product."""
 
 import math
 
 import jax
 import jax.numpy as jnp
-
-from dlvm_jax.functional import densities
 
 __all__ = ["normal_mixture_log_prob"]
 
@@ -15,11 +13,10 @@ def normal_mixture_log_prob(z, mean, log_std, log_weights=None):
 
     $\log p(z) = \log\sum_k w_k\,\mathcal N(z\mid\mu_k,\sigma_k^2)$
 
-    The sum over dimensions is inside the logarithm.  The squared distances of all pairs come from matrix products,
-    $\sum_i (z_i-\mu_{ki})^2/\sigma_{ki}^2 = \sum_i z_i^2\sigma_{ki}^{-2} - 2 z_i\mu_{ki}\sigma_{ki}^{-2}
-    + \mu_{ki}^2\sigma_{ki}^{-2}$, many times faster than differences.  Their rounding, that of a float
-    times the largest of the three sums, is of nats for narrow components in float32; so the four largest components are
-    computed anew by differences.
+    The sum over dimensions is inside the logarithm.  The squared distances of all pairs grow dimension by dimension, as sums
+    of squared differences: products of matrices, $\sum_i z_i^2\sigma_{ki}^{-2} - 2 z_i\mu_{ki}\sigma_{ki}^{-2}
+    + \mu_{ki}^2\sigma_{ki}^{-2}$, lose nats in float32 where components are narrow, and all differences at once take
+    M times the memory.
     Shapes: `z` [*batch, M], `mean`, `log_std` [K, M], `log_weights` [K] or [*batch, K] (1/K unless given) -> [*batch], nats.
     Source: Bishop 2006, eq. 9.7; as an aggregated posterior Hoffman & Johnson 2016, section 2.
 
@@ -34,21 +31,14 @@ def normal_mixture_log_prob(z, mean, log_std, log_weights=None):
     if log_weights is None:
         log_weights = -math.log(len(mean))
     mean, log_std = jnp.asarray(mean), jnp.asarray(log_std)
-    centre = jax.lax.stop_gradient(mean.mean(axis=0))
-    about, middle, precision = z - centre, mean - centre, jnp.exp(-2 * log_std)
 
-    def product(a, b):
-        return jnp.einsum("...i,ki->...k", a, b, precision="highest")
+    @jax.checkpoint  # so that the gradient computes the differences again: they would take M times the memory
+    def add(square, dimension):
+        z, mean, inverse_std = dimension
+        return square + jnp.square((z[..., None] - mean) * inverse_std), None
 
-    square = (
-        product(about * about, precision)
-        - 2 * product(about, middle * precision)
-        + jnp.sum(middle * middle * precision, axis=-1)
-    )
+    start = jnp.zeros((*z.shape[:-1], len(mean)), jnp.result_type(z, mean, log_std, jnp.float32))
+    dimensions = jnp.moveaxis(jnp.asarray(z), -1, 0), mean.T, jnp.exp(-log_std).T
+    square, _ = jax.lax.scan(add, start, dimensions)
     constant = jnp.sum(log_std, axis=-1) + 0.5 * math.log(2 * math.pi) * mean.shape[-1]
-    each = log_weights - 0.5 * jnp.maximum(square, 0) - constant
-    _, top = jax.lax.top_k(jax.lax.stop_gradient(each), min(4, len(mean)))
-    weight = jnp.take_along_axis(jnp.broadcast_to(log_weights, each.shape), top, axis=-1)
-    exact = weight + densities.normal_log_prob(z[..., None, :], mean[top], log_std[top])
-    each = jnp.put_along_axis(each, top, exact, axis=-1, inplace=False)
-    return jax.nn.logsumexp(each, axis=-1)
+    return jax.nn.logsumexp(log_weights - 0.5 * square - constant, axis=-1)

@@ -258,7 +258,13 @@ def conditional(net, family, event_shape):
         return x.reshape(*x.shape[:-1], *event_shape)
 
     def outputs_at(params, context):
-        return flatten(net.apply(params, context), (family.width,))
+        numbers, expected = net.apply(params, context), (*event_shape, family.width)
+        if numbers.shape[-len(expected) :] != expected:
+            raise ValueError(
+                f"the network of events of shape {event_shape} puts out [*batch, {', '.join(map(str, expected))}], one number "
+                f"for each of the family's {family.width}, got an array of shape {numbers.shape}"
+            )
+        return flatten(numbers, (family.width,))
 
     def sample(params, key, context=None, shape=()):
         outputs = outputs_at(params, context)

@@ -21,7 +21,7 @@ from dlvm_jax.functional.flows import constraints, orthogonal
 from dlvm_jax.functional.flows import planar as planar_flow
 from dlvm_jax.functional.flows import radial as radial_flow
 from dlvm_jax.functional.flows import sylvester as sylvester_flow
-from dlvm_jax.models.density import Density, batch_of
+from dlvm_jax.models.density import Density, batch_of, check_event
 
 __all__ = [
     "FLOWS",
@@ -216,6 +216,7 @@ def _pushed(init, base, forward, inverse, linear=False):
 
     def log_prob(params, key, x, context=None):
         mean, log_std, flow = base(params, context)
+        check_event(x, mean.shape[-1])
         z, log_det = inverse(jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, mean.shape)), *flow)
         return densities.normal_log_prob(z, mean, log_std) + log_det
 

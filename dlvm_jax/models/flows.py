@@ -139,7 +139,9 @@ def repeated(bijection, depth, unroll=1):
 
 
 def inverted(bijection):
-    """The bijection with its directions exchanged."""
+    """The bijection with its directions exchanged.  Raises ValueError for one that adapts to data, which are at its other end."""
+    if bijection.adapt is not None:
+        raise ValueError("a bijection that adapts to data (actnorm, or a chain with one) cannot be inverted")
     return Bijection(bijection.init, bijection.inverse, bijection.forward)
 
 

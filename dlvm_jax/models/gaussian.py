@@ -80,6 +80,7 @@ def full_normal(net, dim):
 
     def law(params, context):
         numbers = net.apply(params, context)
+        check_event(numbers, triangle_size(dim))
         mean, triangle = numbers[..., :dim], numbers[..., dim:]
         tril = jnp.zeros((*mean.shape, dim)).at[..., rows, columns].set(triangle)
         diagonal = jnp.diagonal(tril, axis1=-2, axis2=-1)

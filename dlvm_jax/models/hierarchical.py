@@ -13,7 +13,8 @@ def joint(first, second, dim, markov=False):
     """The density p(z2 | c) p(z1 | z2, c) of the vector [z2, z1], z2 its first `dim` numbers.
 
     first: the density of z2 (under the context c);  second: that of z1 under z2 (with c, or without it where `markov`).  The
-    kind is the weaker of the two.  As a prior p(z2) p(z1 | z2) and a posterior q(z2 | x) q(z1 | x, z2) it makes the two-layer
+    kind is the weaker of the two; `mean` is that of z2, and that of z1 at the mean of z2, which is E[z1] only where it is
+    linear in z2.  As a prior p(z2) p(z1 | z2) and a posterior q(z2 | x) q(z1 | x, z2) it makes the two-layer
     VAE of Tomczak & Welling 2018.  That of Burda, Grosse, Salakhutdinov 2016 has q(z1 | x) q(z2 | z1): a Markov chain whose
     first variable is z1 (`swapped`).
     """

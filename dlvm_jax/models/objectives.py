@@ -34,7 +34,10 @@ def warm_up(objective_of, final, steps):
     """An objective whose weight grows linearly from 0 to `final` over so many steps: `objective_of(weight)` is the objective.
 
     The beta warm-up of Bowman et al. 2016 and Sonderby et al. 2016.  Without a step (in validation) the weight is final.
+    Raises ValueError for steps < 1.
     """
+    if steps < 1:
+        raise ValueError(f"a warm-up takes at least one step, got {steps}; leave it out for none")
 
     def objective(params, key, batch, step=None):
         weight = final if step is None else final * jnp.minimum(step / steps, 1.0)
@@ -116,7 +119,7 @@ def reverse_kl(density, log_density, beta=1.0):
 def transformed(objective, prepare):
     """The objective of what `prepare(key, batch)` -> (key, batch) makes of a batch."""
     if "step" in inspect.signature(objective).parameters:
-        return lambda params, key, batch, step: objective(params, *prepare(key, batch), step=step)
+        return lambda params, key, batch, step=None: objective(params, *prepare(key, batch), step=step)
     return lambda params, key, batch: objective(params, *prepare(key, batch))
 
 

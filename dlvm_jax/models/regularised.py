@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, divergences
 from dlvm_jax.functional import total_correlation as correlation
+from dlvm_jax.models.density import check_event
 from dlvm_jax.models.objectives import unpack
 from dlvm_jax.models.vae import Parts, join
 
@@ -41,7 +42,9 @@ def free_bits(prior, posterior, decoder, tie=None, *, nats, beta=1.0):
         q = posterior.normal(own["posterior"], join(x, context))
         z = densities.normal_sample(key_z, *q)
         log_lik = decoder.log_prob(own["decoder"], key_lik, x, join(z, context)).mean()
-        unit = divergences.kl_normal(*q, *prior.normal(own["prior"], context), event_ndim=0)
+        p = prior.normal(own["prior"], context)
+        check_event(q[0], p[0].shape[-1])
+        unit = divergences.kl_normal(*q, *p, event_ndim=0)
         unit = unit.reshape(-1, unit.shape[-1]).mean(0)
         loss = beta * jnp.maximum(unit, nats).sum() - log_lik
         return loss, {"bound": log_lik - unit.sum(), "reconstruction": log_lik, "kl": unit.sum()}

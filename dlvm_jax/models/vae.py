@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 
 from dlvm_jax.functional import bounds, densities, divergences
-from dlvm_jax.models.density import Density, require_kind
+from dlvm_jax.models.density import Density, check_event, require_kind
 from dlvm_jax.models.objectives import unpack
 
 __all__ = ["Parts", "dreg", "join", "vae"]
@@ -84,8 +84,9 @@ def vae(prior, posterior, decoder, tie=None, *, kl="sampled"):
         key_z, key_prior = jax.random.split(key)
         if kl == "analytic":
             q = posterior.normal(params["posterior"], condition)
-            z = densities.normal_sample(key_z, *q)
-            return z, divergences.kl_normal(*q, *prior.normal(params["prior"], context))
+            p = prior.normal(params["prior"], context)
+            check_event(q[0], p[0].shape[-1])
+            return densities.normal_sample(key_z, *q), divergences.kl_normal(*q, *p)
         z, log_posterior = posterior.sample(params["posterior"], key_z, condition)
         return z, log_posterior - prior.log_prob(params["prior"], key_prior, z, context)
 
@@ -119,9 +120,11 @@ def dreg(prior, posterior, decoder, tie=None, *, samples):
     """Training objective: the importance-weighted bound with doubly reparameterised gradients (Tucker et al. 2019, eq. 8).
 
     `(params, key, batch) -> (loss, metrics)` for the parameters of `vae(prior, posterior, decoder)`.  Raises ValueError
-    where importance weights would not be unbiased.
+    where importance weights would not be unbiased, and for samples < 1.
     """
     require_kind(vae(prior, posterior, decoder), ("weight",), "an importance-weighted bound")
+    if samples < 1:
+        raise ValueError(f"an importance-weighted bound needs at least one sample, got {samples}")
     parts = Parts(prior, posterior, decoder, tie)
 
     def objective(params, key, batch):

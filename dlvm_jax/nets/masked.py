@@ -80,6 +80,10 @@ class MADE(nn.Module):
             x, degrees = jnp.concatenate([jnp.cos(x), jnp.sin(x)], axis=-1), np.tile(degrees, 2)
         for width in self.hidden:
             above = lowest + np.arange(width) % (self.dim - lowest)
+            if (
+                width < self.dim - lowest
+            ):  # from all sizes, so that the last output sees all coordinates before it
+                above = np.linspace(lowest, self.dim - 1, width).round().astype(int)
             x = self.activation(layer(x, degrees[:, None] <= above))
             degrees = above
         seen = np.repeat(np.arange(self.dim), self.width)

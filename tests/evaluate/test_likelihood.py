@@ -129,8 +129,10 @@ def test_impossible_evaluations_are_refused():
         record(prior, np.zeros((0, 2)), 1)
     with pytest.raises(ValueError, match="at least one sample, got 0"):
         record(prior, np.zeros((3, 2)), 0)
-    with pytest.raises(ValueError, match="'iwae' or 'bound', got 'ais'"):
+    with pytest.raises(ValueError, match=r"'iwae' or 'bound', .* got 'ais' of"):
         record(prior, np.zeros((3, 2)), 1, estimator="ais")
+    with pytest.raises(ValueError, match="got 'weight' of a density of kind 'weight'"):
+        record(vae(*small_parts()), np.zeros((3, 4)), 1, estimator="weight")
 
 
 def test_record_prints_protocol_estimator_and_error():

@@ -145,6 +145,14 @@ def test_output_law_of_an_affine_sampler_and_refusal_of_another(x64):
             exact.output_law(other, np.zeros(1), 6400 * np.eye(1), (1,))
 
 
+def test_output_law_multiplies_in_full_precision(monkeypatch):
+    """TF32 would round the factors to ten bits, in the covariance and in the check that the sampler is affine."""
+    monkeypatch.setattr(jnp, "allclose", lambda *_, **__: True)  # so that it can be traced
+    law = lambda mean, covariance: exact.output_law(lambda x, z: 2 * x + z[0], mean, covariance, (1,))  # noqa: E731
+    traced = str(jax.make_jaxpr(law)(jnp.zeros(3), jnp.eye(3)))
+    assert traced.count("dot_general[") == traced.count("precision=(Precision.HIGHEST") > 0
+
+
 def test_components_must_fit(x64):
     with pytest.raises(ValueError, match=r"need weights \(3,\) and covariances \(3, 2, 2\)"):
         exact.mixture(np.ones(2), MEANS, COVARIANCES)

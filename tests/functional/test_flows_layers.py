@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 
 from dlvm_jax.functional import densities
-from dlvm_jax.functional.flows import image, linear, orthogonal
+from dlvm_jax.functional.flows import autoregressive, image, linear, orthogonal
 from dlvm_jax.functional.flows.continuous import continuous, continuous_inverse, flow_matching_loss
 from tests.functional.common import central_difference
 
@@ -253,3 +253,9 @@ def test_the_minimiser_of_flow_matching_takes_one_gaussian_to_another():
     y, log_det = continuous(z, best, 100)
     np.testing.assert_allclose(y, mean + std * z, atol=1e-7)
     np.testing.assert_allclose(log_det, np.log(std), atol=1e-7)
+
+
+def test_autoregressive_inverse_of_integers_is_not_cut_to_integers():
+    half = lambda z: (jnp.full_like(z, 0.5), jnp.zeros_like(z))  # noqa: E731
+    z, _ = autoregressive.autoregressive_inverse(jnp.array([4, 5]), half)
+    np.testing.assert_array_equal(z, [3.5, 4.5])

@@ -158,6 +158,49 @@ def test_evidence_in_float32_survives_small_noise(log_std):
     np.testing.assert_allclose(ours, truth, rtol=1e-6, atol=max(slack, 1e-5))
 
 
+def surplus(sigma, count, dim=300, latent=30, rank=12):
+    """A model in float32 whose W has directions to spare, rotated into every column, and examples of it."""
+    w = random(0, dim, rank) @ np.linalg.qr(random(1, latent, latent))[0][:rank]
+    model = jax.tree.map(jnp.float32, lg.LinearGaussian(w, random(2, dim), np.log(sigma)))
+    return model, sample(model, jax.random.key(0), (count,))[0]
+
+
+def by_singular_values(model, x):
+    """In float64, from W = U diag(s) V^T: log-evidence, the gradient of its mean, posterior means and covariance."""
+    w, mean, log_std = (np.asarray(leaf, np.float64) for leaf in model)
+    u, s, v = np.linalg.svd(w, full_matrices=False)
+    noise, centred = np.exp(2 * log_std), np.asarray(x, np.float64) - mean
+    total = s**2 + noise
+    white = centred @ u / total @ u.T + (centred - centred @ u @ u.T) / noise  # C^-1 (x - mu)
+    left = len(w) - len(s)
+    log_det = np.log(2 * np.pi * total).sum() + left * np.log(2 * np.pi * noise)
+    value = -0.5 * ((white * centred).sum(1) + log_det)
+    slope_w = white.T @ (white @ w) / len(x) - u * (s / total) @ v
+    slope = noise * ((white**2).sum(1).mean() - (1 / total).sum() - left / noise)
+    gradient = lg.LinearGaussian(slope_w, white.mean(0), slope)
+    return value, gradient, centred @ u * (s / total) @ v, np.eye(v.shape[1]) - v.T * (s**2 / total) @ v
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.1, 0.001])
+def test_directions_to_spare_cost_no_digits(sigma):
+    r"""In float32, where $W^\top W+\sigma^2I$ has lost $\sigma^2$ (errors of 28 nats, .004 and NaN).
+
+    What rounding of x and W makes of each: 1e-7 of sums of 300 products of size 10, over sigma.
+    """
+    model, x = surplus(sigma, 100)
+    value, gradient, mean, covariance = by_singular_values(model, x)
+    np.testing.assert_allclose(log_evidence(model, x), value, atol=1e-4 / sigma)
+    assert float(log_evidence(model, x).mean()) == pytest.approx(value.mean(), abs=1e-5 / sigma)
+    ours = jax.jit(jax.grad(lambda m: lg.log_evidence(m, x).mean()))(model)
+    for one, right in zip(ours, gradient, strict=True):
+        np.testing.assert_allclose(one, right, atol=1e-5 / sigma * max(1, np.abs(right).max()))
+    ours_mean, factor = posterior(model, x)
+    np.testing.assert_allclose(ours_mean, mean, atol=1e-4 / sigma)
+    np.testing.assert_allclose(factor @ factor.T, covariance, atol=1e-5 / sigma)
+    spread = lg.posterior_mean_variance(model)
+    np.testing.assert_allclose(spread, 1 - np.diag(covariance), atol=1e-5)
+
+
 def test_samples_have_the_right_moments(x64):
     """Every entry of mean and covariance of (x, z) within five standard errors; false alarm 6e-7 each, 1e-5 in all."""
     model, draws = linear_model(3, 2), 100_000

@@ -189,6 +189,8 @@ def test_actnorm_is_set_by_data():
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(z.std(0), 1, atol=1e-4)
     dens = flows.transformed(density.standard_normal(DIM), flow)
+    with pytest.raises(ValueError, match="cannot be inverted"):
+        flows.inverted(flow)
     adapted = flows.adapted(dens.init(jax.random.key(0)), flow, x)
     assert np.isfinite(dens.log_prob(adapted, None, x)).all()
 

@@ -317,6 +317,19 @@ def test_warm_up_grows_linearly_and_validation_uses_the_final_weight():
     objective = objectives.warm_up(lambda beta: lambda params, key, batch: (beta * 1.0, {}), 4.0, 10)
     assert [float(objective(None, None, None, step=s)[0]) for s in (0, 5, 10, 20)] == [0.0, 2.0, 4.0, 4.0]
     assert float(objective(None, None, None)[0]) == 4.0
+    raw = objectives.preprocessed(objective, lambda key, x: x)
+    key, x = jax.random.key(0), jnp.zeros((2, 1))
+    assert (float(raw(None, key, x)[0]), float(raw(None, key, x, step=5)[0])) == (4.0, 2.0)
+    with pytest.raises(ValueError, match="a warm-up takes at least one step, got 0"):
+        objectives.warm_up(lambda beta: objective, 4.0, 0)
+
+
+def test_a_flow_posterior_refuses_codes_of_another_width():
+    flow = flow_densities.FLOWS["planar"](3)
+    q = flow_densities.flow_posterior(density.Net(lambda key: {}, lambda params, x: x), flow, 3)
+    numbers = jnp.ones((4, flow_densities.outputs_needed(flow, 3)))
+    with pytest.raises(ValueError, match=r"vectors of 3 numbers, got an array of shape \(4, 1\)"):
+        q.log_prob({}, None, jnp.zeros((4, 1)), numbers)
 
 
 def test_importance_weights_are_refused_under_an_implicit_prior():

@@ -8,7 +8,7 @@ import pytest
 from dlvm_jax import nets
 from dlvm_jax.exact import linear_gaussian
 from dlvm_jax.functional import bounds, densities
-from dlvm_jax.models import density, objectives
+from dlvm_jax.models import density, gaussian, objectives, regularised
 from dlvm_jax.models.vae import dreg, vae
 
 RNG = np.random.RandomState(0)
@@ -132,6 +132,17 @@ def test_shapes_that_would_broadcast_into_a_wrong_likelihood_are_refused():
         model.log_prob(params, jax.random.key(1), jnp.zeros((3, 4)))
     with pytest.raises(ValueError, match=r"events of shape \(4,\), got an array of shape \(3, 1\)"):
         decoder.log_prob(params["decoder"], None, jnp.zeros((3, 1)), jnp.zeros((3, 2)))
+    analytic = vae(density.standard_normal(1), posterior, decoder, kl="analytic")
+    free = regularised.free_bits(density.standard_normal(1), posterior, decoder, nats=0.1)
+    for loss in (analytic.log_prob, lambda *told: free(*told)):
+        with pytest.raises(ValueError, match=r"vectors of 1 numbers, got an array of shape \(3, 2\)"):
+            loss(analytic.init(jax.random.key(0)), jax.random.key(1), jnp.zeros((3, 4)))
+    wide = density.conditional(density.Net(lambda key: {}, lambda p, z: z), density.bernoulli(), (1,))
+    with pytest.raises(ValueError, match=r"puts out \[\*batch, 1, 1\].*got an array of shape \(3, 2, 1\)"):
+        wide.log_prob({}, None, jnp.zeros((3, 1)), jnp.zeros((3, 2, 1)))
+    narrow = gaussian.full_normal(density.Net(lambda key: {}, lambda p, x: x), 3)
+    with pytest.raises(ValueError, match=r"vectors of 9 numbers, got an array of shape \(5, 4\)"):
+        narrow.log_prob({}, None, jnp.zeros((5, 3)), jnp.zeros((5, 4)))
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (7, 6)])
@@ -189,6 +200,8 @@ def test_impossible_settings_are_refused():
         density.standard_normal(0)
     with pytest.raises(ValueError, match="at least one sample, got 0"):
         objectives.importance_weighted(vae(*parts), 0)
+    with pytest.raises(ValueError, match="at least one sample, got 0"):
+        dreg(*parts, samples=0)
     with pytest.raises(ValueError, match="positive standard deviation"):
         density.fixed_normal(0.0)
     with pytest.raises(ValueError, match="no terms"):

@@ -9,6 +9,7 @@ from dlvm_jax.functional.diffusion.ode import probability_flow
 from dlvm_jax.functional.diffusion.process import prior_log_prob
 from dlvm_jax.functional.diffusion.score_matching import exact_divergence, hutchinson_divergence
 from dlvm_jax.functional.diffusion.solvers import log_snr_times
+from dlvm_jax.functional.flows.image import dequantise
 from dlvm_jax.functional.numerics import log_mean_exp
 
 __all__ = ["dequantised_log_prob", "log_likelihood"]
@@ -23,7 +24,8 @@ def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, pri
     Runge-Kutta of order four with equal steps of log-SNR; look at the answer with twice the `steps` too.  The divergence is
     exact, D derivatives an evaluation, or estimated without bias with a `probe` (Rademacher) kept along the whole path.
     denoise: (x, t) -> expected clean point, row by row.  prior: x_T -> log p(x_T) [*batch] (`process.prior_log_prob`).
-    Shapes: `x`, `probe` [*batch, *event] -> (log-density [*batch] in nats, x_T [*batch, *event]).
+    Shapes: `x`, `probe` [*batch, *event] -> (log-density [*batch] in nats, x_T [*batch, *event]), all in float32 or wider.
+    Raises ValueError for points that are not of a floating dtype.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 39.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -31,7 +33,14 @@ def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, pri
     >>> bool(jnp.isclose(end[0, 0], 20.0, rtol=1e-3)), bool(jnp.isclose(log_prob[0], -2 - jnp.log(0.02507), atol=1e-3))
     (True, True)
     """
-    grid = log_snr_times(process, 2 * steps)[::-1].astype(x.dtype)
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"a density needs points of a floating dtype, got {x.dtype}; give integer levels to dequantised_log_prob"
+        )
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    x, probe = x.astype(wide), None if probe is None else jnp.asarray(probe, wide)
+    grid = log_snr_times(process, 2 * steps)[::-1].astype(wide)
     width = (process.log_snr(grid[-1]) - process.log_snr(grid[0])) / steps
 
     def slope(state, t):
@@ -53,7 +62,7 @@ def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, pri
         mean = jax.tree.map(lambda a, b, c, d: (a + 2 * (b + c) + d) / 6, first, second, third, fourth)
         return move(state, mean, 1.0), None
 
-    start = (x, jnp.zeros(x.shape[: x.ndim - event_ndim], x.dtype))
+    start = (x, jnp.zeros(x.shape[: x.ndim - event_ndim], wide))
     (end, change), _ = jax.lax.scan(step, start, (grid[:-1:2], grid[1::2], grid[2::2]))
     log_prior = prior_log_prob(process, end, event_ndim) if prior is None else prior(end)
     return log_prior + change, end
@@ -65,7 +74,8 @@ def dequantised_log_prob(key, log_prob, x, levels=256, draws=1, event_ndim=1):
     $\log\frac1K\sum_k p\big(2\tfrac{x+u_k}{L}-1\big) + D\log\tfrac2L,\quad u_k\sim U[0,1)^D$
 
     The mean inside the logarithm estimates P(x) without bias (kind "weight"): a bound that tightens with K, as the mean of
-    K logarithms does not.  The last term is the width of a bin: log2(L / 2), 7 bits per dimension for 256 levels.
+    K logarithms does not.  The last term is the width of a bin: log2(L / 2), 7 bits per dimension for 256 levels.  The noise is
+    that of `dequantise`: of up to 256 levels the points stay strictly inside (-1, 1).
     log_prob: points [*batch, *event] -> [*batch].  Shapes: `x` in 0..L-1 [*batch, *event] -> [*batch], nats.  Raises
     ValueError for fewer than one draw or level.
     Source: Theis, van den Oord, Bethge 2016, section 3.1; Lipman et al. 2023.
@@ -77,10 +87,8 @@ def dequantised_log_prob(key, log_prob, x, levels=256, draws=1, event_ndim=1):
     """
     if draws < 1 or levels < 1:
         raise ValueError(f"there is at least one draw of at least one level, got {draws} of {levels}")
-    x = jnp.asarray(x, float)
-    dim = math.prod(x.shape[x.ndim - event_ndim :])
+    dim = math.prod(jnp.shape(x)[jnp.ndim(x) - event_ndim :])
     each = jax.lax.map(
-        lambda key: log_prob(2 * (x + jax.random.uniform(key, x.shape)) / levels - 1),
-        jax.random.split(key, draws),
+        lambda key: log_prob(2 * dequantise(key, x, levels, event_ndim)[0] - 1), jax.random.split(key, draws)
     )
     return log_mean_exp(each) + dim * math.log(2 / levels)

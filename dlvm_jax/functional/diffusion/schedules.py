@@ -91,12 +91,12 @@ def variance_preserving(beta_min=0.1, beta_max=20.0):
     0.00657
     """
     _checked("beta", beta_min, beta_max)
-    return Process(
-        lambda t: -jnp.log(jnp.expm1(_beta_integral(t, beta_min, beta_max))),
-        lambda t: -0.5 * _beta_integral(t, beta_min, beta_max),
-        1e-5,
-        1.0,
-    )
+
+    def log_snr(t):
+        integral = _beta_integral(t, beta_min, beta_max)
+        return -integral - jnp.log(-jnp.expm1(-integral))  # -log(expm1(B)) would overflow
+
+    return Process(log_snr, lambda t: -0.5 * _beta_integral(t, beta_min, beta_max), 1e-5, 1.0)
 
 
 def sub_variance_preserving(beta_min=0.1, beta_max=20.0):

@@ -60,6 +60,7 @@ def forward_substitution(solve, x):
         z_i, more = solve(z, x_i, i)
         return (z.at[..., i].set(z_i), log_det + more), None
 
+    x = jnp.asarray(x, jnp.result_type(x, float))
     start = (jnp.zeros_like(x), jnp.zeros(x.shape[:-1], jnp.promote_types(x.dtype, jnp.float32)))
     return jax.lax.scan(fill, start, (jnp.moveaxis(x, -1, 0), jnp.arange(x.shape[-1])))[0]
 

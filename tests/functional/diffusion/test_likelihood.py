@@ -143,3 +143,38 @@ def test_dequantised_probability_is_unbiased_and_tightens(x64):
     with pytest.raises(ValueError, match="at least one draw"):
         likelihood.dequantised_log_prob(keys[0], log_prob, x, levels, 0)
     assert np.log(mass) - bounds[20] < 0.1 * (np.log(mass) - bounds[1])
+
+
+def test_dequantised_levels_stay_below_the_next_one():
+    """The last level of 256 with the uniform density on [-1, 1) and none beyond: -log 256 from each of a million elements.
+
+    Noise of full float32 precision rounds 255 + u to 256 for one draw in 130,000, which is y = 1."""
+    inside = lambda y: jnp.where((y > -1) & (y < 1), -jnp.log(2.0), -jnp.inf).sum(-1)  # noqa: E731
+    for level in (0, 255):
+        x = jnp.full((1_000_000, 1), level)
+        log_prob = jax.jit(lambda key, x: likelihood.dequantised_log_prob(key, inside, x))(
+            jax.random.key(0), x
+        )
+        np.testing.assert_allclose(log_prob, -np.log(256), rtol=1e-6)
+
+
+def test_half_precision_points_have_a_single_precision_likelihood():
+    """The path, its times and the log-determinant are float32; a probe may be of integers."""
+    process, x = PROCESSES["linear_log_snr"], jnp.asarray(POINTS, jnp.bfloat16)
+    law = exact.gaussian(np.zeros(2), 0.5 * np.eye(2))  # a diagonal Jacobian: every Rademacher probe is exact
+    denoise = lambda x, t: exact.denoiser(law, process, x, t)  # noqa: E731
+    prior = lambda x: exact.log_marginal(law, process, x, process.t_max)  # noqa: E731
+    truth = (
+        scipy.stats.norm(0, np.sqrt(0.5)).logpdf(np.asarray(x, np.float64)).sum(1)
+    )  # noise of t_min: below 1e-5
+    for probe in (None, np.array([[1, -1]] * 5)):
+        log_prob, end = likelihood.log_likelihood(process, denoise, x, probe=probe, prior=prior)
+        assert log_prob.dtype == end.dtype == jnp.float32
+        np.testing.assert_allclose(log_prob, truth, atol=1e-3)
+
+
+def test_likelihood_refuses_integer_points():
+    with pytest.raises(
+        ValueError, match=r"needs points of a floating dtype, got int32; .*dequantised_log_prob"
+    ):
+        likelihood.log_likelihood(PROCESSES["edm"], lambda x, t: 0.5 * x, jnp.zeros((3, 2), jnp.int32))

@@ -106,6 +106,20 @@ def test_closed_forms(x64):
     )
 
 
+def test_preserving_process_of_any_beta():
+    """float32 where exp(B) overflows, at B > 88.7: log-SNR and sigma from the closed forms in float64."""
+    t = np.float32(np.linspace(0, 1, 101)[1:])
+    for beta_max in (20.0, 200.0, 2000.0):
+        process = schedules.variance_preserving(0.1, beta_max)
+        integral = 0.1 * np.float64(t) + 0.5 * (beta_max - 0.1) * np.float64(t) ** 2
+        log_snr = jax.jit(process.log_snr)(t)
+        np.testing.assert_allclose(log_snr, -integral - np.log(-np.expm1(-integral)), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(p.sigma(process, t), np.sqrt(-np.expm1(-integral)), rtol=1e-6)
+        slope = np.asarray(jax.vmap(jax.grad(process.log_snr))(t))
+        beta = 0.1 + (beta_max - 0.1) * np.float64(t)
+        np.testing.assert_allclose(slope, beta / np.expm1(-integral), rtol=1e-5)
+
+
 def test_recursions_of_a_chain(x64):
     """alpha-bar and beta-bar by the recursion itself; a table's step i is at i / T, exactly."""
     linear, betas = PROCESSES["linear_betas"], schedules.linear_betas()

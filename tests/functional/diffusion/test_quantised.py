@@ -146,3 +146,65 @@ def test_expected_in_bins_is_safe_far_out():
             z, logits
         )
         assert all(np.isfinite(g).all() for g in gradients)
+
+
+def by_sum_over_the_bins(u, s, logits, low, high):
+    """Mean under histogram times Gaussian, float64: Gauss-Legendre in each bin, [N] and [N, L] -> [N]; its gradients too."""
+    edges, (nodes, weights) = (
+        np.linspace(low, high, logits.shape[-1] + 1),
+        np.polynomial.legendre.leggauss(40),
+    )
+    x = 0.5 * (edges[1:] + edges[:-1])[:, None] + 0.5 * (edges[1] - edges[0]) * nodes
+    share = softmax(
+        logits[..., None] + np.log(weights) + x * (u[:, None, None] - 0.5 * x) / s**2, axis=(1, 2)
+    )
+    mean = (share * x).sum((1, 2))
+    away = x - mean[:, None, None]
+    return mean, (share * away).sum(2), (share * away**2).sum((1, 2)) / s**2  # and in logits, in u
+
+
+def test_expected_in_bins_of_broad_noise():
+    """float32 with bins much narrower than the noise, where masses and steps of the density would cancel: mean and gradients."""
+    rng, low, high = np.random.RandomState(0), -4.0, 4.0
+    logits = np.float32(2 * rng.randn(256, 64))
+    for process, times in (
+        (schedules.edm(), (2.6, 10.0, 80.0)),
+        (schedules.variance_preserving(), (1.0,)),
+        (schedules.rectified(), (0.999, schedules.rectified().t_max)),
+    ):
+
+        def total(z, logits, t, process=process):
+            mean = quantised.expected_in_bins(process, logits, z, t, low, high)
+            return mean.sum(), mean
+
+        gradients = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+        for t in map(np.float32, times):
+            with jax.enable_x64(True):
+                a, s = float(p.alpha(process, np.float64(t))), float(p.sigma(process, np.float64(t)))
+            z = np.float32(a * rng.uniform(low, high, 256) + s * rng.randn(256))
+            mean, in_logits, in_u = by_sum_over_the_bins(z / a, s / a, np.float64(logits), low, high)
+            (got_in_z, got_in_logits), got = gradients(z, logits, t)
+            assert got.dtype == jnp.float32
+            assert np.sqrt(np.mean((got - mean) ** 2)) < 2e-7, t
+            np.testing.assert_allclose(got_in_z, in_u / a, rtol=3e-4)
+            np.testing.assert_allclose(got_in_logits, in_logits, atol=1e-6)
+
+
+def test_expected_in_bins_of_any_width(x64):
+    """From bins as wide as the noise to bins of a millionth: one answer, the widths where the formulas meet among them."""
+    rng, low, high = np.random.RandomState(0), -2.0, 2.0
+    logits, u = rng.randn(6, 40), np.array([-3.0, -1.99, 0.0, 0.3, 2.0, 7.0])
+    found = jax.jit(
+        lambda s: quantised.expected_in_bins(schedules.edm(), logits, jnp.asarray(u), s, low, high)
+    )
+    for s in np.geomspace(0.1, 1e5, 40):
+        mean = by_sum_over_the_bins(u, s, logits, low, high)[0]
+        np.testing.assert_allclose(found(s), mean, atol=1e-11)
+
+
+def test_levels_are_averaged_in_full_precision():
+    """TF32 would round them to ten bits."""
+    traced = jax.make_jaxpr(lambda *a: quantised.expected_level(VDM, *a))(
+        jnp.zeros((3, 8)), jnp.zeros(3), 0.5
+    )
+    assert str(traced).count("dot_general[") == str(traced).count("precision=(Precision.HIGHEST") == 1
