@@ -23,10 +23,10 @@ RERUN = {  # of Tucker et al. 2019 by a public implementation
 ANOTHER = "with 100 latent units, a training of its own and one draw of the bits an epoch"
 MINUTES = {
     (1, "vae", 1): 40,
-    (1, "iwae", 5): 100,
-    (1, "dreg", 5): 120,
+    (1, "iwae", 5): 60,
+    (1, "dreg", 5): 75,
     (1, "dreg", 50): None,
-    (2, "vae", 1): 50,
+    (2, "vae", 1): 40,
 }
 
 SHORT = {"batch_size": 100, "epochs": 400, "schedule": "cosine", "ema": 0.999, "every": 1000}

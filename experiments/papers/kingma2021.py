@@ -63,7 +63,7 @@ ROWS = [
             + " About 0.05e15 operations; the published run took about 3e15."
             * (data == "mnist"),
             run=diffusion_run(data=data, **OURS),
-            minutes=20,
+            minutes=25,
             remark=PACE if data == "mnist" else "",
             **COMMON,
         )
