@@ -212,14 +212,16 @@ def summarise(weights):
       \mathrm{se} \approx \frac{\mathrm{sd}(w)}{\sqrt K\,\bar w},\quad
       \mathrm{ESS} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}$
 
-    The standard error is the delta method's; trust it only when the ESS is well above 1.
+    The standard error is the delta method's; trust it only when the ESS is well above 1.  It needs K >= 2, and is NaN for one.
+    Where every weight is zero the log-evidence is -inf, its standard error infinite and the ESS 0, with a zero gradient.
     Shapes: `Weights` of [*batch] -> `Evidence` of [*batch], nats.  Source: Owen 2013, "Monte Carlo theory", eq. 9.6 and 9.13.
 
     >>> summarise(accumulate(empty_weights(), jnp.zeros(8))).effective_sample_size
     Array(8., dtype=float32)
     """
     count, log_max, total, squares = weights
-    ess = total**2 / squares
+    none = squares == 0
+    ess = jnp.where(none, 0.0, total**2 / jnp.where(none, 1.0, squares))
     relative_variance = jnp.maximum(count / ess - 1, 0.0) / (count - 1)
     return Evidence(log_max + jnp.log(total / count), jnp.sqrt(relative_variance), ess)
 

@@ -90,14 +90,18 @@ def kl_bernoulli(logits_q, logits_p, event_ndim=1):
 
     $\mathrm{KL} = \sum_i q_i\,(l^q_i-l^p_i) + \log(1+e^{l^p_i}) - \log(1+e^{l^q_i}),\ q_i=\mathrm{sigmoid}(l^q_i)$
 
+    Computed as $q_i\log\frac{q_i}{p_i} + (1-q_i)\log\frac{1-q_i}{1-p_i}$, where large logits do not cancel.
     Shapes: broadcast to [*batch, *event] -> [*batch], nats.  Source: Bishop 2006, eq. 1.113 for two outcomes.
 
     >>> float(kl_bernoulli(jnp.zeros(1), jnp.zeros(1)))
     0.0
     """
-    q = jax.nn.sigmoid(logits_q)
-    inner = q * (logits_q - logits_p) + jax.nn.softplus(logits_p) - jax.nn.softplus(logits_q)
-    return sum_event(inner, event_ndim)
+
+    def part(sign):
+        log_ratio = jax.nn.log_sigmoid(sign * logits_q) - jax.nn.log_sigmoid(sign * logits_p)
+        return jax.nn.sigmoid(sign * logits_q) * log_ratio
+
+    return sum_event(part(1) + part(-1), event_ndim)
 
 
 def kl_categorical(logits_q, logits_p, event_ndim=1):

@@ -83,8 +83,9 @@ def exp_map(base, tangent, curvature):
 
 
 def _separation(x, y, curvature):
-    """y - x, the distances a, b of both from the boundary, and sinh^2(sqrt(c) d / 2) = c |y - x|^2 / (a b)."""
-    near_x, near_y = 1 - curvature * _square(x), 1 - curvature * _square(y)
+    """y - x, the distances a, b of both from the boundary (NaN outside), and sinh^2(sqrt(c) d / 2) = c |y - x|^2 / (a b)."""
+    near_x, near_y = (1 - curvature * _square(point) for point in (x, y))
+    near_x, near_y = (jnp.where(near > 0, near, jnp.nan) for near in (near_x, near_y))
     difference = y - x
     return difference, near_x, near_y, curvature * _square(difference) / (near_x * near_y)
 
@@ -99,7 +100,7 @@ def log_map(base, x, curvature):
     $\log_\mu(x) = \frac{2}{\sqrt c}\,\mathrm{artanh}(\sqrt c\,\|w\|)\,\frac{w}{\|w\|},\quad w = (-\mu)\oplus_c x$
 
     Computed with $\mathrm{asinh}$ of the distance, as artanh is lost near the boundary.
-    Shapes: `base`, `x` [*batch, D] in the ball -> [*batch, D], in the frame carried from the origin.
+    Shapes: `base`, `x` [*batch, D] in the ball -> [*batch, D], in the frame carried from the origin; NaN for a point outside.
     Source: Ganea, Becigneul, Hofmann 2018, section 2.4.
 
     >>> tangent = jnp.array([0.3, -2.0])
@@ -116,7 +117,7 @@ def distance(x, y, curvature):
 
     $d(x,y) = \frac{2}{\sqrt c}\,\mathrm{asinh}\sqrt{\frac{c\,\|x-y\|^2}{(1-c\|x\|^2)(1-c\|y\|^2)}}$
 
-    Shapes: `x`, `y` [*batch, D] in the ball -> [*batch].  The gradient at x = y is zero.
+    Shapes: `x`, `y` [*batch, D] in the ball -> [*batch], NaN for a point outside.  The gradient at x = y is zero.
     Source: Nickel & Kiela 2017, eq. 1, at curvature -c.
 
     >>> bool(jnp.isclose(distance(jnp.zeros(2), jnp.array([0.5, 0.0]), 1.0), jnp.log(3.0)))

@@ -178,7 +178,13 @@ def test_running_sums_equal_all_at_once_at_any_magnitude(offset, chunks, dtype):
 
 
 def test_no_possible_sample_gives_no_evidence():
-    assert float(bounds.evidence(jnp.full(5, -jnp.inf)).log_evidence) == -np.inf
+    nothing = jnp.full(5, -jnp.inf)
+    assert bounds.evidence(nothing) == (-np.inf, np.inf, 0)
+    assert np.isnan(bounds.evidence(jnp.zeros(1)).standard_error)  # one sample knows nothing of its error
+    assert bounds.summarise(bounds.empty_weights()).effective_sample_size == 0
+    slope = jax.grad(lambda log_w: bounds.evidence(log_w).effective_sample_size)
+    np.testing.assert_array_equal(slope(nothing), 0)
+    assert np.isfinite(slope(nothing.at[2].set(1.0))).all()
     weights = bounds.accumulate(bounds.empty_weights(), jnp.full(5, -jnp.inf))
     later = bounds.summarise(bounds.accumulate(weights, jnp.zeros(5)))
     assert float(later.log_evidence) == pytest.approx(np.log(0.5))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 from numpy.polynomial.legendre import leggauss
 
@@ -76,6 +77,41 @@ def test_bernoulli_and_categorical_equal_enumeration():
     )
     expected = float(jnp.sum(jnp.exp(log_q) * (log_q - log_p)))
     assert float(divergences.kl_categorical(logits_q, logits_p)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [10.0, 1.0, 40.0])
+def test_bernoulli_in_float32_keeps_its_digits_at_large_logits(size):
+    """Values to a few roundings over the squared difference d of the logits, gradients over d, down to values of 1e-20.
+
+    With the unlikelier outcome's q, the value is log(1 + q (e^d - 1)) - q d, which float64 knows to ten digits.
+    """
+    rng = np.random.RandomState(0)
+    for gap in (0.1, 0.3, 1.0, 10.0):
+        a = (size * np.sign(rng.randn(30)) * rng.uniform(0.5, 1, 30)).astype(np.float32)
+        b = (a + gap * np.sign(rng.randn(30))).astype(np.float32)
+        with jax.enable_x64(False):
+            value = divergences.kl_bernoulli(jnp.asarray(a), jnp.asarray(b), 0)
+            slopes = jax.grad(lambda *ab: divergences.kl_bernoulli(*ab), (0, 1))(
+                jnp.asarray(a), jnp.asarray(b)
+            )
+        sign, a, b = -np.sign(a), a.astype(float), b.astype(float)
+        a, b = sign * a, sign * b
+        q, d = scipy.special.expit(a), b - a
+        right = np.log1p(q * np.expm1(d)) - q * d
+        np.testing.assert_allclose(value, right, rtol=4e-6 / gap**2 + 4e-6)
+        variance = q * scipy.special.expit(-a)
+        right = -sign * variance * d, sign * variance * np.expm1(d) / (1 + q * np.expm1(d))
+        for ours, other in zip(slopes, right, strict=True):
+            np.testing.assert_allclose(ours, other, rtol=1e-4 / gap + 4e-4)
+
+
+def test_bernoulli_far_apart_is_finite_with_finite_gradients():
+    with jax.enable_x64(False):
+        for a, b in ((1e4, -1e4), (-1e4, 1e4), (1e4, 1e4), (200.0, 100.0)):
+            value, slopes = jax.value_and_grad(divergences.kl_bernoulli, (0, 1))(
+                jnp.float32([a]), jnp.float32([b])
+            )
+            assert float(value) == (abs(b) if a * b < 0 else 0) and np.isfinite(slopes).all()
 
 
 def full(a, b):

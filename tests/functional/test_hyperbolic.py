@@ -182,6 +182,15 @@ def test_distances_up_to_ten_survive_single_precision():
     assert (np.asarray(jax.grad(h.distance)(x[0], x[0], 1.0)) == 0).all()
 
 
+def test_outside_the_ball_there_is_no_distance(dtype):
+    """One point outside, or both, for which the formulas give 0 or a finite number; with its relatives."""
+    inside, outside = jnp.array([[0.3, 0.2], [0.0, 0.0]], dtype), jnp.array([[0.9, 0.9], [-1.5, 0.0]], dtype)
+    for pair in ((inside, outside), (outside, inside), (outside, outside[::-1])):
+        assert np.isnan(h.distance(*pair, 1.0)).all() and np.isnan(h.log_map(*pair, 1.0)).all()
+        assert np.isnan(h.wrapped_normal_log_prob(*pair, jnp.zeros(2, dtype), 1.0)).all()
+        assert np.isfinite(h.distance(*pair, 0.3)).all()  # a wider ball holds them all
+
+
 @pytest.mark.parametrize("at", [0.099999, 0.100001])
 def test_series_and_closed_forms_meet(x64, at):
     """The switch to the series lies at length 0.1; both sides against extended precision."""
