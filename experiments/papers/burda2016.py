@@ -40,8 +40,8 @@ REMARKS = {
     "active for 16: it is the training that limits, of 41 times fewer steps than the paper's, and not the networks.",
     "iwae-5-mnist": "The training is that of vae-1-mnist, whose remark tells what it lacks; IWAE-5 is 1.6 nats above it (1.2 in "
     "the paper).",
-    "vae-1-mnist-2-layers": "100 epochs reach -91.67 (K = 500), 2.69 +- 0.05 less on the same images. A warm-up of the KL over the "
-    "half of these 100 activates 101 units for 18 and changes log p(x) by +0.09 +- 0.08: the training limits, not units that die.",
+    "vae-1-mnist-2-layers": "100 epochs reach -91.67 (K = 500), 2.69 +- 0.05 less on the same images. A warm-up of the KL over "
+    "half of these 100 activates 101 units for 18 and changes log p(x) by +0.09 +- 0.08: the training limits, not dead units.",
 }
 HUNDRED = {**SHORT, "epochs": 100, "eval_samples": 500}
 ORIGINAL = {
