@@ -133,7 +133,8 @@ def _factor(model):
     rough = jnp.linalg.qr(jax.lax.stop_gradient(stacked), mode="r")
     near = solve_triangular(rough, stacked.T, trans=1)
     rest = jnp.linalg.cholesky(_dot("id,jd->ij", near, near))
-    return solve_triangular(rest, near, lower=True).T, _dot("ji,jk->ik", rest, rough)
+    inverse = solve_triangular(rest, jnp.eye(len(rest), dtype=rest.dtype), lower=True)
+    return _dot("id,ji->dj", near, inverse), _dot("ji,jk->ik", rest, rough)
 
 
 def log_evidence(model, x):
