@@ -124,7 +124,7 @@ class LinearGaussian(NamedTuple):
 
 
 def _factor(model):
-    r"""Q [D + M, M] with orthonormal columns, and upper $R^{-1}$ [M, M]: $QR = [W; \sigma I]$, so $R^\top R = M$ unsquared.
+    r"""Q [D + M, M] with orthonormal columns, and upper $R^{-1}$ [M, M], of $QR = [W; \sigma I]$; so $R^\top R = M$.
 
     The QR only gives a constant R that makes the columns nearly orthonormal: its own derivative would multiply in TF32.
     No two triangular solves can run side by side, here or backwards: batches of them block XLA 0.10 on two CPU cores.
