@@ -103,6 +103,7 @@ def test_parts_on_digits(parts, tmp_path):
         ({"log_snr": (6.0, -6.0)}, "low < high"),
         ({"data": "nine_gaussians"}, "unknown data set 'nine_gaussians'"),
         ({"patch": 3, "net": "flat"}, "patches of 3 x 3 do not tile"),
+        ({"net": "transformer", "width": 30}, "divisible by its 4 heads, got 30; use 32"),
         ({"data": "eight_gaussians", "condition": "label"}, "has none; leave it out"),
         ({"guidance": 1.0}, "add --condition label"),
         ({"ema": 2.0}, r"--ema is a decay in \[0, 1\), got 2.0"),

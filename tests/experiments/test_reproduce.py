@@ -17,10 +17,10 @@ import pytest
 
 from dlvm_jax import data
 from dlvm_jax.models import density
-from dlvm_jax.train import loop
-from dlvm_jax.train.run import manifest
+from dlvm_jax.train import checkpoint, loop
+from dlvm_jax.train.run import RunFolder, manifest
 from experiments import common, ppca, reproduce, vae, vae_setup
-from experiments.papers import pieces
+from experiments.papers import pieces, recipes
 from experiments.papers.registry import Measured
 from tests.experiments.common import folders, row_of
 
@@ -195,6 +195,56 @@ def test_what_does_not_heed_the_signal_is_left_in_time(tmp_path):
     command = [sys.executable, "-c", program, str(tmp_path)]
     left = subprocess.run(command, capture_output=True, text=True, timeout=50)
     assert left.returncode == 0 and "the 0.05 minutes are over; finished: nothing yet" in left.stdout
+
+
+def test_pieces_hold_the_newest_and_the_best_checkpoint_of_each_run_of_a_row(tmp_path, toy):
+    """Of a pair, too, whose second run lies within the first."""
+    toy(row_of())
+    folder = tmp_path / "runs" / "toy"
+    for root in (folder, folder / "second"):
+        kept = checkpoint.Checkpoints(root / "checkpoints", {})
+        for step, score in ((1, 0.5), (2, 0.1), (3, 0.3), (4, 0.2)):
+            kept.save(step, {"w": jnp.full(3, float(step))}, score)
+        kept.close()
+        (root / "samples.png").write_bytes(b"a picture")
+    reproduce.pack(reproduce.Pack("toy", out=tmp_path / "pieces", **folders(tmp_path)))
+    shutil.rmtree(folder)
+    reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", **folders(tmp_path)))
+    for root in (folder, folder / "second"):
+        kept = checkpoint.Checkpoints(root / "checkpoints", {})
+        assert kept.steps() == [2, 4] and kept.best_step() == 2
+        assert kept.restore({"w": jnp.zeros(3)})[1]["w"][0] == 4
+        kept.close()
+        assert not (root / "samples.png").exists()
+
+
+def test_the_manifest_keeps_what_began_a_run(tmp_path):
+    now = common._manifest(tmp_path)
+    assert "before" not in now
+    (tmp_path / "manifest.json").write_text(json.dumps(now))
+    assert common._manifest(tmp_path) == now
+    first = now | {"commit": "abc", "devices": ["H200"]}
+    (tmp_path / "manifest.json").write_text(json.dumps(first))
+    second = common._manifest(tmp_path)
+    assert second == now | {"before": [first]}
+    (tmp_path / "manifest.json").write_text(json.dumps(second | {"commit": "def"}))
+    assert [kept["commit"] for kept in common._manifest(tmp_path)["before"]] == ["abc", "def"]
+
+
+def test_steps_of_a_record_are_those_taken_and_not_those_planned(tmp_path):
+    for name, content in (
+        ("config", {"out": "x", "steps": 1000}),
+        ("cost", {"parameters": 7, "steps": 1000}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    RunFolder(tmp_path).log(400, {"bound": -1.0}, 2.5)
+    told = recipes.details_of(tmp_path)
+    assert (told["steps"], told["training_seconds"]) == (400, 2.5) and told["settings"] == {"steps": 1000}
+
+
+def test_a_warm_up_that_training_ends_before_is_told():
+    with pytest.warns(UserWarning, match="the warm-up of 300 steps does not end within the 200 of training"):
+        common.warn_of_unfinished("the warm-up", 300, 200)
 
 
 def test_pieces_hold_the_whole_run_and_a_missing_one_is_noticed(tmp_path, toy, monkeypatch):
