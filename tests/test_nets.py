@@ -55,16 +55,6 @@ def test_tuple_inputs_are_joined_and_broadcast():
     assert module.apply(params, (z, c)).shape == (5, 3, 2)
 
 
-def test_conv_decoder_upsamples_by_rearranging_blocks():
-    """Sub-pixel order: channel block (i, j) of a coarse cell lands at row 2r+i, column 2c+j."""
-    coarse = jnp.arange(2 * 3 * 4.0).reshape(2, 3, 4)
-    fine = nets.conv.pixel_shuffle(coarse, 1)
-    expected = np.zeros((4, 6, 1))
-    for r, c, i, j in np.ndindex(2, 3, 2, 2):
-        expected[2 * r + i, 2 * c + j, 0] = coarse[r, c, 2 * i + j]
-    np.testing.assert_array_equal(fine, expected)
-
-
 @pytest.mark.parametrize(
     ("strides", "padding"), [(1, "SAME"), (2, "SAME"), ((1, 2), "VALID"), (2, ((2, 0), (1, 1)))], ids=str
 )

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-__all__ = ["inner_product", "log1mexp", "log_mean_exp", "sum_event"]
+__all__ = ["inner_product", "log1mexp", "log_mean_exp", "runge_kutta", "sum_event"]
 
 
 def sum_event(values, event_ndim):
@@ -83,3 +83,44 @@ def log_mean_exp(values, axis=0):
     far = jnp.log(jnp.where(near | (mean == 0), 1.0, mean))
     value = jnp.squeeze(anchor, axis) + jnp.where(near, jnp.log1p(excess), far)
     return jnp.where(mean == 0, -jnp.inf, value)
+
+
+def runge_kutta(slope, state, times, span):
+    r"""Solution of an ordinary differential equation by the classical method of order four.
+
+    $y_{n+1} = y_n + \tfrac h6(k_1+2k_2+2k_3+k_4),\quad k_1 = f(y_n,t_n),\ k_2 = f(y_n+\tfrac h2k_1,t_{n+1/2}),\
+    k_3 = f(y_n+\tfrac h2k_2,t_{n+1/2}),\ k_4 = f(y_n+hk_3,t_{n+1})$
+
+    4 evaluations a step.  slope: (state, time) -> its rate, one tree of arrays like the other.  times: beginning, middle and end
+    of all S steps, [2S + 1]; span: S h, negative on the way back.  Shapes: `state` -> alike, in its dtypes.  Raises ValueError
+    for less than one step.  Source: Hairer, Norsett, Wanner 1993, section II.1, table 1.2.
+
+    >>> round(float(runge_kutta(lambda y, t: y, jnp.float32(1.0), jnp.linspace(0.0, 1.0, 21), 1.0)), 4)
+    2.7183
+    """
+    steps = len(times) // 2
+    if steps < 1:
+        raise ValueError(f"the solver takes at least one step, got {steps}")
+    width = span / steps
+
+    def move(state, change, size):
+        return jax.tree.map(lambda value, rate: value + (size * rate).astype(value.dtype), state, change)
+
+    def step(state, ends):
+        start, middle, end = ends
+
+        def stage(carry, inputs):  # each needs only the slope of the one before
+            last, mean = carry
+            time, share, weight = inputs
+            last = slope(move(state, last, share * width), time)
+            return (last, move(mean, last, weight)), None
+
+        zero = jax.tree.map(jnp.zeros_like, state)
+        shares, weights = (
+            jnp.array(column, times.dtype) for column in ((0, 1 / 2, 1 / 2, 1), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+        )
+        stages = jnp.stack([start, middle, middle, end]), shares, weights
+        (_, mean), _ = jax.lax.scan(stage, (zero, zero), stages)
+        return move(state, mean, width), None
+
+    return jax.lax.scan(step, state, (times[:-1:2], times[1::2], times[2::2]))[0]

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional.flows.image import depth_to_space
 from dlvm_jax.nets.mlp import Head
 
 __all__ = ["Conv", "ConvDecoder", "ConvEncoder", "ConvResidual"]
@@ -79,13 +80,6 @@ class ConvResidual(nn.Module):
         return out.reshape(*out.shape[:-1], self.features, self.width)
 
 
-def pixel_shuffle(x, features):
-    """Rearrange [*batch, h, w, 4 * features] to [*batch, 2h, 2w, features]: channel block (i, j) goes to row i, column j."""
-    *batch, height, width, _ = x.shape
-    x = jnp.moveaxis(x.reshape(*batch, height, width, 2, 2, features), -3, -4)
-    return x.reshape(*batch, 2 * height, 2 * width, features)
-
-
 class ConvEncoder(nn.Module):
     """Strided 3x3 convolutions, one halving of the image a layer, then a linear head.
 
@@ -123,6 +117,6 @@ class ConvDecoder(nn.Module):
         x = nn.Dense(rows * columns * self.channels[0], dtype=self.dtype)(z)
         x = x.reshape(*x.shape[:-1], rows, columns, self.channels[0])
         for features in [*self.channels[1:], math.prod(rest)]:
-            x = pixel_shuffle(Conv(4 * features, (3, 3), dtype=self.dtype)(nn.gelu(x)), features)
+            x = depth_to_space(Conv(4 * features, (3, 3), dtype=self.dtype)(nn.gelu(x)), 2)
         x = x[..., :height, :width, :]
         return x.reshape(*x.shape[:-1], *rest).astype(jnp.float32)

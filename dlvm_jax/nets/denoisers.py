@@ -14,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional.flows.image import depth_to_space, space_to_depth
 from dlvm_jax.nets.conv import Conv
 
 __all__ = ["Conditioning", "DenoisingMLP", "FlatNet", "Transformer", "UNet", "fourier_features"]
@@ -126,20 +127,6 @@ class SpatialAttention(nn.Module):
             self.heads, dtype=self.dtype, out_kernel_init=ZERO, force_fp32_for_softmax=True
         )(tokens)
         return x + mixed.reshape(x.shape)
-
-
-def space_to_depth(x, size):
-    """[*batch, h, w, c] -> [*batch, h / size, w / size, size^2 c]."""
-    *batch, h, w, c = x.shape
-    x = x.reshape(*batch, h // size, size, w // size, size, c)
-    return jnp.moveaxis(x, -3, -4).reshape(*batch, h // size, w // size, size * size * c)
-
-
-def depth_to_space(x, size):
-    """Inverse of `space_to_depth`."""
-    *batch, h, w, c = x.shape
-    x = x.reshape(*batch, h, w, size, size, c // size**2)
-    return jnp.moveaxis(x, -4, -3).reshape(*batch, h * size, w * size, c // size**2)
 
 
 def _last(h, size, channels, outputs, side):

@@ -118,6 +118,17 @@ def test_lu_factors_a_matrix_and_a_rotation_keeps_volume():
         linear.lu_from_matrix(jnp.ones((2, 3)))
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_blocks_of_pixels_go_to_channels_and_back(size):
+    x = jnp.arange(2 * 6 * 12 * 3).reshape(2, 6, 12, 3)
+    y = image.space_to_depth(x, size)
+    assert y.shape == (2, 6 // size, 12 // size, size**2 * 3)
+    for i, j in itertools.product(range(size), repeat=2):
+        place = 3 * (size * i + j)
+        np.testing.assert_array_equal(y[..., place : place + 3], x[:, i::size, j::size])
+    np.testing.assert_array_equal(image.depth_to_space(y, size), x)
+
+
 def test_squeeze_and_checkerboard_put_each_element_in_its_place():
     x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3).astype(float)
     y, _ = image.squeeze(x)

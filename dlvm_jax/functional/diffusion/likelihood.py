@@ -10,7 +10,7 @@ from dlvm_jax.functional.diffusion.process import prior_log_prob
 from dlvm_jax.functional.diffusion.score_matching import exact_divergence, hutchinson_divergence
 from dlvm_jax.functional.diffusion.solvers import log_snr_times
 from dlvm_jax.functional.flows.image import dequantise
-from dlvm_jax.functional.numerics import log_mean_exp
+from dlvm_jax.functional.numerics import log_mean_exp, runge_kutta
 
 __all__ = ["dequantised_log_prob", "log_likelihood"]
 
@@ -41,7 +41,7 @@ def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, pri
     wide = jnp.promote_types(x.dtype, jnp.float32)
     x, probe = x.astype(wide), None if probe is None else jnp.asarray(probe, wide)
     grid = log_snr_times(process, 2 * steps)[::-1].astype(wide)
-    width = (process.log_snr(grid[-1]) - process.log_snr(grid[0])) / steps
+    span = process.log_snr(grid[-1]) - process.log_snr(grid[0])
 
     def slope(state, t):
         _, fall = jax.jvp(process.log_snr, (t,), (jnp.ones_like(t),))
@@ -50,20 +50,8 @@ def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, pri
             return exact_divergence(field, state[0], event_ndim)
         return hutchinson_divergence(field, state[0], probe, event_ndim)
 
-    def move(state, change, share):
-        return jax.tree.map(lambda value, rate: value + share * width * rate, state, change)
-
-    def step(state, times):
-        start, middle, end = times
-        first = slope(state, start)
-        second = slope(move(state, first, 0.5), middle)
-        third = slope(move(state, second, 0.5), middle)
-        fourth = slope(move(state, third, 1.0), end)
-        mean = jax.tree.map(lambda a, b, c, d: (a + 2 * (b + c) + d) / 6, first, second, third, fourth)
-        return move(state, mean, 1.0), None
-
     start = (x, jnp.zeros(x.shape[: x.ndim - event_ndim], wide))
-    (end, change), _ = jax.lax.scan(step, start, (grid[:-1:2], grid[1::2], grid[2::2]))
+    end, change = runge_kutta(slope, start, grid, span)
     log_prior = prior_log_prob(process, end, event_ndim) if prior is None else prior(end)
     return log_prior + change, end
 

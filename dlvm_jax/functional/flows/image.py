@@ -10,9 +10,11 @@ from dlvm_jax.functional.numerics import sum_event
 __all__ = [
     "checkerboard_merge",
     "checkerboard_split",
+    "depth_to_space",
     "dequantise",
     "logit",
     "logit_inverse",
+    "space_to_depth",
     "squeeze",
     "unsqueeze",
 ]
@@ -27,6 +29,36 @@ def _check_even(x, name, axes):
         )
 
 
+def space_to_depth(x, size):
+    r"""Put each block of `size` x `size` pixels into one pixel of size^2 times the channels.
+
+    $y_{i,j,(as+b)C+c} = x_{si+a,sj+b,c}$ for size s.
+
+    Shapes: [*batch, H, W, C] -> [*batch, H/s, W/s, s^2 C].  Source: Shi et al. 2016, eq. 4.
+
+    >>> space_to_depth(jnp.arange(4.0).reshape(2, 2, 1), 2).tolist()
+    [[[0.0, 1.0, 2.0, 3.0]]]
+    """
+    *batch, h, w, c = x.shape
+    x = x.reshape(*batch, h // size, size, w // size, size, c)
+    return jnp.moveaxis(x, -4, -3).reshape(*batch, h // size, w // size, size**2 * c)
+
+
+def depth_to_space(y, size):
+    r"""Undo `space_to_depth`: sub-pixel upsampling.
+
+    $x_{si+a,sj+b,c} = y_{i,j,(as+b)C+c}$ for size s.
+
+    Shapes: [*batch, H, W, s^2 C] -> [*batch, sH, sW, C].  Source: Shi et al. 2016, eq. 4.
+
+    >>> depth_to_space(jnp.arange(4.0).reshape(1, 1, 4), 2).tolist()
+    [[[0.0], [1.0]], [[2.0], [3.0]]]
+    """
+    *batch, h, w, c = y.shape
+    y = y.reshape(*batch, h, w, size, size, c // size**2)
+    return jnp.moveaxis(y, -3, -4).reshape(*batch, size * h, size * w, c // size**2)
+
+
 def squeeze(x):
     r"""Put each 2 x 2 block of pixels into one pixel of four times the channels.
 
@@ -39,10 +71,7 @@ def squeeze(x):
     [[[0.0, 1.0, 2.0, 3.0]]]
     """
     _check_even(x, "squeeze", (-3, -2))
-    *batch, h, w, c = x.shape
-    y = x.reshape(*batch, h // 2, 2, w // 2, 2, c)
-    y = jnp.moveaxis(y, -4, -3).reshape(*batch, h // 2, w // 2, 4 * c)
-    return y, jnp.zeros(batch, jnp.promote_types(x.dtype, jnp.float32))
+    return space_to_depth(x, 2), jnp.zeros(x.shape[:-3], jnp.promote_types(x.dtype, jnp.float32))
 
 
 def unsqueeze(y):
@@ -58,10 +87,7 @@ def unsqueeze(y):
     """
     if y.ndim < 3 or y.shape[-1] % 4:
         raise ValueError(f"unsqueeze needs [*batch, H, W, 4C], channels in fours, got shape {y.shape}")
-    *batch, h, w, c = y.shape
-    x = y.reshape(*batch, h, w, 2, 2, c // 4)
-    x = jnp.moveaxis(x, -3, -4).reshape(*batch, 2 * h, 2 * w, c // 4)
-    return x, jnp.zeros(batch, jnp.promote_types(y.dtype, jnp.float32))
+    return depth_to_space(y, 2), jnp.zeros(y.shape[:-3], jnp.promote_types(y.dtype, jnp.float32))
 
 
 def _even_rows(height):
