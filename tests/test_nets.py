@@ -27,14 +27,20 @@ NETS = {
 def test_network(name):
     module, event = NETS[name]
     x = jax.random.normal(jax.random.key(0), (2, 3, *event))
-    params = module.init(jax.random.key(1), x[0, :1])
-    out = module.apply(params, x)
+    params = jax.jit(module.init)(jax.random.key(1), x[0, :1])
+
+    @jax.jit
+    def outcomes(params):
+        """Of the whole batch, of each example by itself, and a gradient."""
+        alone = jax.vmap(jax.vmap(lambda one: module.apply(params, one[None])[0]))(x)
+        gradient = jax.grad(lambda p: jnp.square(module.apply(p, x)).sum())(params)
+        return module.apply(params, x), alone, gradient
+
+    out, alone, gradient = outcomes(params)
     assert out.shape == (2, 3, *module.out_shape) and out.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    # each example by itself gives the same: no mixing over the batch (bfloat16 sums in another order)
-    alone = jax.vmap(jax.vmap(lambda one: module.apply(params, one[None])[0]))(x)
+    # no mixing over the batch (bfloat16 sums in another order)
     np.testing.assert_allclose(out, alone, atol=0.05 if "bfloat16" in name else 1e-5)
-    gradient = jax.grad(lambda p: jnp.square(module.apply(p, x)).sum())(params)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
 
 

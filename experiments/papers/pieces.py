@@ -2,8 +2,8 @@
 
 import hashlib
 import io
-import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
 
 from dlvm_jax.train.checkpoint import Checkpoints
@@ -22,13 +22,11 @@ def _packed(folder):
         kept.close()
         old |= {path for path in checkpoints.iterdir() if path.name.removesuffix(".json") not in keep}
 
-    def chosen(member):
-        path = folder.parent / member.name
-        return None if path in old or path.suffix == ".png" else member
-
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        archive.add(folder, folder.name, filter=chosen)
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            if path.suffix != ".png" and old.isdisjoint((path, *path.parents)):
+                archive.write(path, path.relative_to(folder.parent))
     return buffer.getvalue()
 
 
@@ -65,8 +63,8 @@ def unpack(pieces, runs):
         )
     runs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=runs) as temporary:
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
-            archive.extractall(temporary, filter="data")
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            archive.extractall(temporary)
         (laid,) = Path(temporary).iterdir()
         if (runs / laid.name).exists():
             raise ValueError(f"{runs / laid.name} already holds a run; move it away first")

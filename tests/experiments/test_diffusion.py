@@ -22,7 +22,9 @@ def few_evaluations(monkeypatch):
 
 
 def test_a_run_in_the_plane_leaves_a_report(tmp_path):
-    config = dataclasses.replace(TINY, data="eight_gaussians", process="vp", out=tmp_path / "run")
+    config = dataclasses.replace(
+        TINY, data="eight_gaussians", process="vp", steps=4, ode_examples=100, out=tmp_path / "run"
+    )
     diffusion.run(config)
     result = json.loads((config.out / "result.json").read_text())
     assert result["record"]["kind"] == "bound" and np.isfinite(result["record"]["log_likelihood"])

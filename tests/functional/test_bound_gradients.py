@@ -75,10 +75,10 @@ def test_gradient_equals_central_differences(name):
 def test_gradient_of_importance_weighting_is_the_weight_average():
     params, x, eps = setting()
     flat, unravel = ravel_pytree(params)
-    jacobian = jax.jacrev(lambda p: log_weights(unravel(p), x, eps))(flat)
+    jacobian = jax.jit(jax.jacrev(lambda p: log_weights(unravel(p), x, eps)))(flat)
     weights = np.exp(log_weights(params, x, eps))
     average = (weights / weights.sum()) @ jacobian
-    ours = jax.grad(lambda p: plain(unravel(p), x, eps))(flat)
+    ours = jax.jit(jax.grad(lambda p: plain(unravel(p), x, eps)))(flat)
     np.testing.assert_allclose(ours, average, rtol=1e-10, atol=1e-12)
 
 
@@ -110,16 +110,18 @@ def test_dreg_posterior_gradient_is_its_formula():
     params, x, eps = setting()
     model, mean, log_std = params
     z = densities.reparameterise(eps, mean, log_std)
-    path = jax.vmap(
-        jax.grad(
-            lambda z: bounds.log_weight(*parts(model, x, z, densities.normal_log_prob(z, mean, log_std)))
+    path = jax.jit(
+        jax.vmap(
+            jax.grad(
+                lambda z: bounds.log_weight(*parts(model, x, z, densities.normal_log_prob(z, mean, log_std)))
+            )
         )
     )(z)
     weights = jax.nn.softmax(log_weights(params, x, eps))[:, None]
-    _, by_mean, by_log_std = jax.grad(doubly)(params, x, eps)
+    _, by_mean, by_log_std = jax.jit(jax.grad(doubly))(params, x, eps)
     np.testing.assert_allclose(by_mean, (weights**2 * path).sum(0), rtol=1e-10)
     np.testing.assert_allclose(by_log_std, (weights**2 * path * (z - mean)).sum(0), rtol=1e-10)
-    forward = jax.jacfwd(doubly)(params, x, eps)
+    forward = jax.jit(jax.jacfwd(doubly))(params, x, eps)
     np.testing.assert_allclose(forward[1], by_mean, rtol=1e-10)
 
 

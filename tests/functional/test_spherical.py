@@ -51,7 +51,7 @@ def test_derivative_of_the_mean_length(x64, dim):
     """dA/dkappa = 1 - A^2 - (m-1) A / kappa, a difference that itself loses digits for large and small kappa."""
     concentration = jnp.asarray([0.1, 1.0, 5.0, 30.0, 300.0])
     length = s.mean_resultant_length(concentration, dim)
-    got = jax.vmap(jax.grad(lambda k: s.mean_resultant_length(k, dim)))(concentration)
+    got = jax.jit(jax.vmap(jax.grad(lambda k: s.mean_resultant_length(k, dim))))(concentration)
     np.testing.assert_allclose(got, 1 - length**2 - (dim - 1) * length / concentration, rtol=1e-8)
     at_zero = jax.grad(lambda k: s.mean_resultant_length(k, dim))(0.0)
     np.testing.assert_allclose(at_zero, 1 / dim, rtol=1e-12)
@@ -118,7 +118,8 @@ def cdf_of_height(dim, concentration, height):
 def test_samples_follow_the_density(dtype, dim, concentration):
     """Kolmogorov-Smirnov along mu and, for the uniform side, along a normal of it; false alarm 1e-4 each."""
     mu = s.to_sphere(jax.random.normal(jax.random.key(1), (dim,), dtype))
-    x = s.von_mises_fisher_sample(jax.random.key(2), mu, jnp.asarray(concentration, dtype), (20_000,))
+    draw = jax.jit(lambda k: s.von_mises_fisher_sample(jax.random.key(2), mu, k, (20_000,)))
+    x = draw(jnp.asarray(concentration, dtype))
     assert x.dtype == dtype
     np.testing.assert_allclose(jnp.linalg.norm(x, axis=-1), 1, atol=1e-6)
     height = np.asarray(x @ mu, np.float64)
@@ -144,16 +145,21 @@ def test_uniform_samples_are_uniform():
 def test_pathwise_gradient_of_every_draw_is_the_closed_form_on_the_sphere(x64):
     """For m = 3 the cdf of w = mu.x is elementary, and dw/dkappa = -(dF/dkappa) / f(w)."""
     mu = s.to_sphere(jnp.array([0.3, -2.0, 1.0]))
+
+    def cdf(k, w):
+        return jnp.expm1(k * (w + 1)) / jnp.expm1(2 * k)
+
+    @jax.jit
+    def slopes(k):
+        def draw(k):
+            return s.von_mises_fisher_sample(jax.random.key(3), mu, k, (500,)) @ mu
+
+        w, slope = jax.jvp(draw, (k,), (jnp.ones(()),))
+        by_k, by_w = (jax.vmap(jax.grad(cdf, place), (None, 0))(k, w) for place in (0, 1))
+        return slope, -by_k / by_w
+
     for concentration in (0.3, 3.0, 40.0):
-        k = jnp.asarray(concentration)
-        w, slope = jax.jvp(
-            lambda k: s.von_mises_fisher_sample(jax.random.key(3), mu, k, (500,)) @ mu, (k,), (jnp.ones(()),)
-        )
-
-        def cdf(k, w):
-            return jnp.expm1(k * (w + 1)) / jnp.expm1(2 * k)
-
-        expected = -jax.vmap(jax.grad(cdf), (None, 0))(k, w) / jax.vmap(jax.grad(cdf, 1), (None, 0))(k, w)
+        slope, expected = slopes(jnp.asarray(concentration))
         scale = float(jnp.abs(expected).max())  # the closed form cancels near w = 1
         np.testing.assert_allclose(slope, expected, rtol=1e-7, atol=1e-8 * scale)
 
@@ -165,12 +171,12 @@ def test_pathwise_gradient_in_the_concentration_is_unbiased(x64, dim, concentrat
     The rejection sampler differentiated through its accepted proposals gives .1277 for the first, 60 of these errors away.
     """
     mu = on_axis(dim)
-    _, slope = jax.jvp(
-        lambda k: s.von_mises_fisher_sample(jax.random.key(4), mu, k, (20_000,)) @ mu,
-        (jnp.asarray(concentration),),
-        (jnp.ones(()),),
-    )
-    exact = float(jax.grad(lambda k: s.mean_resultant_length(k, dim))(concentration))
+
+    def draw(k):
+        return s.von_mises_fisher_sample(jax.random.key(4), mu, k, (20_000,)) @ mu
+
+    _, slope = jax.jit(lambda k: jax.jvp(draw, (k,), (jnp.ones(()),)))(jnp.asarray(concentration))
+    exact = float(jax.jit(jax.grad(lambda k: s.mean_resultant_length(k, dim)))(concentration))
     assert known is None or exact == pytest.approx(known, abs=1e-8)
     slope = np.asarray(slope)
     assert abs(slope.mean() - exact) < 5 * slope.std() / np.sqrt(len(slope))
@@ -183,7 +189,7 @@ def test_pathwise_gradient_in_the_mean_direction_is_unbiased(x64):
     def heights(raw):
         return s.von_mises_fisher_sample(jax.random.key(5), s.to_sphere(raw), 3.0, (20_000,)) @ a
 
-    gradient = np.asarray(jax.jacfwd(heights)(raw))
+    gradient = np.asarray(jax.jit(jax.jacfwd(heights))(raw))
     length = s.mean_resultant_length(3.0, dim)
     exact = jax.grad(lambda raw: length * (s.to_sphere(raw) @ a))(raw)
     error = gradient.std(0) / np.sqrt(len(gradient))
@@ -214,9 +220,9 @@ def test_zero_goes_to_the_sphere_and_shapes_broadcast():
     np.testing.assert_allclose(jnp.linalg.norm(s.to_sphere(jnp.array([0.0, 1e-30]))), 1, rtol=1e-6)
     x = s.uniform_sphere_sample(jax.random.key(0), 3, (5, 1))
     mu = s.uniform_sphere_sample(jax.random.key(1), 3, (4,))
-    both = s.von_mises_fisher_log_prob(x, mu, jnp.arange(4.0))
+    both = jax.jit(s.von_mises_fisher_log_prob)(x, mu, jnp.arange(4.0))
     assert both.shape == (5, 4)
-    one = jax.vmap(s.von_mises_fisher_log_prob, (None, 0, 0))(x[2, 0], mu, jnp.arange(4.0))
+    one = jax.jit(jax.vmap(s.von_mises_fisher_log_prob, (None, 0, 0)))(x[2, 0], mu, jnp.arange(4.0))
     np.testing.assert_allclose(both[2], one, rtol=1e-6)
 
 

@@ -200,13 +200,14 @@ def test_training_maximises_the_bound_that_is_evaluated():
     """At the same key its loss is the KL of the evaluated bound, less the divergence at t_max; the gradients agree up to sign."""
     model, params = random_model(dim=2)
     key, x = jax.random.key(3), jax.random.normal(jax.random.key(1), (16, 2))
-    (loss, metrics), slope = jax.value_and_grad(diffusion.maximum_bound(model), has_aux=True)(params, key, x)
+    objective = jax.jit(jax.value_and_grad(diffusion.maximum_bound(model), has_aux=True))
+    (loss, metrics), slope = objective(params, key, x)
     dens, key_bound = diffusion.bound_density(model, sampler), jax.random.split(key)[0]
-    bound, rise = jax.value_and_grad(lambda p: dens.log_prob(p, key_bound, x).mean())(params)
+    bound, rise = jax.jit(jax.value_and_grad(lambda p: dens.log_prob(p, key_bound, x).mean()))(params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, -b, rtol=1e-4, atol=1e-5), slope["net"], rise["net"]
     )
-    terms = dens.terms(params, key_bound, x)
+    terms = jax.jit(dens.terms)(params, key_bound, x)
     np.testing.assert_allclose((terms["reconstruction"] - terms["kl"]).mean(), bound, rtol=1e-5)
     prior = variational.prior_kl(model.process(params), x).mean()
     np.testing.assert_allclose([loss, metrics["diffusion"]], terms["kl"].mean() - prior, rtol=1e-5)
@@ -244,9 +245,11 @@ def test_a_learned_schedule_descends_the_variance_of_the_bound():
         slope = jax.grad(objective, has_aux=True)(params, key, x)[0]
         return jax.tree.map(lambda p, g: p - 1.0 * g, params, slope), None
 
-    after, _ = jax.lax.scan(step, params, jax.random.split(jax.random.key(2), 60))
+    after, _ = jax.jit(lambda params, keys: jax.lax.scan(step, params, keys))(
+        params, jax.random.split(jax.random.key(2), 60)
+    )
     dens = diffusion.bound_density(model, sampler)
-    spread = lambda params: dens.terms(params, jax.random.key(3), jnp.tile(x, (40, 1)))["kl"]  # noqa: E731
+    spread = jax.jit(lambda params: dens.terms(params, jax.random.key(3), jnp.tile(x, (40, 1)))["kl"])
     before, now = spread(params), spread(after)
     assert jnp.square(now).mean() < 0.75 * jnp.square(before).mean()
     assert abs(now.mean() - before.mean()) < 4 * before.std() / np.sqrt(20_480)
@@ -333,17 +336,18 @@ def test_dropout_acts_with_a_key_alone():
         lambda a: a + 0.3 * jax.random.normal(next(keys), a.shape), model.init(jax.random.key(0))
     )
     x, t = jax.random.normal(jax.random.key(3), (2, 4, 4, 1)), jnp.array([0.3, 0.6])
-    quiet, again = (model.predict(params, x, t) for _ in range(2))
+    predict = jax.jit(model.predict)
+    quiet, again = (predict(params, x, t) for _ in range(2))
     np.testing.assert_array_equal(quiet, again)
-    one, two = (model.predict(params, x, t, key=jax.random.key(k)) for k in (1, 2))
+    one, two = (predict(params, x, t, key=jax.random.key(k)) for k in (1, 2))
     assert (one != quiet).any() and (one != two).any()
     still = model._replace(
         denoise=lambda params, x, t, context=None, key=None: model.denoise(params, x, t, context)
     )
     for objective in (diffusion.maximum_bound, diffusion.denoising):
         assert (
-            objective(model)(params, jax.random.key(4), x)[0]
-            != objective(still)(params, jax.random.key(4), x)[0]
+            jax.jit(objective(model))(params, jax.random.key(4), x)[0]
+            != jax.jit(objective(still))(params, jax.random.key(4), x)[0]
         )
 
 

@@ -44,8 +44,8 @@ def test_adapt_normalises_the_latent_points():
     """
     flow = FLOWS["glow"]()
     x = jax.random.uniform(jax.random.key(0), (400, *SHAPE)) ** 3
-    params = flow.adapt(flow.init(jax.random.key(1)), x)
-    z, _ = flow.inverse(params, x)
+    params = jax.jit(flow.adapt)(flow.init(jax.random.key(1)), x)
+    z, _ = jax.jit(flow.inverse)(params, x)
     for channels in (z[:, :8].reshape(-1, 2), z[:, 8:]):
         np.testing.assert_allclose(channels.mean(0), 0, atol=1e-3)
         np.testing.assert_allclose(channels.std(0), 1, atol=1e-3)

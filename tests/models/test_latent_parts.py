@@ -46,8 +46,9 @@ def test_learned_normal_and_mixture_equal_scipy():
     each = scipy.stats.norm.logpdf(z[:, None], params["mean"], np.exp(params["log_std"])).sum(-1)
     truth = scipy.special.logsumexp(each + scipy.special.log_softmax(params["logits"]), axis=-1)
     np.testing.assert_allclose(many.log_prob(params, None, z), truth, rtol=1e-5, atol=1e-5)
-    draws, log_prob = many.sample(params, jax.random.key(2), shape=(100_000,))
-    np.testing.assert_array_equal(log_prob, many.log_prob(params, None, draws))
+    draws, log_prob = jax.jit(lambda params: many.sample(params, jax.random.key(2), shape=(100_000,)))(params)
+    again = jax.jit(lambda params, z: many.log_prob(params, None, z))(params, draws)
+    np.testing.assert_allclose(log_prob, again, rtol=1e-6)  # the same sums, compiled in another company
     error = np.asarray(draws).std(0) / np.sqrt(100_000)
     assert (np.abs(draws.mean(0) - many.mean(params)) < 5 * error).all()  # false alarm 2e-6
 
@@ -94,7 +95,8 @@ def test_vamp_prior_is_the_explicit_mixture_of_posteriors(gaussian_posterior):
     fixed = vamp.vamp(posterior, inputs, train=False)
     assert fixed.init(jax.random.key(1)) == {}
     z = RNG.randn(7, 2).astype(np.float32)
-    each = np.stack([posterior.log_prob(params, None, z, jnp.broadcast_to(u, (7, 4))) for u in inputs])
+    one = jax.jit(lambda u: posterior.log_prob(params, None, z, jnp.broadcast_to(u, (7, 4))))
+    each = np.stack([one(u) for u in inputs])
     truth = scipy.special.logsumexp(each, axis=0) - np.log(5)
     np.testing.assert_allclose(fixed.log_prob({"posterior": params}, None, z), truth, rtol=1e-5, atol=1e-5)
     trained = vamp.vamp(posterior, 255 * np.clip(inputs, 0.1, 0.9), scale=255.0)
@@ -102,10 +104,11 @@ def test_vamp_prior_is_the_explicit_mixture_of_posteriors(gaussian_posterior):
     np.testing.assert_allclose(
         255 * jax.nn.sigmoid(start["pseudo_inputs"]), 255 * np.clip(inputs, 0.1, 0.9), rtol=1e-5
     )
-    draws, log_prob = fixed.sample({"posterior": params}, jax.random.key(2), shape=(50_000,))
-    np.testing.assert_allclose(
-        log_prob, fixed.log_prob({"posterior": params}, None, draws), rtol=1e-5, atol=1e-5
+    log_density = jax.jit(lambda z: fixed.log_prob({"posterior": params}, None, z))
+    draws, log_prob = jax.jit(lambda key: fixed.sample({"posterior": params}, key, shape=(50_000,)))(
+        jax.random.key(2)
     )
+    np.testing.assert_allclose(log_prob, log_density(draws), rtol=1e-5, atol=1e-5)
     means = posterior.mean(params, inputs)
     error = np.asarray(draws).std(0) / np.sqrt(50_000)
     assert (np.abs(draws.mean(0) - means.mean(0)) < 5 * error).all()  # false alarm 1e-6
@@ -117,7 +120,8 @@ def test_vamp_prior_trains_the_posterior_through_the_tie():
     prior = vamp.vamp(posterior, RNG.rand(3, 4))
     params = {"prior": prior.init(jax.random.key(0)), "posterior": posterior.init(jax.random.key(1))}
     z = jnp.ones((1, 2))
-    gradient = jax.grad(lambda p: prior.log_prob(vamp.borrow_posterior(p)["prior"], None, z)[0])(params)
+    log_density = jax.jit(jax.grad(lambda p: prior.log_prob(vamp.borrow_posterior(p)["prior"], None, z)[0]))
+    gradient = log_density(params)
     for leaf in jax.tree.leaves(gradient):
         assert (leaf != 0).any()
     with pytest.raises(ValueError, match="at least one pseudo-input"):
@@ -160,12 +164,11 @@ def test_two_layers_of_a_linear_model_have_its_evidence():
     model = vae(prior, posterior, decoder)
     x, _ = linear_gaussian.sample(white, jax.random.key(0), (20,))
     params = model.init(jax.random.key(1))
-    value = model.log_prob(params, jax.random.key(2), x)
+    value = jax.jit(model.log_prob)(params, jax.random.key(2), x)
     np.testing.assert_allclose(value, linear_gaussian.log_evidence(white, x), atol=2e-4)
-    z, log_q = posterior.sample(params["posterior"], jax.random.key(3), x)
-    np.testing.assert_allclose(
-        log_q, posterior.log_prob(params["posterior"], None, z, x), rtol=1e-4, atol=1e-4
-    )
+    z, log_q = jax.jit(posterior.sample)(params["posterior"], jax.random.key(3), x)
+    again = jax.jit(posterior.log_prob)(params["posterior"], None, z, x)
+    np.testing.assert_allclose(log_q, again, rtol=1e-4, atol=1e-4)
 
 
 def test_joint_kind_is_the_weaker_and_its_mean_goes_through():
@@ -205,13 +208,13 @@ def test_implicit_prior_bounds_its_normalised_density_and_samples_it():
     assert prior.kind == "bound"
     z = jnp.linspace(-2, 3, 11)[:, None]
     keys = jax.random.split(jax.random.key(0), 4000)
-    values = jax.vmap(lambda key: prior.log_prob({}, key, z))(keys)
+    values = jax.jit(jax.vmap(lambda key: prior.log_prob({}, key, z)))(keys)
     truth = scipy.stats.norm.logpdf(np.asarray(z)[:, 0], a)
     normaliser = np.exp(a**2 / 2)
     error = values.std(0) / np.sqrt(4000)
     slack = normaliser - 1 - a**2 / 2
     np.testing.assert_allclose(values.mean(0), truth - slack, atol=5 * float(error.max()) + 1e-5)
-    draws, log_prob = prior.sample({}, jax.random.key(1), shape=(40_000,))
+    draws, log_prob = jax.jit(lambda key: prior.sample({}, key, shape=(40_000,)))(jax.random.key(1))
     assert log_prob is None
     # resampling of 256 proposals: bias of order Var(w) / 256 = .003 of a standard deviation
     assert abs(float(draws.mean()) - a) < 5 / 200 + 0.01 and abs(float(draws.std()) - 1) < 0.03
@@ -252,12 +255,12 @@ def test_adversarial_autoencoder_holds_what_is_not_its_own():
     init, objective = implicit.adversarial_autoencoder(net, *parts, weight=2.0)
     params = init(jax.random.key(0))
     x = jnp.ones((5, 4))
-    gradient = jax.grad(lambda p: objective(p, jax.random.key(1), x)[0])(params)
-    _, metrics = objective(params, jax.random.key(1), x)
+    gradient = jax.jit(jax.grad(lambda p: objective(p, jax.random.key(1), x)[0]))(params)
+    _, metrics = jax.eval_shape(objective, params, jax.random.key(1), x)
     assert set(metrics) == {"reconstruction", "generator", "discriminator"}
 
     def alone(name):
-        return jax.grad(lambda p: objective(p, jax.random.key(1), x)[1][name])(params)
+        return jax.jit(jax.grad(lambda p: objective(p, jax.random.key(1), x)[1][name]))(params)
 
     own = alone("discriminator")["discriminator"]
     np.testing.assert_allclose(gradient["discriminator"], own, rtol=1e-5)
@@ -347,8 +350,8 @@ def test_evidence_of_a_vae_with_a_mixture_prior_equals_quadrature():
     params = moved(model.init(jax.random.key(0)))
     x = (jax.random.uniform(jax.random.key(1), (6, 4)) < 0.5).astype(float)
     z = jnp.linspace(-10, 10, 2001)[:, None]
-    log_prior = prior.log_prob(params["prior"], None, z)
-    log_lik = jax.vmap(lambda x: decoder.log_prob(params["decoder"], None, x[None], z))(x)
+    log_prior = jax.jit(lambda z: prior.log_prob(params["prior"], None, z))(z)
+    log_lik = jax.jit(jax.vmap(lambda x: decoder.log_prob(params["decoder"], None, x[None], z)))(x)
     truth = jax.nn.logsumexp(log_lik + log_prior, axis=-1) + np.log(0.01)
     estimate = bounds.evidence(jax.jit(objectives.log_weights(model, 50_000))(params, jax.random.key(2), x))
     assert (np.abs(estimate.log_evidence - truth) < 5 * estimate.standard_error + 1e-4).all()

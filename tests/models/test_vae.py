@@ -268,10 +268,10 @@ def test_objectives_of_one_sample_agree():
         dreg(*parts, samples=1),
     ]
     keys = jax.random.split(jax.random.key(2), 2000)
-    losses = np.array([jax.vmap(lambda k, o=o: o(params, k, x)[0])(keys) for o in made])
+    losses = np.array([jax.jit(jax.vmap(lambda k, o=o: o(params, k, x)[0]))(keys) for o in made])
     errors = losses.std(1) / np.sqrt(len(keys))
     assert np.ptp(losses.mean(1)) < 5 * errors.max()
-    loss, metrics = objectives.maximum_likelihood(model, beta=4.0)(params, keys[0], x)
+    loss, metrics = jax.jit(objectives.maximum_likelihood(model, beta=4.0))(params, keys[0], x)
     assert float(loss) == pytest.approx(float(4 * metrics["kl"] - metrics["reconstruction"]), rel=1e-6)
     assert float(metrics["bound"]) == pytest.approx(
         float(metrics["reconstruction"] - metrics["kl"]), rel=1e-6
@@ -289,6 +289,6 @@ def test_every_objective_has_a_gradient_in_every_part(samples):
         dreg(*parts, samples=samples),
         objectives.maximum_likelihood(model),
     ):
-        gradient = jax.grad(lambda p, o=make: o(p, jax.random.key(2), x)[0])(params)
+        gradient = jax.jit(jax.grad(lambda p, o=make: o(p, jax.random.key(2), x)[0]))(params)
         for leaf in jax.tree.leaves(gradient):
             assert np.isfinite(leaf).all() and np.abs(leaf).max() > 0
