@@ -50,8 +50,8 @@ def test_importance_weighted_evidence_equals_quadrature(kind):
     assert model.kind == "weight"
     params, x = model.init(jax.random.key(0)), data(4)
     z, log_weight = (jnp.asarray(a, jnp.float32) for a in grid(kind))
-    log_lik = decoder.log_prob(params["decoder"], None, x[:, None], z)
-    log_prior = prior.log_prob(params["prior"], None, z)
+    log_lik = jax.jit(decoder.log_prob)(params["decoder"], None, x[:, None], z)
+    log_prior = jax.jit(prior.log_prob)(params["prior"], None, z)
     np.testing.assert_allclose(jax.nn.logsumexp(log_prior + log_weight), 0, atol=1e-5)
     exact = jax.nn.logsumexp(log_lik + log_prior + log_weight, axis=-1)
     log_w = jax.jit(objectives.log_weights(model, 20_000))(params, jax.random.key(1), x)
@@ -81,12 +81,13 @@ def test_samples_come_with_their_log_density(kind):
     """The posterior's and the prior's, with a leading shape; float32 points and densities."""
     prior, posterior, _ = parts(kind, 3)
     params = posterior.init(jax.random.key(0))
-    z, log_q = posterior.sample(params, jax.random.key(1), data(4), (6,))
+    z, log_q = jax.jit(lambda params: posterior.sample(params, jax.random.key(1), data(4), (6,)))(params)
     assert z.shape == (6, 4, 3) and log_q.shape == (6, 4)
-    np.testing.assert_allclose(posterior.log_prob(params, None, z, data(4)), log_q, rtol=1e-4, atol=1e-4)
-    z, log_p = prior.sample({}, jax.random.key(1), shape=(6,))
+    again = jax.jit(posterior.log_prob)(params, None, z, data(4))
+    np.testing.assert_allclose(again, log_q, rtol=1e-4, atol=1e-4)
+    z, log_p = jax.jit(lambda key: prior.sample({}, key, shape=(6,)))(jax.random.key(1))
     assert z.shape == (6, 3)
-    np.testing.assert_allclose(prior.log_prob({}, None, z), log_p, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(prior.log_prob)({}, None, z), log_p, rtol=1e-4, atol=1e-4)
     z, _ = prior.sample({}, jax.random.key(1), data(4), (6,))
     assert z.shape == (6, 4, 3)
 
@@ -135,7 +136,8 @@ def test_mean_weight_of_the_prior_is_one(dim, curvature, log_std):
     """E_q[p / q] = 1 up to the largest curvature allowed; five standard errors, false alarm 6e-7; 1e-3 for float32."""
     prior = curved.standard_wrapped_normal(dim, curvature)
     q = constant_wrapped_normal(dim, curvature, log_std)
-    z, log_q = q.sample(jnp.float32(log_std), jax.random.key(0), jnp.ones((1, 1)), (100_000,))
+    draw = jax.jit(lambda params, key: q.sample(params, key, jnp.ones((1, 1)), (100_000,)))
+    z, log_q = draw(jnp.float32(log_std), jax.random.key(0))
     weight = np.exp(np.asarray(prior.log_prob({}, None, z) - log_q, np.float64))
     assert abs(weight.mean() - 1) < 5 * weight.std() / np.sqrt(len(weight)) + 1e-3
 

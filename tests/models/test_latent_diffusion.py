@@ -73,7 +73,7 @@ def test_without_its_network_a_mixed_score_is_the_standard_normal():
     """And with it alone it is the network's; in between the two are averaged."""
     x, t = jnp.array([[0.3, -1.0], [2.0, 0.1]]), jnp.array([0.2, 0.7])
     model, params = random_model()
-    at = lambda logit: model.denoise({**params, "mixing": jnp.full(2, logit)}, x, t)  # noqa: E731
+    at = jax.jit(lambda logit: model.denoise({**params, "mixing": jnp.full(2, logit)}, x, t))
     a, s = (f(NOISE, t)[:, None] for f in (process.alpha, process.sigma))
     np.testing.assert_allclose(at(-100.0), a * x / (a**2 + s**2), rtol=1e-5)
     np.testing.assert_allclose(at(0.0), 0.5 * (at(-100.0) + at(100.0)), rtol=1e-5)
@@ -83,7 +83,8 @@ def test_without_its_network_a_mixed_score_is_the_standard_normal():
     np.testing.assert_allclose(at(100.0), plain.denoise(params, x, t), rtol=1e-5)
     assert np.abs(at(100.0) - at(-100.0)).max() > 0.01
     none = {**params, "mixing": jnp.full(2, -100.0)}
-    log_prob = diffusion.ode_density(model, sampler, 40).log_prob(none, None, x)
+    dens = diffusion.ode_density(model, sampler, 40)
+    log_prob = jax.jit(lambda x: dens.log_prob(none, None, x))(x)
     np.testing.assert_allclose(log_prob, densities.normal_log_prob(x, 0.0, 0.0), atol=2e-4)
 
 
@@ -91,7 +92,7 @@ def test_mixing_starts_where_it_is_told_and_learns():
     model, params = random_model(0.1)
     np.testing.assert_allclose(jax.nn.sigmoid(params["mixing"]), 0.1, rtol=1e-5)
     objective = objectives.maximum_likelihood(diffusion.bound_density(model, sampler))
-    slope = jax.grad(lambda p: objective(p, jax.random.key(0), jnp.ones((8, 2)))[0])(params)
+    slope = jax.jit(jax.grad(lambda p: objective(p, jax.random.key(0), jnp.ones((8, 2)))[0]))(params)
     assert all((g != 0).any() for g in jax.tree.leaves(slope["net"])) and (slope["mixing"] != 0).all()
 
 

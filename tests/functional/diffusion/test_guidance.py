@@ -38,7 +38,7 @@ def test_exact_classifier_gives_the_class(name):
     both = exact.mixture(jnp.array([0.3, 0.7]), MEANS, np.stack([COVARIANCE] * 2))
     one = exact.gaussian(MEANS[1], COVARIANCE)
     log_class = lambda x, t: jnp.log(exact.responsibilities(both, process, x, t)[..., 1])  # noqa: E731
-    guided = classifier(process, functools.partial(exact.denoiser, both, process), log_class)
+    guided = jax.jit(classifier(process, functools.partial(exact.denoiser, both, process), log_class))
     for t in times_of(process):
         # Where the noise is least the class is all but known and log p(c | x_t) has lost its digits.
         x = exact.alpha(process, t) * POINTS + exact.sigma(process, t) * POINTS[::-1]
