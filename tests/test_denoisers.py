@@ -132,7 +132,7 @@ def test_patches_that_do_not_tile_are_refused():
         denoisers.UNet(4, (1, 1, 1)),
         denoisers.Transformer(4, 1, 3),
     ):
-        with pytest.raises(ValueError, match="do not tile an image of shape"):
+        with pytest.raises(ValueError, match="do not tile images"):
             module.init(jax.random.key(0), jnp.ones((1, 10, 10, 1)), jnp.zeros(1))
 
 

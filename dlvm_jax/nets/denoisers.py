@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.flows.image import depth_to_space, space_to_depth
+from dlvm_jax.functional.flows.image import check_tiles, depth_to_space, space_to_depth
 from dlvm_jax.nets.conv import Conv
 
 __all__ = ["Conditioning", "DenoisingMLP", "FlatNet", "Transformer", "UNet", "fourier_features"]
@@ -138,11 +138,6 @@ def _last(h, size, channels, outputs, side):
     return out if outputs is None else out.reshape(*out.shape[:-1], channels, outputs)
 
 
-def _check_patches(shape, size):
-    if shape[-3] % size or shape[-2] % size:
-        raise ValueError(f"patches of {size} x {size} do not tile an image of shape {shape[-3:]}")
-
-
 def _repeated(block, depth, h, told, deterministic):
     """h through `depth` copies of a block, scanned: compile time does not grow with the depth."""
     stack = nn.scan(
@@ -172,7 +167,6 @@ class FlatNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, log_snr, context=None, deterministic=True):
-        _check_patches(x.shape, self.patch)
         told = Conditioning(4 * self.channels, self.classes)(log_snr, context)
         h = space_to_depth(fourier_features(x, self.exponents), self.patch)
         h = Conv(self.channels, (3, 3), dtype=self.dtype)(h)
@@ -208,7 +202,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, log_snr, context=None, deterministic=True):
-        _check_patches(x.shape, 2 ** (len(self.multipliers) - 1))
+        check_tiles(x.shape, 2 ** (len(self.multipliers) - 1))
         told = Conditioning(4 * self.channels, self.classes)(log_snr, context)
         res = lambda m, h: ResBlock(m * self.channels, self.dropout, self.dtype)(h, told, deterministic)  # noqa: E731
         h = Conv(self.channels, (3, 3), dtype=self.dtype)(x)
@@ -275,7 +269,6 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, x, log_snr, context=None, deterministic=True):
-        _check_patches(x.shape, self.patch)
         told = Conditioning(self.width, self.classes)(log_snr, context)
         patches = space_to_depth(fourier_features(x, self.exponents), self.patch)
         *batch, rows, columns, features = patches.shape

@@ -141,10 +141,11 @@ def test_squeeze_and_checkerboard_put_each_element_in_its_place():
     np.testing.assert_array_equal(black.reshape(2, -1, 3), np.asarray(x)[:, mask])
     np.testing.assert_array_equal(white.reshape(2, -1, 3), np.asarray(x)[:, ~mask])
     np.testing.assert_array_equal(image.checkerboard_merge(black, white), x)
-    for function in (image.squeeze, image.checkerboard_split):
-        with pytest.raises(ValueError, match=r"even size, got shape \(4, 3, 1\)"):
-            function(jnp.ones((4, 3, 1)))
-    with pytest.raises(ValueError, match=r"channels in fours, got shape \(4, 4, 3\)"):
+    with pytest.raises(ValueError, match=r"patches of 2 x 2 do not tile images .* of shape \(4, 3, 1\)"):
+        image.squeeze(jnp.ones((4, 3, 1)))
+    with pytest.raises(ValueError, match=r"even width, got shape \(4, 3, 1\)"):
+        image.checkerboard_split(jnp.ones((4, 3, 1)))
+    with pytest.raises(ValueError, match=r"channels \[\*batch, H, W, 4 C\], got shape \(4, 4, 3\)"):
         image.unsqueeze(jnp.ones((4, 4, 3)))
 
 

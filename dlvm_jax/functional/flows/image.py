@@ -22,10 +22,11 @@ __all__ = [
 NOISE_STEPS = 2**15  # of the noise of dequantisation
 
 
-def _check_even(x, name, axes):
-    if x.ndim < 3 or any(x.shape[axis] % 2 for axis in axes):
+def check_tiles(shape, size):
+    """Raise ValueError unless patches of `size` x `size` pixels tile images of a shape [*batch, H, W, C]."""
+    if len(shape) < 3 or shape[-3] % size or shape[-2] % size:
         raise ValueError(
-            f"{name} needs images [*batch, H, W, C] of even size, got shape {x.shape}; pad or crop"
+            f"patches of {size} x {size} do not tile images [*batch, H, W, C] of shape {shape}; pad or crop"
         )
 
 
@@ -34,11 +35,13 @@ def space_to_depth(x, size):
 
     $y_{i,j,(as+b)C+c} = x_{si+a,sj+b,c}$ for size s.
 
-    Shapes: [*batch, H, W, C] -> [*batch, H/s, W/s, s^2 C].  Source: Shi et al. 2016, eq. 4.
+    Shapes: [*batch, H, W, C] -> [*batch, H/s, W/s, s^2 C].  Raises ValueError for sides that are no multiples of
+    `size`.  Source: Shi et al. 2016, eq. 4.
 
     >>> space_to_depth(jnp.arange(4.0).reshape(2, 2, 1), 2).tolist()
     [[[0.0, 1.0, 2.0, 3.0]]]
     """
+    check_tiles(x.shape, size)
     *batch, h, w, c = x.shape
     x = x.reshape(*batch, h // size, size, w // size, size, c)
     return jnp.moveaxis(x, -4, -3).reshape(*batch, h // size, w // size, size**2 * c)
@@ -49,11 +52,16 @@ def depth_to_space(y, size):
 
     $x_{si+a,sj+b,c} = y_{i,j,(as+b)C+c}$ for size s.
 
-    Shapes: [*batch, H, W, s^2 C] -> [*batch, sH, sW, C].  Source: Shi et al. 2016, eq. 4.
+    Shapes: [*batch, H, W, s^2 C] -> [*batch, sH, sW, C].  Raises ValueError for channels that are no multiple of size^2.
+    Source: Shi et al. 2016, eq. 4.
 
     >>> depth_to_space(jnp.arange(4.0).reshape(1, 1, 4), 2).tolist()
     [[[0.0], [1.0]], [[2.0], [3.0]]]
     """
+    if y.ndim < 3 or y.shape[-1] % size**2:
+        raise ValueError(
+            f"blocks of {size} x {size} need channels [*batch, H, W, {size**2} C], got shape {y.shape}"
+        )
     *batch, h, w, c = y.shape
     y = y.reshape(*batch, h, w, size, size, c // size**2)
     return jnp.moveaxis(y, -3, -4).reshape(*batch, size * h, size * w, c // size**2)
@@ -70,7 +78,6 @@ def squeeze(x):
     >>> squeeze(jnp.arange(4.0).reshape(2, 2, 1))[0].tolist()
     [[[0.0, 1.0, 2.0, 3.0]]]
     """
-    _check_even(x, "squeeze", (-3, -2))
     return space_to_depth(x, 2), jnp.zeros(x.shape[:-3], jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -85,8 +92,6 @@ def unsqueeze(y):
     >>> unsqueeze(jnp.arange(4.0).reshape(1, 1, 4))[0].tolist()
     [[[0.0], [1.0]], [[2.0], [3.0]]]
     """
-    if y.ndim < 3 or y.shape[-1] % 4:
-        raise ValueError(f"unsqueeze needs [*batch, H, W, 4C], channels in fours, got shape {y.shape}")
     return depth_to_space(y, 2), jnp.zeros(y.shape[:-3], jnp.promote_types(y.dtype, jnp.float32))
 
 
@@ -106,7 +111,10 @@ def checkerboard_split(x):
     >>> a.ravel().tolist(), b.ravel().tolist()
     ([0.0, 3.0], [1.0, 2.0])
     """
-    _check_even(x, "checkerboard_split", (-2,))
+    if x.ndim < 3 or x.shape[-2] % 2:
+        raise ValueError(
+            f"checkerboard_split needs images [*batch, H, W, C] of even width, got shape {x.shape}; pad or crop"
+        )
     *batch, h, w, c = x.shape
     pairs = x.reshape(*batch, h, w // 2, 2, c)
     left, right = pairs[..., 0, :], pairs[..., 1, :]
