@@ -242,9 +242,12 @@ def test_steps_of_a_record_are_those_taken_and_not_those_planned(tmp_path):
     assert (told["steps"], told["training_seconds"]) == (400, 2.5) and told["settings"] == {"steps": 1000}
 
 
-def test_a_warm_up_that_training_ends_before_is_told():
-    with pytest.warns(UserWarning, match="the warm-up of 300 steps does not end within the 200 of training"):
-        common.warn_of_unfinished("the warm-up", 300, 200)
+def test_a_warm_up_that_training_ends_before_is_told_and_one_that_fits_is_not(recwarn):
+    common.warn_of_unfinished("the warm-up", 200, 200)
+    assert not recwarn
+    common.warn_of_unfinished("the warm-up", 300, 200)
+    told = "the warm-up of 300 steps does not end within the 200 of training"
+    assert [str(warning.message) for warning in recwarn] == [told]
 
 
 def test_pieces_hold_the_whole_run_and_a_missing_one_is_noticed(tmp_path, toy, monkeypatch):

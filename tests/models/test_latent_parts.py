@@ -120,8 +120,8 @@ def test_vamp_prior_trains_the_posterior_through_the_tie():
     prior = vamp.vamp(posterior, RNG.rand(3, 4))
     params = {"prior": prior.init(jax.random.key(0)), "posterior": posterior.init(jax.random.key(1))}
     z = jnp.ones((1, 2))
-    log_density = jax.jit(jax.grad(lambda p: prior.log_prob(vamp.borrow_posterior(p)["prior"], None, z)[0]))
-    gradient = log_density(params)
+    slope = jax.jit(jax.grad(lambda p: prior.log_prob(vamp.borrow_posterior(p)["prior"], None, z)[0]))
+    gradient = slope(params)
     for leaf in jax.tree.leaves(gradient):
         assert (leaf != 0).any()
     with pytest.raises(ValueError, match="at least one pseudo-input"):
