@@ -247,10 +247,10 @@ def run(config):
     result = {"step": step, "accuracy": accuracies} | autoencoder_report.measure(
         config, dataset, outliers, corruption(config), parts, params, vae_params
     )
-    folder.write("result.json", result)
     autoencoder_report.write(
         root, config, dataset, corruption(config), parts, params, vae_params, log, result
     )
+    folder.write("result.json", result)
     for group in ("accuracy", "squared_error", "code", "auc"):
         for name, (mean, standard_error) in result[group].items():
             print(f"{group.replace('_', ' ')}, {name}: {mean:.4g} ± {standard_error:.2g}")

@@ -20,7 +20,7 @@ from dlvm_jax.train import loop
 from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints, digest
 from dlvm_jax.train.cost import operations
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
-from dlvm_jax.train.run import manifest
+from dlvm_jax.train.run import manifest, same_maker
 
 __all__ = [
     "at_least",
@@ -162,7 +162,7 @@ def _manifest(root):
         return now
     last = json.loads(path.read_text())
     before = last.pop("before", [])
-    if any(last.get(name) != now[name] for name in ("commit", "devices", "packages")):
+    if not same_maker(last, now):
         before.append(last)
     return now | ({"before": before} if before else {})
 
@@ -197,7 +197,10 @@ FILLED_IN = (
 
 
 def finished(config):
-    """Whether a finished run lies in `config.out`.  Raises ValueError for one of other settings."""
+    """Whether a finished run lies in `config.out`, with result.json, which its script writes last.
+
+    Raises ValueError for one of other settings.
+    """
     if not (config.out / "result.json").exists():
         return False
     there = json.loads((config.out / "config.json").read_text())

@@ -68,10 +68,10 @@ def run(config):
     result["curve"] = diffusion_report.curve(folder, model.event_shape, levels)
     if levels:
         result["bits_per_dim_of_simple_codes"] = simple_codes(dataset.train, dataset.test, levels)
-    folder.write("result.json", result)
     shown = model if classes is None else labelled(model, classes, config.guidance)
     drawn = diffusion.bound_density(shown, sampler(config.sampler, config.sample_steps), levels)
     diffusion_report.write(folder, config, dataset, shown, drawn, params, record, further, result)
+    folder.write("result.json", result)
     print(f"step {step}: {record}")
     for name, (value, error) in further.items():
         print(f"{name}: {value:.4f} ± {error:.4f} nats")

@@ -230,8 +230,8 @@ def run(config):
     if kind == "images":
         raw = datasets.load(config.data, "levels")
         result["bits_per_dim_of_simple_codes"] = simple_codes(raw.train, raw.test, raw.levels)
-    folder.write("result.json", result)
     flow_report.write(folder, config, kind, dataset, bijection, dens, params, result, record)
+    folder.write("result.json", result)
     print(f"step {step}: {record}")
     if "KL(data, model)" in result:
         print("KL(data, model): {:.4f} ± {:.4f} nats".format(*result["KL(data, model)"]))

@@ -45,8 +45,8 @@ def run(config):
         "exact_log_partition": target.log_partition,
         "rows": {name: found._asdict() for name, found in rows.items()},
     }
-    folder.write("result.json", result)
     flow_energy_report.write(folder, config, target, density, params, rows, result)
+    folder.write("result.json", result)
     kl, effective = rows[config.flow].kl_known, rows[config.flow].effective
     print(
         f"step {step}: KL {kl.value:.4f} ± {kl.standard_error:.4f} nats, effective samples "

@@ -200,9 +200,9 @@ def run(config):
             }
             print(f"{latent} dimensions: {record}")
         codes = _codes(config, models[max(models)], test)
-        folder.write("result.json", {"records": rows, "codes": codes})
         _pictures(root, config, dataset, models, test, curves)
     (root / "report.md").write_text(_report(config, about, rows, codes, bool(curves)))
+    folder.write("result.json", {"records": rows, "codes": codes})
     print(f"report in {root / 'report.md'}")
 
 

@@ -25,10 +25,10 @@ from typing import Annotated
 import tyro
 
 from dlvm_jax.train.loop import Interrupted
-from dlvm_jax.train.run import RunFolder, manifest
+from dlvm_jax.train.run import RunFolder, manifest, same_maker
 from experiments import common
 from experiments.papers import pieces, results
-from experiments.papers.registry import every_row, verdict
+from experiments.papers.registry import every_row
 
 HERE = Path(__file__).parent
 
@@ -116,10 +116,10 @@ def show(config):
     for name, row in rows.items():
         found = recorded(config.records, row)
         began = (config.runs / row.run_folder / "config.json").exists()
-        status = verdict(row, found["value"]) if found else "begun" if began else "not run"
+        status = results.judged(row, found) if found else "begun" if began else "not run"
         took = f" ({row.minutes:g} minutes)" if row.minutes and not found else ""
         ours = results.ours(row, found) if found else ""
-        print(f"{name:{width}}  {results.published(row):>16}  {ours:>20}  {status}{took}")
+        print(f"{name:{width}}  {row.published or '':>16}  {ours:>20}  {status}{took}")
 
 
 @contextlib.contextmanager
@@ -177,7 +177,8 @@ def run(config):
 
     def tell():
         print(f"\nthe {config.minutes:g} minutes are over; finished: {', '.join(done) or 'nothing yet'}")
-        print("everything is saved, and the same command goes on")
+        if not config.quick:
+            print("finished rounds are saved, and the same command goes on")
 
     with time_limit(config.minutes, tell) as over:
         try:
@@ -207,15 +208,15 @@ def _compute(row, config):
     value, error, details = row.run(folder, config.quick)
     value, error = (x if math.isfinite(x) else None for x in (value, error))
     record = {"row": row.name, "value": value, "standard_error": error, **details}
-    text = f"{row.what}: {results.ours(row, record)}, published {results.published(row) or 'nowhere'}"
+    text = f"{row.what}: {results.ours(row, record)}, published {row.published or 'nowhere'}"
     if config.quick:
         print(f"{text}; QUICK: a short version of the row, not to be compared")
         return
-    print(f"{text}: {verdict(row, value)}")
+    print(f"{text}: {results.judged(row, record)}")
     record |= manifest()
     made = folder / "manifest.json"  # of the training, which may be older, and of another machine
     trained = json.loads(made.read_text()) if made.exists() else record
-    if any(trained[name] != record[name] for name in ("commit", "devices", "packages")):
+    if "before" in trained or not same_maker(trained, record):
         record["trained"] = trained
     record |= {"recipe": row.recipe, "evaluation": row.evaluation}
     record["recorded"] = time.strftime("%Y-%m-%d", time.gmtime())

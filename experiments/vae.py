@@ -59,10 +59,10 @@ def run(config):
     }
     further, annealing = _further(config, model, per_seed[0], test, records[0].per_example)
     np.save(root / "nats.npy", np.stack([record.per_example for record in records]))
-    folder.write("result.json", result | further | annealing)
     vae_report.write(
         root, config, dataset, condition, model, per_seed[0], test, records, further, folder, best_step
     )
+    folder.write("result.json", result | further | annealing)
     for seed, record in zip(config.seeds, records, strict=True):
         print(f"seed {seed}, step {best_step}: {record}")
     for name, line in further.items():

@@ -18,13 +18,18 @@ from pathlib import Path
 
 import jax
 
-__all__ = ["RunFolder", "manifest"]
+__all__ = ["RunFolder", "manifest", "same_maker"]
 
 
 def _program():
     """How the program was started, without the folder it lies in."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
+
+
+def _cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def manifest():
@@ -47,11 +52,16 @@ def manifest():
         "packages": versions,
         "devices": [d.device_kind for d in jax.devices()],
         "processes": jax.process_count(),
-        "cpu_count": os.cpu_count(),
+        "cpu_count": _cores(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",
         "commit": commit,
         "command": f"{_program()} {shlex.join(sys.argv[1:])}",
     }
+
+
+def same_maker(one, other):
+    """Whether two manifests name the same commit, versions, devices and number of cores."""
+    return all(one.get(name) == other.get(name) for name in ("commit", "packages", "devices", "cpu_count"))
 
 
 class RunFolder:

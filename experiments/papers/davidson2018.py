@@ -5,8 +5,8 @@ from experiments.papers.registry import Row
 from experiments.tables import TABLES
 
 PUBLISHED = {  # by dimension, None where the value is not confirmed
-    "plane": {2: -135.73, 5: -110.21, 10: None, 20: -88.90},
-    "sphere": {2: -132.50, 5: -108.43, 10: -93.16, 20: None},
+    "plane": {2: "-135.73", 5: "-110.21", 10: None, 20: "-88.90"},
+    "sphere": {2: "-132.50", 5: "-108.43", 10: "-93.16", 20: None},
 }
 KINDS = {
     "plane": ("Gaussian on R", {"prior": "standard", "posterior": "normal"}),

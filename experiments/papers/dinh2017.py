@@ -9,13 +9,13 @@ OURS = (
 )
 RUNS = {  # name: (published, recipe, minutes, settings)
     "realnvp": (
-        1.06,
+        "1.06",
         f"{OURS} The RealNVP of the tables: eight blocks of 64 channels, an alpha of 0.05, flips.",
         38,
         {"flow": "realnvp"},
     ),
     "spline-glow": (
-        1.05,
+        "1.05",
         f"{OURS} Splines of 32 bins in the couplings. The Glow of the tables: affine couplings, many more steps of flow.",
         38,
         {"flow": "spline-glow", "bins": 32},

@@ -3,7 +3,7 @@
 from experiments.papers.recipes import diffusion_run
 from experiments.papers.registry import Row
 
-VDM = {(16, 64): 0.936, (8, 32): 1.037, (4, 16): 1.109}  # (blocks, channels): bits/dim on MNIST
+VDM = {(16, 64): "0.936", (8, 32): "1.037", (4, 16): "1.109"}  # (blocks, channels): bits/dim on MNIST
 NOWHERE = "nowhere for this model"
 DATA = {
     "mnist": ("mnist", "MNIST"),

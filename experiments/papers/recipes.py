@@ -17,9 +17,18 @@ from experiments import (
     vae,
     vae_setup,
 )
-from experiments.papers.registry import Measured
+from experiments.papers.registry import Measured, Row
 
-__all__ = ["details_of", "diffusion_run", "energy_run", "flow_run", "paired_run", "ppca_run", "vae_run"]
+__all__ = [
+    "details_of",
+    "diffusion_run",
+    "energy_run",
+    "flow_run",
+    "pace_row",
+    "paired_run",
+    "ppca_run",
+    "vae_run",
+]
 
 QUICK = {"steps": 200}  # of a row that is only tried out
 
@@ -118,6 +127,26 @@ def paired_run(settings, other, name):
         return Measured(*common.paired(difference), {**details, name: second.details})
 
     return run
+
+
+def pace_row(name, settings, minutes):
+    """An experiment on the row of this name, whose run of `experiments.vae` has these settings: what longer training gains."""
+    epochs = settings["epochs"] // 4
+    fewer = {k: v for k, v in settings.items() if k not in ("ais", "ais_limit")} | {"epochs": epochs}
+    return Row(
+        name=f"{name}-pace",
+        source="an experiment of ours",
+        what=f"log p(x) of {name} less that of a quarter of its epochs, nats",
+        published=None,
+        confirmed="nowhere, as it is no paper's quantity",
+        better="higher",
+        tolerance=0.1,
+        recipe=f"The run of the row {name}, and another of {epochs} epochs along a cosine of their own; one seed.",
+        evaluation=f"Importance weighting, K = {settings['eval_samples']}, the same test images.",
+        run=paired_run(settings, fewer, f"{epochs}-epochs"),
+        minutes=minutes,
+        folder=name,
+    )
 
 
 def ppca_run(latent, **settings):

@@ -30,14 +30,14 @@ class Row:
     name:       of the row on the command line, and of its folder
     source:     paper, and where in it the number stands
     what:       the quantity and its unit
-    published:  its value there, None where no value is known for certain;  spread: as published;  confirmed: where it was seen
-    better:     whether "higher" or "lower" values are better, or only the "same" is right
+    published:  its value there as printed, "-84.45 ± 0.12" for one, None where none is known for certain;  confirmed: where seen
+    better:     whether "higher" or "lower" values are better than a paper's, or only the "same" is right, since the value is
+                exact (closed form, theorem, quadrature) and of this very data
     tolerance:  the number counts as reproduced if ours differs from the published one by at most this
-    exact:      whether `published` is no paper's number but an exact value (closed form, theorem, quadrature) of this very data
     recipe:     data, model and training, and where they differ from the paper's
     evaluation: estimator and number of samples, and where they differ
     run:        (folder, quick) -> `Measured`; called again in the same folder it goes on where it was
-    minutes:    what it takes on one CPU core, None where nobody has waited for it
+    minutes:    what it takes on one core or two, roughly; None where nobody has waited for it
     folder:     of the run, for rows that read several numbers off one run; default the name
     remark:     what an experiment says about a difference
     """
@@ -45,7 +45,7 @@ class Row:
     name: str
     source: str
     what: str
-    published: float | None
+    published: str | None
     confirmed: str
     better: Literal["higher", "lower", "same"]
     tolerance: float
@@ -53,15 +53,18 @@ class Row:
     evaluation: str
     run: Callable[[Path, bool], Measured]
     minutes: float | None = None
-    spread: float | None = None
     folder: str | None = None
     remark: str = ""
-    exact: bool = False
 
     @property
     def run_folder(self):
         """Name of the folder of its run."""
         return self.folder or self.name
+
+    @property
+    def known(self):
+        """The published value as a number, or None."""
+        return None if self.published is None else float(self.published.split(" ± ")[0])
 
 
 def every_row():
@@ -77,18 +80,18 @@ def every_row():
 
 def verdict(row, value):
     """How a value compares with the published one: one of `VERDICTS`."""
-    if row.published is None:
-        return "measured"
     if value is None or math.isnan(value):
         return "missed"
-    gain = {"higher": 1, "lower": -1}.get(row.better, 0) * (value - row.published)
-    if abs(value - row.published) <= row.tolerance:
-        return "agree" if row.exact else "reproduced"
+    if row.known is None:
+        return "measured"
+    gain = {"higher": 1, "lower": -1, "same": 0}[row.better] * (value - row.known)
+    if abs(value - row.known) <= row.tolerance:
+        return "agree" if row.better == "same" else "reproduced"
     return "better" if gain > 0 else "missed"
 
 
 def doubtful(row, value, error):
     """Whether a change of the value by one standard error would change the verdict on a paper's number."""
-    if row.published is None or row.exact or value is None or not error:
+    if row.known is None or row.better == "same" or value is None or not error:
         return False
     return len({verdict(row, value + change) for change in (-error, error)} | {verdict(row, value)}) > 1

@@ -4,7 +4,7 @@ import math
 
 from experiments.papers.registry import VERDICTS, doubtful, verdict
 
-__all__ = ["number", "ours", "published", "write"]
+__all__ = ["judged", "number", "ours", "write"]
 
 SHOWN = (  # rows of the README
     *("vae-1-mnist", "vae-1-mnist-2-layers", "iwae-5-mnist", "ais-gap-mnist", "dreg-over-iwae-5-mnist"),
@@ -31,14 +31,6 @@ def number(value, error=None, digits=0):
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def published(row):
-    """The published value as it was printed."""
-    if row.spread is None:
-        return number(row.published)
-    digits = len(f"{row.spread:g}".partition(".")[2])
-    return f"{row.published:.{digits}f} ± {row.spread:g}"
-
-
 def ours(row, found):
     """A recorded value with its error, fine enough to see the row's tolerance."""
     if found["value"] is None:
@@ -46,15 +38,19 @@ def ours(row, found):
     return number(found["value"], found["standard_error"], 1 - math.floor(math.log10(row.tolerance)))
 
 
+def judged(row, found):
+    """The verdict on a record, marked where it is within the noise."""
+    return verdict(row, found["value"]) + " ~" * doubtful(row, found["value"], found["standard_error"])
+
+
 def _line(row, found):
-    known, what = published(row) or "-", row.what.replace("|", "\\|")
+    known, what = row.published or "-", row.what.replace("|", "\\|")
     if not found:
         return f"| {row.name} | {what} | {known} | | not run | |"
     protocol = f"`{found['protocol']}` {found['protocol_hash']}" if "protocol" in found else "-"
     if "iwae" in found.get("estimator", ""):
         protocol += f", K = {found['samples']}"
-    judged = verdict(row, found["value"]) + " ~" * doubtful(row, found["value"], found["standard_error"])
-    return f"| {row.name} | {what} | {known} | {ours(row, found)} | {judged} | {protocol} |"
+    return f"| {row.name} | {what} | {known} | {ours(row, found)} | {judged(row, found)} | {protocol} |"
 
 
 def _cost(found):
@@ -67,26 +63,42 @@ def _cost(found):
     return [*told, f"{found['training_seconds']:.0f} s of training"]
 
 
-def _detail(row, found):
-    """A paragraph on a row: source, recipe, evaluation, and what the recorded run took."""
-    recipe, evaluation = (
-        (found or {}).get("recipe", row.recipe),
-        (found or {}).get("evaluation", row.evaluation),
-    )
-    text = f"- **{row.name}** ({row.source}; the value seen in: {row.confirmed}). {recipe} {evaluation} {row.remark}".rstrip()
-    if not found:
-        return text
-    if (recipe, evaluation) != (row.recipe, row.evaluation):
-        text += " **The row has been changed since.**"
-    took = [f"seeds {found['seeds']}"] if found["seeds"] else []
-    machine = ", ".join(found["devices"])
-    took += [
-        *_cost(found),
-        f"{found['cpu_count']} cores, {machine}, jax {found['packages']['jax']}, {found['commit']}",
-    ]
+def _text(row, found):
+    """What a row and its recorded run compare: source, recipe, evaluation, tolerance, remark."""
+    told = {name: (found or {}).get(name, getattr(row, name)) for name in ("recipe", "evaluation")}
+    changed = any(text != getattr(row, name) for name, text in told.items())
+    if row.published is None:
+        value, tolerance = f"no confirmed value{row.confirmed.removeprefix('nowhere')}", ""
+    else:
+        value, tolerance = f"the value by {row.confirmed}", f"Tolerance {row.tolerance:g}."
+    parts = (*told.values(), tolerance, row.remark, "**The row has been changed since.**" * changed)
+    return f"({row.source}; {value}). {' '.join(filter(None, parts))}"
+
+
+def _trained(manifest):
+    return f"trained at {manifest['commit']} on {', '.join(manifest['devices'])}"
+
+
+def _took(found):
+    """What a recorded run took, and on what."""
+    told = ["seed " + ", ".join(map(str, found["seeds"]))] if found["seeds"] else []
+    told += [*_cost(found), f"{found['cpu_count']} cores, {', '.join(found['devices'])}"]
+    told += [f"jax {found['packages']['jax']}", found["commit"]]
     if "trained" in found:
-        took.append(f"trained at {found['trained']['commit']} on {', '.join(found['trained']['devices'])}")
-    return f"{text} Recorded {found['recorded']}: {'; '.join(took)}."
+        told += [_trained(manifest) for manifest in (*found["trained"].get("before", ()), found["trained"])]
+    return f"Recorded {found['recorded']}: {'; '.join(told)}."
+
+
+def _details(rows, records):
+    """A paragraph for all rows of the same text."""
+    groups = {}
+    for name, row in rows.items():
+        groups.setdefault(_text(row, records[name]), []).append(name)
+    for text, names in groups.items():
+        took = [_took(records[name]) if records[name] else "" for name in names]
+        yield f"- {', '.join(f'**{name}**' for name in names)} {text} {took[0] if len(names) == 1 else ''}".rstrip()
+        if len(names) > 1:
+            yield from (f"  - {name}: {line}" for name, line in zip(names, took, strict=True) if line)
 
 
 def write(rows, records, out, readme):
@@ -97,13 +109,14 @@ def write(rows, records, out, readme):
     lines = {name: _line(row, records[name]) for name, row in rows.items()}
     verdicts = [verdict(row, records[name]["value"]) for name, row in rows.items() if records[name]]
     counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in VERDICTS)
-    counts += f", {len(rows) - len(verdicts)} not run"
-    details = "\n".join(_detail(row, records[name]) for name, row in rows.items())
-    told = f"""Of {len(rows)} rows {len(verdicts)} are recorded: {counts}.  Those that *agree* do so with an exact value
-(closed form, theorem, quadrature), within the row's tolerance; the others stand beside a paper's figure: a number is *reproduced*
-where ours differs from it by at most the tolerance, *better* or *missed* where it is beyond, and ~ says that a change by one
-standard error would turn that verdict.  *Measured* are those for which there is no published value of the same quantity.
-± is our standard error (over test examples or samples), and of a published value what its paper calls its error.
+    missing = len(rows) - len(verdicts)
+    details = "\n".join(_details(rows, records))
+    told = f"""Of {len(rows)} rows {len(verdicts)} are recorded ({counts}), {missing} are not run.  Rows that *agree* are
+compared with an exact value (closed form, theorem, quadrature): ours is within the row's tolerance of it.  A paper's number is
+*reproduced* where ours differs from it by at most the tolerance, *better* or *missed* where it is beyond; ~ says that a change by
+one standard error would turn that verdict.  *Measured* are those for which no published value of the same quantity is known.
+± is our standard error over test examples or samples (neither that over seeds, nor that of a difference from a paper's number
+on the same test images), and of a published value what its paper calls its error.
 """
     out.write_text(
         f"# Paper numbers\n\nWritten by `python -m experiments.reproduce table` from the records in `results/papers/`.\n{told}\n"

@@ -29,7 +29,7 @@ ROWS = [
             ema=0.999,
             eval_samples=100,
         ),
-        minutes=10,
+        minutes=25,
     )
     for given, value in RERUN.items()
 ]

@@ -3,7 +3,7 @@
 from experiments.papers.registry import Measured, Row
 
 
-def row_of(value=1.0, published=1.0, **options):
+def row_of(value=1.0, published="1", **options):
     told = {"source": "Nobody 2020, table 1", "what": "a number", "confirmed": "nowhere", "better": "higher"}
     told |= {"tolerance": 0.1, "recipe": "None.", "evaluation": "None.", "minutes": 1}
     told["run"] = lambda folder, quick: Measured(value, 0.25, {"seeds": [3], "quick": quick})

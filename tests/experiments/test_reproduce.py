@@ -19,7 +19,22 @@ from dlvm_jax import data
 from dlvm_jax.models import density
 from dlvm_jax.train import checkpoint, loop
 from dlvm_jax.train.run import RunFolder, manifest
-from experiments import common, ppca, reproduce, vae, vae_setup
+from experiments import (
+    common,
+    diffusion,
+    diffusion_report,
+    diffusion_setup,
+    flow_density,
+    flow_energy,
+    flow_energy_report,
+    flow_energy_setup,
+    flow_report,
+    ppca,
+    reproduce,
+    vae,
+    vae_report,
+    vae_setup,
+)
 from experiments.papers import pieces, recipes
 from experiments.papers.registry import Measured
 from tests.experiments.common import folders, row_of
@@ -49,7 +64,7 @@ def test_a_row_is_recorded_with_all_that_tells_what_it_is(tmp_path, toy, capsys)
     table = (tmp_path / "RESULTS.md").read_text()
     assert "| toy | a number | 1 | 0.50 ± 0.25 | missed | - |" in table
     assert "| other | a number | 1 | | not run | |" in table
-    assert "0 agree, 0 reproduced, 0 better, 1 missed, 0 measured, 1 not run" in table
+    assert "0 agree, 0 reproduced, 0 better, 1 missed, 0 measured), 1 are not run." in table
 
 
 def test_a_quick_row_is_labelled_and_not_recorded(tmp_path, toy, capsys):
@@ -134,9 +149,8 @@ def test_a_record_is_of_the_run_and_of_the_row_as_it_was(tmp_path, toy):
     """Of the commit and machine that evaluated and of those that trained; a row that says something else later is marked."""
     folder = tmp_path / "runs" / "toy"
     folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text(
-        json.dumps({"commit": "abc", "cpu_count": 64, "devices": ["H200"], "packages": {"jax": "1"}})
-    )
+    first = {"commit": "abc", "cpu_count": 64, "devices": ["H200"], "packages": {"jax": "1"}}
+    (folder / "manifest.json").write_text(json.dumps({**manifest(), "before": [first]}))
     toy(row_of())
     reproduce.run(reproduce.Run(("toy",), **folders(tmp_path)))
     toy(row_of(recipe="Another."))
@@ -144,12 +158,10 @@ def test_a_record_is_of_the_run_and_of_the_row_as_it_was(tmp_path, toy):
         reproduce.Table(**folders(tmp_path), out=tmp_path / "RESULTS.md", readme=tmp_path / "README.md")
     )
     table = (tmp_path / "RESULTS.md").read_text()
-    assert "None. None. **The row has been changed since.**" in table and "trained at abc on H200." in table
+    assert "None. None. Tolerance 0.1. **The row has been changed since.**" in table
     now = manifest()
-    assert (
-        f"{now['cpu_count']} cores, {now['devices'][0]}, jax {now['packages']['jax']}, {now['commit']}"
-        in table
-    )
+    told = f"{now['cpu_count']} cores, {now['devices'][0]}; jax {now['packages']['jax']}; {now['commit']}"
+    assert f"{told}; trained at abc on H200; trained at {now['commit']} on {now['devices'][0]}." in table
 
 
 def test_a_finished_run_of_other_settings_is_not_taken(tmp_path):
@@ -166,6 +178,39 @@ def test_a_finished_run_of_something_that_the_row_leaves_out_is_not_taken(tmp_pa
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(ValueError, match="is of eval_limit 5, not None"):
         common.carried_out(vae, vae_setup.Config(out=tmp_path))
+
+
+TEN = {"eval_limit": 10, "ode_examples": 10}
+REPORTED = [  # script, its shortest run, what writes the report
+    (flow_energy, flow_energy_setup.Config(steps=2, eval_samples=50), (flow_energy_report, "write")),
+    (ppca, ppca.Config(latent_dim=(2,)), (ppca, "_report")),
+    (vae, vae_setup.Config(steps=2, latent_dim=2, eval_limit=10, eval_samples=2), (vae_report, "write")),
+    (
+        diffusion,
+        diffusion_setup.Config(data="eight_gaussians", steps=2, warm_up=1, **TEN),
+        (diffusion_report, "write"),
+    ),
+    (flow_density, flow_density.Config(steps=2, depth=1), (flow_report, "write")),
+]
+
+
+@pytest.mark.parametrize(
+    "script, config, writer",
+    [REPORTED[0], *(pytest.param(*row, marks=pytest.mark.slow) for row in REPORTED[1:])],
+)
+def test_a_run_without_its_report_is_not_finished(tmp_path, monkeypatch, script, config, writer):
+    """A stop while pictures are drawn is made good by the next call."""
+    config = dataclasses.replace(config, out=tmp_path)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(*writer, stop)
+        common.carried_out(script, config)
+    assert not common.finished(config)
+    common.carried_out(script, config)
+    assert (tmp_path / "report.md").exists() and common.finished(config)
 
 
 def test_a_row_that_breaks_does_not_stop_the_others(tmp_path, toy, capsys):
