@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.evaluate import likelihood, pictures
+from dlvm_jax.models.density import join
 from dlvm_jax.models.objectives import unpack
-from dlvm_jax.models.vae import join
 from experiments import vae_nets, vae_parts
 
 __all__ = ["write"]

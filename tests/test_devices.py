@@ -30,6 +30,22 @@ model = vae(density.standard_normal(3), density.conditional(encoder, density.nor
 objective = objectives.preprocessed(objectives.maximum_likelihood(model), lambda key, raw: raw.astype(float))
 trainer = engine.build(objective, model.init, optax.adam(1e-2), ema=0.9)
 state, data = trainer.init(0), trainer.put(x)
+if "stop" in sys.argv:  # the first process is told to stop in the second round: both must leave after it
+    import os, signal
+    from dlvm_jax.train import loop
+    from dlvm_jax.train.run import RunFolder
+    rounds = []
+    def validate(params):
+        rounds.append(1)
+        if len(rounds) == 2 and parallel.is_primary():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"score": 0.0}
+    folder = RunFolder(sys.argv[-1], writes=parallel.is_primary())
+    try:
+        loop.fit(trainer, loop.Plan(50, 64, 10), data, state, folder=folder, validate=validate, progress=False)
+    except loop.Interrupted as stop:
+        print(json.dumps({"rounds": len(rounds), "stop": str(stop)}))
+    sys.exit()
 losses = []
 for start in (0, 20):
     state, metrics = trainer.chunk(state, data, order.minibatches(256, 64, 0, start, 20))
@@ -73,12 +89,23 @@ def test_devices_give_the_same_losses(devices, one_device):
     np.testing.assert_allclose(found["losses"], one_device, rtol=2e-5)
 
 
-def test_two_processes_give_the_same_losses(one_device):
+def two_processes(*arguments):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    workers = [start(1, address, 2, number) for number in range(2)]
-    found = [finish(worker) for worker in workers]
+    workers = [start(1, address, 2, number, *arguments) for number in range(2)]
+    return [finish(worker) for worker in workers]
+
+
+@pytest.mark.slow
+def test_two_processes_stop_together(tmp_path):
+    """Though only one of them receives the signal."""
+    found = two_processes("stop", tmp_path)
+    assert [each["rounds"] for each in found] == [2, 2] and "step 20" in found[1]["stop"]
+
+
+def test_two_processes_give_the_same_losses(one_device):
+    found = two_processes()
     assert found[0]["devices"] == 2 and found[1] is None
     np.testing.assert_allclose(found[0]["losses"], one_device, rtol=2e-5)
 

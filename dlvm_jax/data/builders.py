@@ -62,15 +62,22 @@ def _download(name, files, dl_manager, folder, looked):
             ) from error
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if file.sha256 not in (None, digest):
-            for stale in (
-                path,
-                Path(f"{path}.INFO"),
-            ):  # TFDS would take them for the right ones the next time
-                stale.unlink(missing_ok=True)
             raise ValueError(
                 f"{file.url} has SHA-256 {digest}, expected {file.sha256}; it changed or was cut short"
             )
         shutil.copy(path, Path(folder) / file.name)
+
+
+def _intact(source, name, folder, where):
+    """What a source reads from a folder.  Raises FileNotFoundError, and ValueError for files that are damaged."""
+    try:
+        return source.read(folder)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"the files of {name} {where} cannot be read ({type(error).__name__}: {error}); replace them by intact ones"
+        ) from error
 
 
 def _read_source(name, dl_manager):
@@ -80,17 +87,12 @@ def _read_source(name, dl_manager):
     looked = f"DLVM_DATA={root} has no {name}" if root else "DLVM_DATA is not set"
     if root and (Path(root) / name).is_dir():
         try:
-            return source.read(Path(root) / name)
+            return _intact(source, name, Path(root) / name, f"in {Path(root) / name}")
         except FileNotFoundError as error:
             looked = f"DLVM_DATA={root}: {error}"
-        except Exception as error:
-            raise ValueError(
-                f"the files of {name} in {Path(root) / name} cannot be read ({type(error).__name__}: {error}); "
-                "replace them by intact ones"
-            ) from error
     with tempfile.TemporaryDirectory() as folder:
         _download(name, source.files, dl_manager, folder, looked)
-        return source.read(folder)
+        return _intact(source, name, folder, f"as downloaded from {source.files[0].url}")
 
 
 @cache
@@ -106,6 +108,7 @@ def _builder_class():
             tensor = tfds.features.Tensor
             return tfds.core.DatasetInfo(
                 builder=self,
+                citation=SOURCES[self.builder_config.name].citation,
                 features=tfds.features.FeaturesDict(
                     {
                         "block": np.int64,
@@ -157,8 +160,14 @@ def _prepare(name, folder, place):
         print(f"preparing {name} in {place} (once)")
         downloads = folder / "downloads" / name
         config = tfds.download.DownloadConfig(try_download_gcs=False)
-        with contextlib.redirect_stdout(io.StringIO()):
-            _builder(name, folder).download_and_prepare(download_dir=str(downloads), download_config=config)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                _builder(name, folder).download_and_prepare(
+                    download_dir=str(downloads), download_config=config
+                )
+        except ValueError:  # a damaged file, which TFDS would take for the right one the next time
+            shutil.rmtree(downloads, ignore_errors=True)
+            raise
         shutil.rmtree(downloads, ignore_errors=True)
 
 

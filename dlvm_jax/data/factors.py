@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["LEVELS", "all_factors", "render", "sample_factors"]
+__all__ = ["LEVELS", "all_factors", "render"]
 
 LEVELS = {"shape": 3, "size": 5, "angle": 8, "x": 8, "y": 8}  # square, ellipse, triangle; 7680 images in all
 
@@ -19,11 +19,6 @@ def all_factors():
     """Every combination of the factors once, int32 [7680, 5], the last factor fastest."""
     grid = np.meshgrid(*map(np.arange, LEVELS.values()), indexing="ij")
     return np.stack(grid, -1).reshape(-1, len(LEVELS)).astype(np.int32)
-
-
-def sample_factors(key, n):
-    """Independent uniform factors, int32 [n, 5]."""
-    return jax.random.randint(key, (n, len(LEVELS)), 0, jnp.array(list(LEVELS.values())))
 
 
 def _distances(u, v):

@@ -57,15 +57,18 @@ def dataset(name, seed=0):
         said = f"permutation of seed {seed}"
     else:
         splits, said = [arrays[part] for part in PARTS], "the file's own parts"
+        if len(widths := {rows.shape[1] for rows in splits}) > 1:
+            raise ValueError(f"{name}: its parts must have the same columns, got {sorted(widths)} of them")
     if min(map(len, splits)) < 1 or len(splits[0]) < 2:
         raise ValueError(
             f"{name}: two rows or more for training are needed, got parts of {[*map(len, splits)]} rows"
         )
     mean, std = splits[0].mean(0, dtype=np.float64), splits[0].std(0, dtype=np.float64)
-    if (std == 0).any():
-        raise ValueError(
-            f"{name}: columns {np.flatnonzero(std == 0).tolist()} are constant in training; leave them out"
-        )
+    constant = np.flatnonzero(
+        (splits[0] == splits[0][0]).all(0)
+    )  # rounding may leave them a standard deviation
+    if len(constant):
+        raise ValueError(f"{name}: columns {constant.tolist()} are constant in training; leave them out")
     splits = [((rows - mean) / std).astype(np.float32) for rows in splits]
     sizes = tuple(map(len, splits))
     description = (

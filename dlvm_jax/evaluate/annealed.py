@@ -70,6 +70,8 @@ def annealed_log_likelihoods(
     """
     if isinstance(x, tuple):
         raise ValueError("annealing is of an unconditional VAE; there is a context")
+    if not len(x):
+        raise ValueError("there are no examples to anneal for")
     require_kind(parts.prior, ("exact",), "annealing from the prior")
     require_kind(parts.decoder, ("exact",), "annealing to the joint density")
     own, size, results = parts.tied(params), min(block, len(x)), []

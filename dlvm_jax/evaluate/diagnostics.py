@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlvm_jax.evaluate.likelihood import posterior_means
+from dlvm_jax.evaluate.likelihood import ACTIVE, posterior_means
 from dlvm_jax.functional import divergences
 from dlvm_jax.functional.divergences import MonteCarlo
 from dlvm_jax.functional.mixtures import normal_mixture_log_prob
@@ -20,7 +20,6 @@ from dlvm_jax.models.objectives import unpack
 
 __all__ = ["Diagnostics", "diagnose", "unit_kl"]
 
-ACTIVE = 0.01  # variance of the posterior mean over the data above which a unit is active
 COLLAPSED = (
     0.01,
     0.99,

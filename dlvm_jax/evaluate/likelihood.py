@@ -205,6 +205,9 @@ def evaluate(
     )
 
 
+ACTIVE = 0.01  # variance of the posterior mean over the data above which a unit is active
+
+
 def posterior_means(posterior, params, x, batch_size=1000):
     """Means E_q[z | x] of a posterior density, [N, M]; x as it sees it, (x, context) for a conditional VAE."""
     mean = jax.jit(posterior.mean)
@@ -215,9 +218,9 @@ def posterior_means(posterior, params, x, batch_size=1000):
     return np.concatenate([np.asarray(mean(params, block)) for block in blocks])
 
 
-def active_units(posterior, params, x, threshold=0.01):
-    """Number of latent units whose posterior mean varies over the data: Var_x(E_q[z_i | x]) > threshold.
+def active_units(posterior, params, x):
+    """Number of latent units whose posterior mean varies over the data: Var_x(E_q[z_i | x]) > 0.01.
 
     Source: Burda, Grosse, Salakhutdinov 2016, section 5.3; here over all of x.
     """
-    return int((posterior_means(posterior, params, x).var(axis=0) > threshold).sum())
+    return int((posterior_means(posterior, params, x).var(axis=0) > ACTIVE).sum())

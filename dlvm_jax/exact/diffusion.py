@@ -5,6 +5,7 @@ One component is a Gaussian, components without variance are point masses.  `pro
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional.densities import LOG_2PI
 from dlvm_jax.functional.diffusion.process import alpha, sigma
+from dlvm_jax.functional.numerics import as_float
 
 __all__ = [
     "GaussianMixture",
@@ -93,8 +95,11 @@ def point_masses(points):
     >>> point_masses(jnp.zeros((5, 2))).variances.shape
     (5, 2)
     """
-    points = jnp.asarray(points)
-    return mixture(jnp.ones(len(points)), points, jnp.zeros((*points.shape, points.shape[-1])))
+    points = as_float(points)
+    count, dim = points.shape
+    axes = jnp.broadcast_to(jnp.eye(dim, dtype=points.dtype), (count, dim, dim))
+    log_weights = jnp.full(count, -math.log(count), points.dtype)
+    return GaussianMixture(log_weights, points, jnp.zeros_like(points), axes)
 
 
 def _along_axes(law, process, x, t):

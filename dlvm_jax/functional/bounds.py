@@ -194,7 +194,7 @@ def accumulate(weights, log_w):
     >>> float(accumulate(empty_weights(), jnp.array([0.0, 0.0])).total)
     2.0
     """
-    log_max = jnp.maximum(weights.log_max, jnp.max(log_w, axis=0))
+    log_max = jax.lax.stop_gradient(jnp.maximum(weights.log_max, jnp.max(log_w, axis=0)))  # it cancels
     anchor = jnp.where(jnp.isfinite(log_max), log_max, 0.0)
     rescale, relative = jnp.exp(weights.log_max - anchor), jnp.exp(log_w - anchor)
     return Weights(
@@ -213,7 +213,8 @@ def summarise(weights):
       \mathrm{ESS} = \frac{(\sum_k w_k)^2}{\sum_k w_k^2}$
 
     The standard error is the delta method's; trust it only when the ESS is well above 1.  It needs K >= 2, and is NaN for one.
-    Where every weight is zero the log-evidence is -inf, its standard error infinite and the ESS 0, with a zero gradient.
+    Where every weight is zero the log-evidence is -inf, its standard error infinite and the ESS 0; the gradients of evidence and
+    ESS are zero there.
     Shapes: `Weights` of [*batch] -> `Evidence` of [*batch], nats.  Source: Owen 2013, "Monte Carlo theory", eq. 9.6 and 9.13.
 
     >>> summarise(accumulate(empty_weights(), jnp.zeros(8))).effective_sample_size
@@ -223,7 +224,8 @@ def summarise(weights):
     none = squares == 0
     ess = jnp.where(none, 0.0, total**2 / jnp.where(none, 1.0, squares))
     relative_variance = jnp.maximum(count / ess - 1, 0.0) / (count - 1)
-    return Evidence(log_max + jnp.log(total / count), jnp.sqrt(relative_variance), ess)
+    log_mean = jnp.log(jnp.where(none, 1.0, total / count))
+    return Evidence(log_max + log_mean, jnp.sqrt(relative_variance), ess)
 
 
 def evidence(log_w):

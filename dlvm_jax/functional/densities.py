@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlvm_jax.functional.numerics import log1mexp, sum_event
+from dlvm_jax.functional.numerics import as_float, log1mexp, sum_event
 
 __all__ = [
     "bernoulli_log_prob",
@@ -95,10 +95,15 @@ def multivariate_normal_log_prob(x, mean, scale_tril):
     -1.8378770351409912
     """
     residual = x - mean
-    shape = jnp.broadcast_shapes(residual.shape, scale_tril.shape[:-1])
-    residual, scale = jnp.broadcast_to(residual, shape), jnp.broadcast_to(scale_tril, shape + shape[-1:])
-    white = jax.lax.linalg.triangular_solve(scale, residual[..., None], left_side=True, lower=True)[..., 0]
-    log_diagonal = jnp.log(jnp.diagonal(scale, axis1=-2, axis2=-1))
+    residual = jnp.broadcast_to(residual, jnp.broadcast_shapes(residual.shape, scale_tril.shape[:-1]))
+    if scale_tril.ndim == 2:  # one factor of all: its copies would not fit into memory
+        columns = residual.reshape(-1, residual.shape[-1]).T
+    else:
+        columns = residual[..., None]
+        scale_tril = jnp.broadcast_to(scale_tril, (*residual.shape, residual.shape[-1]))
+    white = jax.lax.linalg.triangular_solve(scale_tril, columns, left_side=True, lower=True)
+    white = (white.T if scale_tril.ndim == 2 else white).reshape(residual.shape)
+    log_diagonal = jnp.log(jnp.diagonal(scale_tril, axis1=-2, axis2=-1))
     return sum_event(-0.5 * jnp.square(white) - log_diagonal - 0.5 * LOG_2PI, 1)
 
 
@@ -133,6 +138,11 @@ def bernoulli_log_prob(x, logits, event_ndim=1):
     return sum_event(x * logits - jax.nn.softplus(logits), event_ndim)
 
 
+def _wide(logits):
+    """At least float32, in which uniform draws are fine enough: bfloat16 has 128 of them."""
+    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
 def bernoulli_sample(key, logits, shape=()):
     r"""Draw binary values, as the dtype of the logits.
 
@@ -144,7 +154,7 @@ def bernoulli_sample(key, logits, shape=()):
     Array([0., 1.], dtype=float32)
     """
     logits = jnp.asarray(logits)
-    draw = jax.random.bernoulli(key, jax.nn.sigmoid(logits), shape + logits.shape)
+    draw = jax.random.bernoulli(key, jax.nn.sigmoid(_wide(logits)), shape + logits.shape)
     return draw.astype(logits.dtype)
 
 
@@ -178,7 +188,7 @@ def categorical_sample(key, logits, shape=()):
     Array([1.], dtype=float32)
     """
     logits = jnp.asarray(logits)
-    return jax.random.categorical(key, logits, shape=shape + logits.shape[:-1]).astype(logits.dtype)
+    return jax.random.categorical(key, _wide(logits), shape=shape + logits.shape[:-1]).astype(logits.dtype)
 
 
 def _check_levels(levels):
@@ -189,7 +199,7 @@ def _check_levels(levels):
 def _bin_edges(x, mean, log_std, levels):
     """Standardised bin edges a < b and their distance, computed in units of bins so that neighbours share an edge."""
     _check_levels(levels)
-    width = jnp.exp(-log_std) / levels
+    x, width = as_float(x), jnp.exp(-log_std) / levels
     a = (x - levels * mean) * width
     b = (x + 1 - levels * mean) * width
     return a, b, jnp.broadcast_to(width, a.shape)
@@ -232,7 +242,7 @@ def discretised_logistic_sample(key, mean, log_scale, levels=256, shape=()):
     _check_levels(levels)
     mean = jnp.asarray(mean)
     full = shape + jnp.broadcast_shapes(mean.shape, jnp.shape(log_scale))
-    noise = jax.random.logistic(key, full, jnp.result_type(mean, log_scale, float))
+    noise = jax.random.logistic(key, full, jnp.result_type(mean, log_scale, jnp.float32))
     return jnp.clip(jnp.floor(levels * reparameterise(noise, mean, log_scale)), 0, levels - 1)
 
 
@@ -317,7 +327,7 @@ def _log_normal_interval(a, b, width):
     # integral over the bin of phi(m + u) / phi(m) = exp(-m u - u^2 / 2); the nodes are exact to double precision here
     terms = [
         wt * jnp.exp(-m * w * t / 2 - jnp.square(w * t) / 8)
-        for t, wt in zip(GAUSS_NODES, GAUSS_WEIGHTS, strict=True)
+        for t, wt in zip(GAUSS_NODES.tolist(), GAUSS_WEIGHTS.tolist(), strict=True)
     ]
     quadrature = -0.5 * jnp.square(m) - 0.5 * LOG_2PI + jnp.log(w / 2) + jnp.log(sum(terms))
     flip = centre > 0  # work in the lower tail

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import as_float, sum_event
 
 __all__ = [
     "MonteCarlo",
@@ -138,7 +138,7 @@ def kl_monte_carlo(log_q, log_p):
 
 def _square_distances(x, y):
     """Squared distances between rows, [N, P], as a sum of squares: expanding it into products would cancel."""
-    return jnp.sum(jnp.square(x[:, None] - y[None]), axis=-1)
+    return jnp.sum(jnp.square(as_float(x)[:, None] - as_float(y)[None]), axis=-1)
 
 
 def rbf_kernel(x, y, bandwidth):

@@ -18,6 +18,7 @@ from dlvm_jax.functional.densities import (
     multivariate_normal_sample,
     normal_sample,
 )
+from dlvm_jax.functional.numerics import as_float
 
 __all__ = [
     "BetaVaeOptimum",
@@ -251,7 +252,7 @@ def ppca_fit(x, latent):
     >>> round(float(jnp.exp(2 * model.log_std)), 6), round(float(model.w[0, 0] ** 2), 6)
     (0.5, 4.0)
     """
-    x = jnp.asarray(x, jnp.result_type(x, float))
+    x = as_float(x)
     if x.ndim != 2:
         raise ValueError(f"pPCA needs data of shape [N, D], got {x.shape}; flatten the events")
     count, dim = x.shape
@@ -341,7 +342,7 @@ def beta_vae_optimum(eigenvalues, latent, log_std, beta=1.0):
     dim = eigenvalues.shape[0]
     if not 1 <= latent <= dim:
         raise ValueError(f"a linear VAE needs 1 to {dim} latent dimensions for data of {dim}, got {latent}")
-    if not beta > 0:
+    if not isinstance(beta, jax.core.Tracer) and not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
     noise = beta * jnp.exp(2 * log_std)
     squares = jnp.maximum(jnp.sort(eigenvalues)[::-1][:latent] - noise, 0)
@@ -387,7 +388,7 @@ def code(model, x, step):
     >>> code(LinearGaussian(jnp.ones((3, 1)), jnp.zeros(3), jnp.float32(0)), jnp.ones(3), 0.1).codes
     Array([8], dtype=int32)
     """
-    if not step > 0:
+    if not isinstance(step, jax.core.Tracer) and not step > 0:
         raise ValueError(f"a quantisation step is positive, got {step}")
     axes, scale, _ = jnp.linalg.svd(model.w, full_matrices=False)
     total = jnp.square(scale) + jnp.exp(2 * model.log_std)

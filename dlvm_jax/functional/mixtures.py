@@ -18,6 +18,7 @@ def normal_mixture_log_prob(z, mean, log_std, log_weights=None):
     + \mu_{ki}^2\sigma_{ki}^{-2}$, lose nats in float32 where components are narrow, and all differences at once take
     M times the memory.
     Shapes: `z` [*batch, M], `mean`, `log_std` [K, M], `log_weights` [K] or [*batch, K] (1/K unless given) -> [*batch], nats.
+    Raises ValueError for z of another length.
     Source: Bishop 2006, eq. 9.7; as an aggregated posterior Hoffman & Johnson 2016, section 2.
 
     >>> one = normal_mixture_log_prob(jnp.zeros(2), jnp.zeros((3, 2)), jnp.zeros((3, 2)))

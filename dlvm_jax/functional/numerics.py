@@ -6,6 +6,11 @@ import jax.numpy as jnp
 __all__ = ["inner_product", "log1mexp", "log_mean_exp", "runge_kutta", "sum_event"]
 
 
+def as_float(x):
+    """An array of a floating-point dtype: integers, such as levels in 8 bits, would wrap in sums."""
+    return jnp.asarray(x, jnp.result_type(x, float))
+
+
 def sum_event(values, event_ndim):
     r"""Sum over the event axes, accumulated in float32 or wider.
 

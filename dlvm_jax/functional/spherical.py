@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.functional.flows.orthogonal import householder
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import as_float, sum_event
 
 __all__ = [
     "mean_resultant_length",
@@ -97,10 +97,6 @@ def _shortfall(concentration, dim):
     return jnp.sum(mass * 2 * jnp.square(jnp.sin(angle / 2)), axis=-1) / jnp.sum(mass, axis=-1)
 
 
-def _floating(value):
-    return jnp.asarray(value, jnp.result_type(value, float))
-
-
 def mean_resultant_length(concentration, dim):
     r"""Length of the mean of a von Mises-Fisher vector, $\mathbb E[x] = A_m(\kappa)\,\mu$.
 
@@ -114,7 +110,7 @@ def mean_resultant_length(concentration, dim):
     0.53731
     """
     check_dim(dim)
-    concentration = _floating(concentration)
+    concentration = as_float(concentration)
     angle, mass = _masses(concentration, dim)
     mean = jnp.sum(mass * jnp.square(jnp.sin(angle)), axis=-1) / jnp.sum(mass, axis=-1)
     return concentration * mean / (dim - 1)
@@ -187,7 +183,7 @@ def von_mises_fisher_log_prob(x, mean_direction, concentration):
         raise ValueError(
             f"expected points on the sphere in R^{dim}, as the mean direction, got shape {x.shape}"
         )
-    concentration = _floating(concentration)
+    concentration = as_float(concentration)
     # kappa (mu.x - 1) as a square, exact where x is near mu and kappa is large
     exponent = -0.5 * concentration * sum_event(jnp.square(x - mean_direction), 1)
     return exponent - _log_normaliser(concentration, dim) - _log_area(dim - 1)
@@ -206,7 +202,7 @@ def von_mises_fisher_kl_uniform(concentration, dim):
     0.21048
     """
     check_dim(dim)
-    concentration = _floating(concentration)
+    concentration = as_float(concentration)
     cross = concentration * _shortfall(concentration, dim)
     return _log_area(dim) - _log_area(dim - 1) - cross - _log_normaliser(concentration, dim)
 
@@ -284,7 +280,7 @@ def von_mises_fisher_sample(key, mean_direction, concentration, shape=()):
     """
     dim = mean_direction.shape[-1]
     check_dim(dim)
-    concentration = _floating(concentration)
+    concentration = as_float(concentration)
     mean_direction = jnp.asarray(mean_direction, jnp.result_type(mean_direction, concentration))
     batch = jnp.broadcast_shapes(mean_direction.shape[:-1], concentration.shape)
     key_angle, key_side = jax.random.split(key)

@@ -73,7 +73,7 @@ def dictionary(latent_dim, event_shape):
     return Net(init, apply)
 
 
-def reconstruction(model, corrupt=None, penalty=None, weight=0.0):
+def reconstruction(model, corrupt=None, penalty=None, weight=1.0):
     """Mean over the batch of |D(E(x~)) - x|^2 + weight * penalty: every autoencoder's objective.
 
     corrupt: `(key, x) -> x~`, which makes it denoising (Vincent et al. 2008); the target stays the clean x.

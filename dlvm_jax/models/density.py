@@ -28,6 +28,7 @@ __all__ = [
     "discretised_normal",
     "fixed_normal",
     "from_linen",
+    "join",
     "logistic_mixture",
     "normal",
     "require_kind",
@@ -78,6 +79,11 @@ def require_kind(density, kinds, use):
                 " (use a sampled KL, or evaluate it with K=1)",
             }.get(density.kind, "")
         )
+
+
+def join(x, context):
+    """What a part is conditioned on: the variable alone, or with the context."""
+    return x if context is None else (x, context)
 
 
 def batch_of(context):

@@ -21,7 +21,7 @@ from dlvm_jax.functional.flows import constraints, orthogonal
 from dlvm_jax.functional.flows import planar as planar_flow
 from dlvm_jax.functional.flows import radial as radial_flow
 from dlvm_jax.functional.flows import sylvester as sylvester_flow
-from dlvm_jax.models.density import Density, batch_of, check_event
+from dlvm_jax.models.density import Density, batch_of, check_event, join
 
 __all__ = [
     "FLOWS",
@@ -312,7 +312,7 @@ def autoregressive(made, dim):
     _require_positive(dim=dim)
 
     def law(params, z, context):
-        out = made.apply(params, z if context is None else (z, context))
+        out = made.apply(params, join(z, context))
         return out[..., 0], out[..., 1]
 
     def log_prob(params, key, x, context=None):
@@ -320,7 +320,7 @@ def autoregressive(made, dim):
 
     def sample(params, key, context=None, shape=()):
         def solve(z, eps, i):
-            out = made.apply(params, z if context is None else (z, context), i)
+            out = made.apply(params, join(z, context), i)
             return densities.reparameterise(eps, out[..., 0], out[..., 1]), out[..., 1]
 
         eps = jax.random.normal(key, (*shape, *batch_of(context), dim))

@@ -17,7 +17,7 @@ from dlvm_jax.functional.flows import autoregressive as ar
 from dlvm_jax.functional.flows import continuous as continuous_flow
 from dlvm_jax.functional.flows import linear
 from dlvm_jax.functional.numerics import sum_event
-from dlvm_jax.models.density import Density, batch_of, check_dim, check_event
+from dlvm_jax.models.density import Density, batch_of, check_dim, check_event, join
 
 __all__ = [
     "Bijection",
@@ -147,7 +147,11 @@ def inverted(bijection):
 
 def reverse(dim):
     """The coordinates in reversed order."""
-    flip = lambda params, x, context=None: (x[..., ::-1], jnp.zeros(x.shape[:-1]))  # noqa: E731
+
+    def flip(params, x, context=None):
+        check_event(x, dim)
+        return x[..., ::-1], jnp.zeros(x.shape[:-1])
+
     return Bijection(lambda key: {}, flip, flip)
 
 
@@ -216,10 +220,6 @@ def continuous(net, steps=20, event_ndim=1):
     return Bijection(net.init, forward, inverse)
 
 
-def _given(x, context):
-    return x if context is None else (x, context)
-
-
 def coupling(net, scalar, size):
     """The first `size` coordinates stay as they are and tell a network how to move each of the others by a `Scalar`.
 
@@ -241,7 +241,12 @@ def split_coupling(net, scalar, split, merge, event_ndim=1):
     def step(move):
         def apply(params, x, context=None):
             kept, moved = split(x)
-            numbers = net.apply(params["net"], _given(kept, context))
+            numbers = net.apply(params["net"], join(kept, context))
+            wanted = (*moved.shape[moved.ndim - event_ndim :], scalar.width)
+            if numbers.shape[-len(wanted) :] != wanted:
+                raise ValueError(
+                    f"the network of a coupling must give [*batch, {', '.join(map(str, wanted))}], got {numbers.shape}"
+                )
             moved, log_det = move(params["scalar"], moved, numbers)
             return merge(kept, moved), sum_event(log_det, event_ndim)
 
@@ -263,12 +268,12 @@ def masked_autoregressive(made, scalar):
         return {"made": made.init(key_made), "scalar": scalar.init(key_scalar)}
 
     def inverse(params, x, context=None):
-        z, log_det = scalar.inverse(params["scalar"], x, made.apply(params["made"], _given(x, context)))
+        z, log_det = scalar.inverse(params["scalar"], x, made.apply(params["made"], join(x, context)))
         return z, log_det.sum(-1)
 
     def forward(params, z, context=None):
         def solve(x, z_i, i):
-            return scalar.forward(params["scalar"], z_i, made.apply(params["made"], _given(x, context), i))
+            return scalar.forward(params["scalar"], z_i, made.apply(params["made"], join(x, context), i))
 
         return ar.forward_substitution(solve, z)
 

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.models.density import KINDS, Density
-from dlvm_jax.models.vae import join
+from dlvm_jax.models.density import KINDS, Density, join
 
 __all__ = ["borrow_top_posterior", "joint", "swapped"]
 

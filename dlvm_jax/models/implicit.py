@@ -5,9 +5,9 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional import adversarial
 from dlvm_jax.functional.numerics import log_mean_exp
-from dlvm_jax.models.density import Density, batch_of, standard_normal
+from dlvm_jax.models.density import Density, batch_of, join, standard_normal
 from dlvm_jax.models.objectives import unpack
-from dlvm_jax.models.vae import Parts, join, vae
+from dlvm_jax.models.vae import Parts, vae
 
 __all__ = ["adversarial_autoencoder", "implicit_prior", "implicit_prior_objective"]
 
@@ -72,6 +72,7 @@ def adversarial_autoencoder(discriminator, prior, posterior, decoder, tie=None, 
     the discriminator sees the codes held.  The result is evaluated as the VAE of the same parts.
     """
     parts = Parts(prior, posterior, decoder, tie)
+    vae(*parts)  # refuses parts that do not fit
 
     def init(key):
         key_parts, key_discriminator = jax.random.split(key)

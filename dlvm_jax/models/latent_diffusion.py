@@ -42,8 +42,12 @@ def standardised(density, mean, std):
     r"""The density of z = mean + std u for u of a density: $\log p(z) = \log p_u((z-\mu)/s) - \sum_i\log s_i$.
 
     mean, std: of the event's shape.  It gives the diffusion of latent vectors, which are of any scale, data of variance one
-    (Rombach et al. 2022, section 4.3.2, for one scale).
+    (Rombach et al. 2022, section 4.3.2, for one scale).  Raises ValueError for a mean and std of different shapes, or one number.
     """
+    if jnp.shape(mean) != jnp.shape(std) or not jnp.ndim(std):
+        raise ValueError(
+            f"mean and std must have the event's shape, got {jnp.shape(mean)} and {jnp.shape(std)}; repeat a common scale"
+        )
     log_volume = jnp.log(std).sum()
 
     def sample(params, key, context=None, shape=()):

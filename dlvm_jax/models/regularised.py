@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, divergences
 from dlvm_jax.functional import total_correlation as correlation
-from dlvm_jax.models.density import check_event
+from dlvm_jax.models.density import check_event, join
 from dlvm_jax.models.objectives import unpack
-from dlvm_jax.models.vae import Parts, join
+from dlvm_jax.models.vae import Parts, vae
 
 __all__ = ["free_bits", "info", "total_correlation"]
 
@@ -63,6 +63,7 @@ def info(prior, posterior, decoder, tie=None, *, kl_weight, mmd_weight):
     if kl_weight < 0 or mmd_weight < 0:
         raise ValueError(f"the weights of KL and MMD are at least 0, got {kl_weight} and {mmd_weight}")
     parts = Parts(prior, posterior, decoder, tie)
+    vae(*parts)  # refuses parts that do not fit
 
     def objective(params, key, batch):
         x, context = unpack(batch)

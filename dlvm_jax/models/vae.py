@@ -11,10 +11,10 @@ from typing import NamedTuple
 import jax
 
 from dlvm_jax.functional import bounds, densities, divergences
-from dlvm_jax.models.density import Density, check_event, require_kind
+from dlvm_jax.models.density import Density, check_event, join, require_kind
 from dlvm_jax.models.objectives import unpack
 
-__all__ = ["Parts", "dreg", "join", "vae"]
+__all__ = ["Parts", "dreg", "vae"]
 
 
 class Parts(NamedTuple):
@@ -45,11 +45,6 @@ class Parts(NamedTuple):
     def prior_sample(self, params, key, x, context):
         """A draw of the prior for each example of x; `params` already tied."""
         return self.prior.sample(params["prior"], key, context, (len(x),) if context is None else ())[0]
-
-
-def join(x, context):
-    """What a part is conditioned on: the variable alone, or with the context."""
-    return x if context is None else (x, context)
 
 
 def _kind(prior, decoder, kl):

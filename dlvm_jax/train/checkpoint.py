@@ -129,7 +129,7 @@ class Checkpoints:
     def restore(self, template, step=None):
         """The newest intact checkpoint (or that of `step`, if it is intact) as `(step, state)`; None if there is none.
 
-        `template` is a state (or `jax.eval_shape` of one with shardings) of the right structure.  A damaged checkpoint is
+        `template` is a state of the right structure.  A damaged checkpoint is
         passed over with a warning; one of another configuration raises CheckpointError with the settings that differ.
         """
         notes = self._notes()
@@ -192,7 +192,8 @@ class Checkpoints:
         )
 
     def _write_error(self, step, error):
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
         return CheckpointError(
-            f"checkpoint {step} could not be written to {self.folder} ({str(error).splitlines()[0][:200]}); "
+            f"checkpoint {step} could not be written to {self.folder} ({why}); "
             f"free disk space or choose another folder, then resume: complete checkpoints are {self.steps()}"
         )

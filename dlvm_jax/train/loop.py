@@ -109,9 +109,11 @@ class _Signals:
             raise KeyboardInterrupt
         self.received = number
 
-    def asked(self, step):
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            self.received = signal.SIGTERM
+    def asked(self):
+        """The signal that any process received, or None; all processes ask together."""
+        if jax.process_count() > 1:
+            received = multihost_utils.process_allgather(np.int32(self.received or 0))
+            self.received = int(received.max()) or None
         return self.received
 
 
@@ -121,9 +123,20 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
     engine:      from `engine.build`;  data: arrays with the examples on the leading axis, already put on the devices
     folder:      `RunFolder` for the log;  checkpoints: `Checkpoints`, or None to keep none
     validate:    (parameters) -> {"score": a float, lower is better, and more} after each round
-    Raises NonFiniteError (naming step and metric) and Interrupted (after saving) on SIGTERM or SIGINT.
+    Raises ValueError for arrays of different lengths, seeds that the state is not of, and patience without validation,
+    NonFiniteError (naming step and metric) and Interrupted (after saving) on SIGTERM or SIGINT.
     """
-    examples = len(jax.tree.leaves(data)[0])
+    lengths = [len(leaf) for leaf in jax.tree.leaves(data)]
+    if min(lengths) < (examples := max(lengths)):
+        raise ValueError(f"the arrays of the data must have one length, got {lengths}")
+    if np.size(state.step) != len(plan.seeds):
+        raise ValueError(
+            f"the state is of {np.size(state.step)} seeds, the plan of {len(plan.seeds)}; build both for the same"
+        )
+    if plan.patience is not None and validate is None:
+        raise ValueError(
+            f"patience of {plan.patience} rounds needs validation; give validate, or no patience"
+        )
     order.steps_per_epoch(examples, plan.batch_size)  # refuses an impossible batch size
     step = int(np.max(state.step))
     history = [line for line in folder.metrics() if line["step"] <= step]
@@ -163,8 +176,8 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
             shown = "valid_bound" if "valid_bound" in line else "bound" if "bound" in line else "loss"
             bar.set_postfix_str(f"{shown} {np.mean(line[shown]):.2f}")
             bar.update(count)
-            if signals.asked(step):
+            if signals.asked():
                 raise Interrupted(int(signals.received), f"step {step}")
-    if signals.received is not None:  # as the last checkpoint was written
+    if signals.asked():  # as the last checkpoint was written
         raise Interrupted(int(signals.received), f"step {step}")
     return state

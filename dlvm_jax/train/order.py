@@ -8,7 +8,7 @@ __all__ = ["minibatches", "steps_per_epoch"]
 
 
 def steps_per_epoch(examples, batch_size):
-    """Whole minibatches in an epoch (the rest comes round in other epochs); ValueError if there is not one."""
+    """Whole minibatches in an epoch (when shuffled, the rest comes round in other epochs); ValueError if there is not one."""
     if not 1 <= batch_size <= examples:
         raise ValueError(
             f"the batch size lies between 1 and the {examples} training examples, got {batch_size}"
@@ -24,7 +24,7 @@ def _epoch(examples, seed, epoch):
 def minibatches(examples, batch_size, seed, start, steps, shuffle=True):
     """Indices of the minibatches of steps start..start+steps-1, [steps, batch_size]: a fresh permutation each epoch.
 
-    Without `shuffle` the examples come in their own order in every epoch.
+    Without `shuffle` the examples come in their own order in every epoch, and the rest never comes.
     """
     per_epoch = steps_per_epoch(examples, batch_size)
     if not shuffle:

@@ -17,6 +17,10 @@ def validator(objective, data, *, seeds=1, batch_size=500, key=None):
     already transformed.  With several seeds each metric is a list.  A last batch of one example is joined to the one before.
     """
     count = len(jax.tree.leaves(data)[0])
+    if not count:
+        raise ValueError(
+            "there are no examples to validate on; give a data set that holds some out, or no validator"
+        )
     starts = list(range(0, count, min(batch_size, count)))
     if count % batch_size == 1 < count:  # total correlation and MMD are of two examples or more
         starts.pop()

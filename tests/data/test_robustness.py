@@ -120,6 +120,19 @@ def test_a_download_that_was_cut_short_is_fetched_anew(tmp_path, frey_site):
     assert not (tmp_path / "cache" / "downloads" / "freyfaces").exists()
 
 
+def test_a_download_that_is_no_such_file_is_fetched_anew(tmp_path, frey_site, monkeypatch):
+    """Where no sum is known, it is noticed as it is read."""
+    file, content = frey_site
+    source = sources.SOURCES["freyfaces"]
+    unknown = source._replace(files=tuple(known._replace(sha256=None) for known in source.files))
+    monkeypatch.setitem(sources.SOURCES, "freyfaces", unknown)
+    file.write_text("<html>please log in</html>")
+    with pytest.raises(ValueError, match=r"files of freyfaces as downloaded from http.* cannot be read"):
+        builders.read_prepared("freyfaces", tmp_path / "cache")
+    file.write_bytes(content)
+    assert builders.read_prepared("freyfaces", tmp_path / "cache")["train"][0].shape == (3, 28, 20, 1)
+
+
 def test_a_file_the_server_lacks_is_one_clear_line(tmp_path, frey_site):
     frey_site[0].unlink()
     with pytest.raises(FileNotFoundError, match=r"freyfaces are not here .*404.*set DLVM_DATA") as caught:

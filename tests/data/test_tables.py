@@ -46,9 +46,19 @@ def test_published_parts_are_kept(tmp_path):
         ("a.npy", np.zeros(3), r"rows must hold finite numbers \[N, D\], got float64 of shape \(3,\)"),
         ("a.npy", np.full((20, 2), np.nan), "must hold finite numbers"),
         ("a.npy", np.stack([np.arange(20.0), np.ones(20)], 1), r"columns \[1\] are constant in training"),
+        (
+            "a.npy",
+            np.stack([np.arange(12.0), np.full(12, 0.1)], 1),
+            r"columns \[1\] are constant in training",
+        ),
+        (
+            "a.npz",
+            {"train": ROWS, "valid": ROWS, "test": ROWS[:, :1]},
+            r"the same columns, got \[1, 3\] of them",
+        ),
         ("a.npy", ROWS[:2], r"two rows or more for training are needed, got parts of \[0, 1, 1\] rows"),
         ("a.npz", "no archive", "no table of numbers"),
-        ("a.npz", {"rows": ROWS}, "a table has the arrays train, valid, test"),
+        ("a.npz", {"first": ROWS, "second": ROWS}, "a table has the arrays train, valid, test"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, name, content, line):
@@ -56,7 +66,7 @@ def test_what_is_no_table_is_refused(tmp_path, name, content, line):
     if isinstance(content, str):
         path.write_text(content)
     elif isinstance(content, dict):
-        np.savez(path, first=content["rows"], second=content["rows"])
+        np.savez(path, **content)
     elif content is not None:
         np.save(path, content)
     with pytest.raises((ValueError, FileNotFoundError), match=line):

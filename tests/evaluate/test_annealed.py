@@ -51,3 +51,5 @@ def test_what_cannot_be_annealed_is_refused():
     weak = parts._replace(prior=parts.prior._replace(kind="bound"))
     with pytest.raises(ValueError, match="annealing from the prior needs a density of kind exact"):
         annealed_log_likelihoods(weak, params, x, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="no examples"):
+        annealed_log_likelihoods(parts, params, x[:0], key=jax.random.key(0))

@@ -182,9 +182,12 @@ def test_no_possible_sample_gives_no_evidence():
     assert bounds.evidence(nothing) == (-np.inf, np.inf, 0)
     assert np.isnan(bounds.evidence(jnp.zeros(1)).standard_error)  # one sample knows nothing of its error
     assert bounds.summarise(bounds.empty_weights()).effective_sample_size == 0
-    slope = jax.grad(lambda log_w: bounds.evidence(log_w).effective_sample_size)
-    np.testing.assert_array_equal(slope(nothing), 0)
-    assert np.isfinite(slope(nothing.at[2].set(1.0))).all()
+    for figure in ("effective_sample_size", "log_evidence"):
+        slope = jax.grad(lambda log_w, figure=figure: getattr(bounds.evidence(log_w), figure))
+        np.testing.assert_array_equal(slope(nothing), 0)
+        assert np.isfinite(slope(nothing.at[2].set(1.0))).all()
+    log_w = jnp.array([0.3, -2.0, 1.0])
+    np.testing.assert_allclose(slope(log_w), jax.nn.softmax(log_w), rtol=1e-6)
     weights = bounds.accumulate(bounds.empty_weights(), jnp.full(5, -jnp.inf))
     later = bounds.summarise(bounds.accumulate(weights, jnp.zeros(5)))
     assert float(later.log_evidence) == pytest.approx(np.log(0.5))

@@ -76,6 +76,36 @@ def test_multivariate_normal_integrates_to_one_in_one_dimension(dtype):
     assert abs(np.sum(w * np.exp(np.asarray(log_prob, np.float64))) - 1) < TOLERANCE[dtype]
 
 
+def test_one_factor_of_all_gives_what_copies_of_it_give():
+    x, tril = np.random.RandomState(0).randn(2, 5, 3), jnp.array([[1.0, 0, 0], [0.5, 2, 0], [-1, 0.3, 0.7]])
+    one = d.multivariate_normal_log_prob(x, jnp.ones(3), tril)
+    copies = d.multivariate_normal_log_prob(x, jnp.ones(3), jnp.broadcast_to(tril, (5, 3, 3)))
+    np.testing.assert_allclose(one, copies, rtol=1e-6)
+    np.testing.assert_allclose(
+        d.multivariate_normal_log_prob(x[0, 0], jnp.ones(3), tril), one[0, 0], rtol=1e-6
+    )
+
+
+def test_levels_in_eight_bits_do_not_wrap():
+    """Also their gradient where the mean is far from the last bin, in which no branch that is not taken may be infinite."""
+    levels = np.array([0, 128, 255], np.uint8)
+    for law in (d.discretised_normal_log_prob, d.discretised_logistic_log_prob):
+        both = [law(x[:, None], 0.5, -6.0) for x in (levels, levels.astype(np.float32))]
+        np.testing.assert_array_equal(*both)
+        assert np.isfinite(jax.grad(lambda mean, law=law: law(levels[2:], mean, -6.0))(0.5))
+
+
+def test_draws_in_bfloat16_have_their_probabilities():
+    """Counts within five standard deviations: false alarm 1e-6."""
+    n, p = 100_000, 0.001
+    logit = jnp.full(1, np.log(p / (1 - p)), jnp.bfloat16)
+    p = float(jax.nn.sigmoid(logit.astype(jnp.float32))[0])
+    ones = d.bernoulli_sample(jax.random.key(0), logit, (n,)).astype(jnp.float32).sum()
+    assert abs(ones - n * p) < 5 * np.sqrt(n * p)
+    firsts = (d.categorical_sample(jax.random.key(1), jnp.zeros(256, jnp.bfloat16), (n,)) == 0).sum()
+    assert abs(firsts - n / 256) < 5 * np.sqrt(n / 256)
+
+
 def test_multivariate_normal_with_diagonal_factor_is_the_diagonal_normal(dtype):
     x, mean, log_std = (jnp.asarray(np.random.RandomState(i).randn(5, 3), dtype) for i in range(3))
     full = d.multivariate_normal_log_prob(x, mean, jax.vmap(jnp.diag)(jnp.exp(log_std)))

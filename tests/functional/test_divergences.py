@@ -256,6 +256,13 @@ def test_mmd_is_unbiased_for_the_closed_form_of_gaussians(sizes, equal):
     assert (estimates < 0).any()  # not clamped
 
 
+def test_mmd_of_levels_in_eight_bits_does_not_wrap():
+    x, y = np.random.RandomState(0).randint(0, 256, (2, 6, 3)).astype(np.uint8)
+    kernel = lambda x, y: divergences.rbf_kernel(x, y, 200.0)  # noqa: E731
+    wide = divergences.mmd(x.astype(np.float32), y.astype(np.float32), kernel)
+    np.testing.assert_allclose(divergences.mmd(x, y, kernel), wide, rtol=1e-4)
+
+
 def test_mmd_sums_over_the_right_pairs():
     """Diagonals are left out within a sample and kept across, also for the same points on both sides."""
     x, y = random(0, 4, 2), random(1, 3, 2)

@@ -249,6 +249,10 @@ def test_impossible_linear_vaes_are_refused():
         lg.beta_vae_optimum(jnp.ones(4), 5, 0.0)
     with pytest.raises(ValueError, match="beta must be positive, got 0"):
         lg.beta_vae_optimum(jnp.ones(4), 2, 0.0, beta=0.0)
+    swept = jax.vmap(lambda beta: lg.beta_vae_optimum(jnp.arange(1.0, 5.0), 1, 0.0, beta))(
+        jnp.array([1.0, 3.0])
+    )
+    np.testing.assert_allclose(swept.squared_singular_values, [[3], [1]], rtol=1e-6)
 
 
 def test_active_units_in_theory_and_in_draws(x64):

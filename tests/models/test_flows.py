@@ -236,3 +236,9 @@ def test_a_flow_is_prior_posterior_and_decoder_of_a_vae():
     assert weight.shape == (5,) and np.isfinite(weight).all()
     with pytest.raises(ValueError, match="only over an exact base"):
         flows.transformed(model, flows.reverse(2))
+    with pytest.raises(ValueError, match=r"vectors of 2 numbers, got an array of shape \(5, 3\)"):
+        flows.reverse(2).forward({}, jnp.zeros((5, 3)))
+    narrow = density.Net(lambda key: {}, lambda params, x: jnp.zeros((*x.shape[:-1], 1, 2)))
+    layer = flows.coupling(narrow, scalars.affine(), 1)
+    with pytest.raises(ValueError, match=r"must give \[\*batch, 3, 2\], got \(5, 1, 2\)"):
+        layer.forward(layer.init(jax.random.key(0)), jnp.zeros((5, 4)))

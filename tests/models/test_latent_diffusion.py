@@ -152,6 +152,8 @@ def test_standardised_samples_have_their_mean_and_scale():
     np.testing.assert_allclose(dens.log_prob({}, None, z), log_prob, rtol=1e-4, atol=1e-4)
     assert (np.abs(z.mean(0) - mean) < 4 * std / 100).all()
     assert (np.abs(z.std(0) / std - 1) < 4 / np.sqrt(20_000)).all()
+    with pytest.raises(ValueError, match=r"must have the event's shape, got \(2,\) and \(\)"):
+        latent_diffusion.standardised(density.standard_normal(2), mean, 0.5)
 
 
 def test_the_second_stage_sees_draws_of_the_frozen_posterior():

@@ -252,6 +252,8 @@ def test_adversarial_autoencoder_holds_what_is_not_its_own():
     """The encoder sees reconstruction and generator only, the discriminator its own loss only."""
     net = density.Net(lambda key: jnp.ones(2), lambda t, z: z @ t)
     parts = small_parts()
+    with pytest.raises(ValueError, match="carry no gradient"):
+        implicit.adversarial_autoencoder(net, parts[0], parts[1]._replace(reparameterised=False), parts[2])
     init, objective = implicit.adversarial_autoencoder(net, *parts, weight=2.0)
     params = init(jax.random.key(0))
     x = jnp.ones((5, 4))

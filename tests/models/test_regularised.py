@@ -223,6 +223,10 @@ def test_impossible_objectives_are_refused():
         regularised.free_bits(*PARTS, nats=-1)
     with pytest.raises(ValueError, match=r"at least 0, got 1\.0 and -2\.0"):
         regularised.info(*PARTS, kl_weight=1.0, mmd_weight=-2.0)
+    with pytest.raises(ValueError, match="carry no gradient"):
+        regularised.info(
+            prior, posterior._replace(reparameterised=False), decoder, kl_weight=1.0, mmd_weight=1.0
+        )
     objective = regularised.total_correlation(*PARTS, beta=2.0, examples=8)
     with pytest.raises(ValueError, match="use a VAE without a context"):
         objective(PARAMS, jax.random.key(0), (X, X))

@@ -195,6 +195,21 @@ def test_impossible_plans_are_refused(name):
         loop.Plan(**{"steps": 1, "batch_size": 1, "every": 1, name: 0})
 
 
+def test_what_does_not_belong_together_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="patience of 2 rounds needs validation"):
+        fit(tmp_path, patience=2)
+    trainer = build(seeds=2)
+    for seeds, state, data, line in (
+        ((0,), trainer.init((0, 1)), X, "the state is of 2 seeds, the plan of 1"),
+        ((0, 1), build().init(0), X, "the state is of 1 seeds, the plan of 2"),
+        ((0, 1), trainer.init((0, 1)), (X, X[:5]), r"one length, got \[64, 5\]"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            loop.fit(trainer, loop.Plan(2, 8, 1, seeds=seeds), data, state, folder=RunFolder(tmp_path))
+    with pytest.raises(ValueError, match="no examples to validate on"):
+        validation.validator(objective, X[:0])
+
+
 def test_a_plan_without_shuffling_takes_the_examples_in_their_order(tmp_path):
     """Against the same steps on those rows; 64 examples, of which 60 fill the six batches of ten."""
     plan = loop.Plan(12, 10, 5, shuffle=False)

@@ -30,7 +30,8 @@ def inpainting(mask):
 
     $Ax = \mathrm{mask}\odot x$
 
-    What y holds where the mask is zero does not count.  Shapes: `mask` broadcasts with x; x -> same.  Source: definition.
+    The observation y = A x is zero where the mask is; another value there spoils the solves.
+    Shapes: `mask` broadcasts with x; x -> same.  Source: definition.
 
     >>> inpainting(jnp.array([1.0, 0.0]))(jnp.array([3.0, 4.0])).tolist()
     [3.0, 0.0]

@@ -11,7 +11,7 @@ from jax.scipy.special import log_ndtr
 
 from dlvm_jax.functional.densities import GAUSS_NODES, GAUSS_WEIGHTS, discretised_normal_log_prob
 from dlvm_jax.functional.diffusion.process import alpha, over_event, sigma
-from dlvm_jax.functional.numerics import log1mexp, sum_event
+from dlvm_jax.functional.numerics import as_float, log1mexp, sum_event
 
 __all__ = ["categorical_decoder", "expected_in_bins", "expected_level", "gaussian_decoder", "unit_levels"]
 
@@ -26,7 +26,7 @@ def unit_levels(x, levels=256):
     >>> unit_levels(jnp.array([0, 255])).tolist()
     [-1.0, 1.0]
     """
-    return 2 * jnp.asarray(x) / (levels - 1) - 1
+    return 2 * as_float(x) / (levels - 1) - 1
 
 
 def gaussian_decoder(x, mean, log_std, levels=256, event_ndim=1):
@@ -120,7 +120,7 @@ def _mean_in_narrow_bins(logits, u, s, edges):
     slope = jnp.clip(width * (u - centre) / s, -30.0, 30.0)
     nodes = [
         (v, w * jnp.exp(slope * v - 0.5 * jnp.square(width * v)))
-        for v, w in zip(GAUSS_NODES / 2, GAUSS_WEIGHTS / 2, strict=True)
+        for v, w in zip((GAUSS_NODES / 2).tolist(), (GAUSS_WEIGHTS / 2).tolist(), strict=True)
     ]
     mass, moment = sum(f for _, f in nodes), sum(v * f for v, f in nodes)
     log_mass = centre / s * ((u - 0.5 * centre) / s) + jnp.log(mass)

@@ -81,7 +81,7 @@ def reverse_log_std(process, kind, s, t):
         )
     if process.steps is not None:
         s, t = jnp.maximum(s, 1 / process.steps), jnp.maximum(t, 2 / process.steps)
-    return jnp.log(_posterior(process, jnp.zeros(jnp.shape(t)), s, t)[1])
+    return jnp.log(_posterior(process, jnp.zeros(jnp.broadcast_shapes(jnp.shape(s), jnp.shape(t))), s, t)[1])
 
 
 def _posterior(process, x0, s, t):

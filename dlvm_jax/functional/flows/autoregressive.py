@@ -6,7 +6,7 @@ A conditioner maps z [*batch, D] to (shift, log_scale), each [*batch, D], of whi
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import as_float, sum_event
 
 __all__ = ["autoregressive", "autoregressive_inverse", "forward_substitution", "gate"]
 
@@ -60,7 +60,7 @@ def forward_substitution(solve, x):
         z_i, more = solve(z, x_i, i)
         return (z.at[..., i].set(z_i), log_det + more), None
 
-    x = jnp.asarray(x, jnp.result_type(x, float))
+    x = as_float(x)
     start = (jnp.zeros_like(x), jnp.zeros(x.shape[:-1], jnp.promote_types(x.dtype, jnp.float32)))
     return jax.lax.scan(fill, start, (jnp.moveaxis(x, -1, 0), jnp.arange(x.shape[-1])))[0]
 

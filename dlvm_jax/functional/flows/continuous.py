@@ -7,13 +7,13 @@ treats the batch row by row.
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion.score_matching import exact_divergence, hutchinson_divergence
-from dlvm_jax.functional.numerics import runge_kutta, sum_event
+from dlvm_jax.functional.numerics import as_float, runge_kutta, sum_event
 
 __all__ = ["continuous", "continuous_inverse", "flow_matching_loss"]
 
 
 def _integrate(z, velocity, start, stop, steps, event_ndim, probe):
-    z = jnp.asarray(z, jnp.result_type(z, float))
+    z = as_float(z)
 
     def slope(state, t):
         field = lambda z: velocity(z, t)  # noqa: E731

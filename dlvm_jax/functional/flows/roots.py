@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 __all__ = ["monotone_root"]
 
-# 2^-30 of the bracket, then two Newton steps square the error twice: rounding, in double precision too.
+# 2^-30 of the bracket, then three Newton steps square the error thrice: rounding, in double precision too.
 _BISECTIONS, _NEWTON_STEPS = 30, 3
 
 

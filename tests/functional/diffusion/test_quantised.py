@@ -28,6 +28,8 @@ def test_gaussian_bins_sum_to_one(mean, log_std, x64):
 
 def test_levels_fill_the_interval():
     np.testing.assert_allclose(quantised.unit_levels(jnp.arange(5), 5), [-1, -0.5, 0, 0.5, 1])
+    ends = quantised.unit_levels(np.array([0, 128, 255], np.uint8))  # twice 128 has nine bits
+    np.testing.assert_allclose(ends, [-1, 1 / 255, 1], atol=1e-6)
 
 
 def test_bits_of_a_matched_residual(x64):
@@ -132,6 +134,12 @@ def test_expected_in_bins_by_quadrature(x64):
             lambda z, t: quantised.expected_in_bins(VDM, jnp.tile(logits, (6, 1)), z, t, low, high)
         )(z, t)
         np.testing.assert_allclose(found, weights @ x / weights.sum(1), rtol=1e-8)
+
+
+def test_float32_stays_float32_in_double_precision(x64):
+    z, logits, t = jnp.zeros(1, jnp.float32), jnp.zeros((1, 4), jnp.float32), jnp.float32(3.0)
+    found = quantised.expected_in_bins(schedules.edm(), logits, z, t, -1.0, 1.0)
+    assert found.dtype == quantised.gaussian_decoder(z, z, z).dtype == jnp.float32
 
 
 def test_expected_in_bins_is_safe_far_out():

@@ -303,6 +303,13 @@ def test_first_step_of_a_table_takes_the_second_small_variance(x64):
     )
 
 
+def test_both_variances_take_times_of_any_shapes():
+    s, t = jnp.array([0.1, 0.2]), 0.5
+    for kind in ("small", "large"):
+        each = [variational.reverse_log_std(LINEAR, kind, float(time), t) for time in s]
+        np.testing.assert_allclose(variational.reverse_log_std(LINEAR, kind, s, t), each, rtol=1e-6)
+
+
 def test_learned_variance_lies_between(x64):
     t = jnp.array([0.001, 0.5])
     small, large = (variational.reverse_log_std(LINEAR, kind, t - 0.001, t) for kind in ("small", "large"))
