@@ -1,13 +1,12 @@
 """Tables of real numbers: one of scikit-learn's, or a file of one's own."""
 
-import hashlib
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from sklearn.datasets import load_breast_cancer
 
-from dlvm_jax.data.loading import Data
+from dlvm_jax.data.loading import of_vectors
 from dlvm_jax.data.protocol import Protocol
 
 __all__ = ["FILES", "NAMES", "dataset"]
@@ -75,16 +74,4 @@ def dataset(name, seed=0):
         f"{'/'.join(map(str, sizes))} rows of {len(mean)} columns, {said}, standardised by the training rows"
     )
     protocol = Protocol("standardised", sizes, "none", seed, description, str(name))
-    digest = hashlib.sha256(b"".join(rows.tobytes() for rows in splits)).hexdigest()
-    return Data(
-        Path(name).stem,
-        *splits,
-        None,
-        None,
-        None,
-        0,
-        1.0,
-        False,
-        lambda key, raw: raw,
-        protocol.with_hash(digest),
-    )
+    return of_vectors(Path(name).stem, splits, protocol)

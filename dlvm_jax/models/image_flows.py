@@ -56,9 +56,11 @@ def glow_step(scalar, shape, channels, blocks):
 def multiscale(steps_of, shape, levels):
     """At each level: squeeze, a flow `steps_of(shape)`, and half of the channels are done (Dinh et al. 2017, section 3.6).
 
-    Raises ValueError for sides that cannot be halved so often.
+    Raises ValueError for less than one level, and for sides that cannot be halved so often.
     """
     h, w, c = shape
+    if levels < 1:
+        raise ValueError(f"a multi-scale flow has at least one level, got {levels}")
     if h % 2 or w % 2:
         raise ValueError(
             f"a level of a multi-scale flow halves an image, got sides {h} x {w}; use fewer levels"

@@ -64,6 +64,8 @@ def test_uniform_grey_has_exactly_its_bits():
     np.testing.assert_allclose(dens.log_prob(dens.init(jax.random.key(0)), None, x), 0, atol=1e-4)
 
 
-def test_sides_that_cannot_be_halved_are_refused():
+def test_impossible_levels_are_refused():
+    with pytest.raises(ValueError, match="at least one level, got 0"):
+        image_flows.multiscale(None, (4, 4, 1), 0)
     with pytest.raises(ValueError, match="halves an image, got sides 7 x 7"):
         image_flows.glow(scalars.affine(), (28, 28, 1), 3, 1, 4, 1)
