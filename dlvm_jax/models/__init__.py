@@ -1,5 +1,41 @@
-"""Densities and objectives: networks and mathematics joined."""
+"""Densities and objectives: networks and mathematics joined, a family a module."""
 
-from dlvm_jax.models import density, objectives, vae
+from dlvm_jax.models import (
+    autoencoder,
+    curved,
+    density,
+    diffusion,
+    flow_densities,
+    flows,
+    gaussian,
+    hierarchical,
+    image_flows,
+    implicit,
+    latent_diffusion,
+    objectives,
+    regularised,
+    scalars,
+    sphere_flows,
+    vae,
+    vamp,
+)
 
-__all__ = ["density", "objectives", "vae"]
+__all__ = [
+    "autoencoder",
+    "curved",
+    "density",
+    "diffusion",
+    "flow_densities",
+    "flows",
+    "gaussian",
+    "hierarchical",
+    "image_flows",
+    "implicit",
+    "latent_diffusion",
+    "objectives",
+    "regularised",
+    "scalars",
+    "sphere_flows",
+    "vae",
+    "vamp",
+]
