@@ -106,6 +106,13 @@ def diffuse(process, x0, t, eps):
     return over_event(alpha(process, t), x0) * x0 + over_event(sigma(process, t), x0) * eps
 
 
+def _root(fall):
+    """sqrt(1 - exp(fall)), whose gradient is zero at zero, where the root has none."""
+    variance = -jnp.expm1(fall)
+    moves = variance != 0
+    return jnp.where(moves, jnp.sqrt(jnp.where(moves, variance, 1.0)), 0.0)
+
+
 def transition(process, s, t):
     r"""Forward kernel q(x_t | x_s) = N(scale x_s, std^2 I) between two times s < t.
 
@@ -121,9 +128,7 @@ def transition(process, s, t):
     (1.0, 4.0)
     """
     scale = jnp.exp(process.log_alpha(t) - process.log_alpha(s))
-    variance = -jnp.expm1(process.log_snr(t) - process.log_snr(s))
-    moves = variance != 0  # the root has no derivative at zero
-    return scale, sigma(process, t) * jnp.where(moves, jnp.sqrt(jnp.where(moves, variance, 1.0)), 0.0)
+    return scale, sigma(process, t) * _root(process.log_snr(t) - process.log_snr(s))
 
 
 def posterior(process, x_t, x0, s, t):
@@ -133,7 +138,8 @@ def posterior(process, x_t, x0, s, t):
         \tilde\sigma^2 = -\sigma_s^2\,\mathrm{expm1}(\lambda_t-\lambda_s)$
 
     Shapes: `x_t`, `x0` [*batch, *event], s, t scalar or [*batch] -> mean [*batch, *event], std [*batch] or scalar.
-    The std is zero for a clean s.  Source: Ho, Jain, Abbeel 2020, eq. 6 and 7, for any process: Kingma et al. 2021, eq. 25.
+    The std is zero for a clean s and, with gradient zero, where s = t.
+    Source: Ho, Jain, Abbeel 2020, eq. 6 and 7, for any process: Kingma et al. 2021, eq. 25.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> mean, std = posterior(edm(), jnp.ones(1), jnp.zeros(1), 3.0, 5.0)
@@ -144,7 +150,7 @@ def posterior(process, x_t, x0, s, t):
     keep = jnp.exp(fall + process.log_alpha(s) - process.log_alpha(t))
     pull = -alpha(process, s) * jnp.expm1(fall)
     mean = over_event(keep, x_t) * x_t + over_event(pull, x0) * x0
-    return mean, sigma(process, s) * jnp.sqrt(-jnp.expm1(fall))
+    return mean, sigma(process, s) * _root(fall)
 
 
 def _derivative(function, t):

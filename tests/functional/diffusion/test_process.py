@@ -78,6 +78,15 @@ def test_signal_falls_and_a_clean_end_is_exact(process):
         assert std == 0
 
 
+def test_steps_of_no_length_have_gradients():
+    for std in (
+        lambda s, t: p.transition(schedules.edm(), s, t)[1],
+        lambda s, t: p.posterior(schedules.edm(), jnp.zeros(1), jnp.zeros(1), s, t)[1],
+    ):
+        assert std(2.0, 2.0) == 0
+        np.testing.assert_array_equal(jax.grad(std, (0, 1))(2.0, 2.0), 0)
+
+
 @pytest.mark.parametrize("name", [name for name in PROCESSES if PROCESSES[name].steps is None])
 def test_single_precision_is_exact_where_noise_is_small(name):
     """Relative error of sigma below 1e-6 over t in [1e-6, 1]: a few roundings (the usual sqrt(1 - exp) loses 2 %)."""
