@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dlvm_jax import data as datasets
 from dlvm_jax.evaluate import pictures
-from dlvm_jax.evaluate.likelihood import Record
+from dlvm_jax.evaluate.likelihood import ACTIVE, Record
 from dlvm_jax.functional import linear_gaussian
 from dlvm_jax.functional.densities import bits_per_dim
 from dlvm_jax.train import engine, loop, optimisers, parallel
@@ -162,7 +162,7 @@ def record_of(model, x, dataset):
         log_likelihood=float(nats.mean()),
         standard_error=float(nats.std(ddof=1) / math.sqrt(len(nats))),
         bits_per_dim=float(bits_per_dim(nats.mean(), x.shape[1:], dataset.bin_width)),
-        active_units=int((linear_gaussian.posterior(model, x)[0].var(0) > 0.01).sum()),
+        active_units=int((linear_gaussian.posterior(model, x)[0].var(0) > ACTIVE).sum()),
     )
 
 
@@ -196,7 +196,9 @@ def run(config):
                 "train_log_likelihood": float(log_evidence(model, train).mean()),
                 "closed_form_train_log_likelihood": optimum,
                 "noise_std": math.exp(model.log_std),
-                "active_units_in_theory": int((linear_gaussian.posterior_mean_variance(model) > 0.01).sum()),
+                "active_units_in_theory": int(
+                    (linear_gaussian.posterior_mean_variance(model) > ACTIVE).sum()
+                ),
             }
             print(f"{latent} dimensions: {record}")
         codes = _codes(config, models[max(models)], test)

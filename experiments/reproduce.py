@@ -53,7 +53,7 @@ class Run(_Folders):
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """rows; default all that are not recorded and whose time is known, the quickest first"""
     minutes: float | None = None
-    """stop within so long, with everything saved"""
+    """stop within so long, with finished rounds saved"""
     quick: bool = False
     """a short version of each row, from its start, which is not recorded"""
 
@@ -115,7 +115,7 @@ def show(config):
     print(f"{'row':{width}}  {'published':>16}  {'ours':>20}  status")
     for name, row in rows.items():
         found = recorded(config.records, row)
-        began = (config.runs / row.run_folder / "config.json").exists()
+        began = row.run_folder == name and (config.runs / name / "config.json").exists()
         status = results.judged(row, found) if found else "begun" if began else "not run"
         took = f" ({row.minutes:g} minutes)" if row.minutes and not found else ""
         ours = results.ours(row, found) if found else ""

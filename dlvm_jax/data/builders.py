@@ -76,7 +76,8 @@ def _intact(source, name, folder, where):
         raise
     except Exception as error:
         raise ValueError(
-            f"the files of {name} {where} cannot be read ({type(error).__name__}: {error}); replace them by intact ones"
+            f"the files of {name} {where} cannot be read ({type(error).__name__}: {error}); "
+            f"put intact ones into a folder {name} and set DLVM_DATA to the folder above it"
         ) from error
 
 

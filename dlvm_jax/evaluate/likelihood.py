@@ -14,6 +14,8 @@ from dlvm_jax.models.objectives import unpack
 
 __all__ = ["Record", "active_units", "evaluate", "log_likelihoods"]
 
+ACTIVE = 0.01  # variance of the posterior mean over the data above which a unit is active
+
 
 @dataclass(frozen=True)
 class Record:
@@ -203,9 +205,6 @@ def evaluate(
         active_units=active_units(*posterior, x) if posterior else None,
         per_example=nats,
     )
-
-
-ACTIVE = 0.01  # variance of the posterior mean over the data above which a unit is active
 
 
 def posterior_means(posterior, params, x, batch_size=1000):

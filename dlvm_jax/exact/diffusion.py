@@ -90,12 +90,14 @@ def point_masses(points):
     $q_0 = \frac1N\sum_n\delta_{x_n}$
 
     Its exact score leads a sampler back to the data set: a perfect denoiser of finite data memorises.
-    Shapes: `points` [N, D].  Source: Karras, Aittala, Aila, Laine 2022, appendix B.3.
+    Shapes: `points` [N, D].  Raises ValueError for others.  Source: Karras, Aittala, Aila, Laine 2022, appendix B.3.
 
     >>> point_masses(jnp.zeros((5, 2))).variances.shape
     (5, 2)
     """
     points = as_float(points)
+    if points.ndim != 2 or not len(points):
+        raise ValueError(f"point masses are points [N, D], one or more, got shape {points.shape}")
     count, dim = points.shape
     axes = jnp.broadcast_to(jnp.eye(dim, dtype=points.dtype), (count, dim, dim))
     log_weights = jnp.full(count, -math.log(count), points.dtype)

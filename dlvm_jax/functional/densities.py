@@ -138,9 +138,9 @@ def bernoulli_log_prob(x, logits, event_ndim=1):
     return sum_event(x * logits - jax.nn.softplus(logits), event_ndim)
 
 
-def _wide(logits):
+def _wide(x):
     """At least float32, in which uniform draws are fine enough: bfloat16 has 128 of them."""
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def bernoulli_sample(key, logits, shape=()):
@@ -276,9 +276,9 @@ def discretised_logistic_mixture_sample(key, logits, mean, log_scale, levels=256
     """
     key_component, key_level = jax.random.split(key)
     full = jnp.broadcast_shapes(logits.shape, jnp.shape(mean), jnp.shape(log_scale))
-    which = jax.random.categorical(key_component, jnp.broadcast_to(logits, full), shape=shape + full[:-1])[
-        ..., None
-    ]
+    which = jax.random.categorical(
+        key_component, _wide(jnp.broadcast_to(logits, full)), shape=shape + full[:-1]
+    )[..., None]
 
     def chosen(parameter):
         everywhere = jnp.broadcast_to(parameter, shape + full)
@@ -371,7 +371,7 @@ def discretised_normal_sample(key, mean, log_std, levels=256, shape=()):
     Array([1.], dtype=float32)
     """
     _check_levels(levels)
-    draw = normal_sample(key, mean, log_std, shape)
+    draw = normal_sample(key, _wide(jnp.asarray(mean)), log_std, shape)
     return jnp.clip(jnp.floor(levels * draw), 0, levels - 1)
 
 

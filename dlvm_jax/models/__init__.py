@@ -1,4 +1,4 @@
-"""Densities and objectives: networks and mathematics joined, a family a module."""
+"""Densities and objectives: networks and mathematics joined, one module a family."""
 
 from dlvm_jax.models import (
     autoencoder,

@@ -305,7 +305,7 @@ def check_dim(dim):
 def check_event(z, dim):
     """Raise ValueError unless `z` is [*batch, dim]: another width would broadcast into a wrong likelihood."""
     if z.shape[-1:] != (dim,):
-        raise ValueError(f"this density is of vectors of {dim} numbers, got an array of shape {z.shape}")
+        raise ValueError(f"expected vectors of {dim} numbers, got an array of shape {z.shape}")
 
 
 def standard_normal(dim):

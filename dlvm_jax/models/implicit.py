@@ -69,7 +69,8 @@ def adversarial_autoencoder(discriminator, prior, posterior, decoder, tie=None, 
 
     discriminator: a `Net` [*batch, M] -> [*batch];  weight: of the generator's loss.  Returns (init, objective); the
     parameters are those of the VAE, and beside them "discriminator".  One scalar: the encoder sees the discriminator held,
-    the discriminator sees the codes held.  The result is evaluated as the VAE of the same parts.
+    the discriminator sees the codes held.  The result is evaluated as the VAE of the same parts.  Raises ValueError for parts
+    that `vae` refuses.
     """
     parts = Parts(prior, posterior, decoder, tie)
     vae(*parts)  # refuses parts that do not fit

@@ -58,7 +58,7 @@ def info(prior, posterior, decoder, tie=None, *, kl_weight, mmd_weight):
     $\mathbb E[\log p(x|z)] - a\,\mathrm{KL}(q(z|x)\Vert p(z)) - b\,\mathrm{MMD}^2(q(z), p(z))$; in the paper's letters
     a = 1 - alpha and b = alpha + lambda - 1.  a = 0 is the Wasserstein autoencoder with MMD (Tolstikhin et al. 2018,
     algorithm 2), with the reconstruction a log-likelihood.  The kernel is the inverse multiquadratic of scale C = 2M;
-    the estimate is the U-statistic.
+    the estimate is the U-statistic.  Raises ValueError for parts that `vae` refuses and weights below zero.
     """
     if kl_weight < 0 or mmd_weight < 0:
         raise ValueError(f"the weights of KL and MMD are at least 0, got {kl_weight} and {mmd_weight}")

@@ -111,10 +111,10 @@ class _Signals:
 
     def asked(self):
         """The signal that any process received, or None; all processes ask together."""
+        received = self.received or 0
         if jax.process_count() > 1:
-            received = multihost_utils.process_allgather(np.int32(self.received or 0))
-            self.received = int(received.max()) or None
-        return self.received
+            received = int(multihost_utils.process_allgather(np.int32(received)).max())
+        return received or None
 
 
 def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, progress=True):
@@ -123,7 +123,7 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
     engine:      from `engine.build`;  data: arrays with the examples on the leading axis, already put on the devices
     folder:      `RunFolder` for the log;  checkpoints: `Checkpoints`, or None to keep none
     validate:    (parameters) -> {"score": a float, lower is better, and more} after each round
-    Raises ValueError for arrays of different lengths, seeds that the state is not of, and patience without validation,
+    Raises ValueError for arrays of different lengths, a state of another number of seeds, and patience without validation,
     NonFiniteError (naming step and metric) and Interrupted (after saving) on SIGTERM or SIGINT.
     """
     lengths = [len(leaf) for leaf in jax.tree.leaves(data)]
@@ -176,8 +176,8 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
             shown = "valid_bound" if "valid_bound" in line else "bound" if "bound" in line else "loss"
             bar.set_postfix_str(f"{shown} {np.mean(line[shown]):.2f}")
             bar.update(count)
-            if signals.asked():
-                raise Interrupted(int(signals.received), f"step {step}")
-    if signals.asked():  # as the last checkpoint was written
-        raise Interrupted(int(signals.received), f"step {step}")
+            if number := signals.asked():
+                raise Interrupted(int(number), f"step {step}")
+    if number := signals.asked():  # as the last checkpoint was written
+        raise Interrupted(int(number), f"step {step}")
     return state

@@ -2,6 +2,7 @@
 
 import math
 
+from dlvm_jax.train.run import same_maker
 from experiments.papers.registry import VERDICTS, doubtful, verdict
 
 __all__ = ["judged", "number", "ours", "write"]
@@ -70,22 +71,20 @@ def _text(row, found):
     if row.published is None:
         value, tolerance = f"no confirmed value{row.confirmed.removeprefix('nowhere')}", ""
     else:
-        value, tolerance = f"the value by {row.confirmed}", f"Tolerance {row.tolerance:g}."
+        value, tolerance = f"the value from {row.confirmed}", f"Tolerance {row.tolerance:g}."
     parts = (*told.values(), tolerance, row.remark, "**The row has been changed since.**" * changed)
     return f"({row.source}; {value}). {' '.join(filter(None, parts))}"
 
 
-def _trained(manifest):
-    return f"trained at {manifest['commit']} on {', '.join(manifest['devices'])}"
-
-
 def _took(found):
-    """What a recorded run took, and on what."""
+    """What a recorded run took, and what computed it."""
     told = ["seed " + ", ".join(map(str, found["seeds"]))] if found["seeds"] else []
     told += [*_cost(found), f"{found['cpu_count']} cores, {', '.join(found['devices'])}"]
     told += [f"jax {found['packages']['jax']}", found["commit"]]
-    if "trained" in found:
-        told += [_trained(manifest) for manifest in (*found["trained"].get("before", ()), found["trained"])]
+    trained = found.get("trained", found)
+    for other in (*trained.get("before", ()), trained):
+        if not same_maker(other, found):
+            told.append(f"begun or trained at {other['commit']} on {', '.join(other['devices'])}")
     return f"Recorded {found['recorded']}: {'; '.join(told)}."
 
 

@@ -13,8 +13,8 @@ SPHERE = {  # name: (row of the table of flows, published KL, published effectiv
 REMARKS = {
     "exponential-1-12": "At the same rate along a cosine five seeds gave 0.805 to 0.819 nats with 43.5 to 48.3 %, at 2e-3 and "
     "10,000 steps 0.779 to 0.795 nats with 39.3 to 46.6 %: the KL rewards less what the effective samples ask for.",
-    "exponential-6-5": "At 2e-3 along a cosine 10,000 steps gave 0.193 nats with 81.9 %: the flow can, and what is slower at "
-    "the paper's rate is the way from our start, which the paper does not give.",
+    "exponential-6-5": "At 2e-3 along a cosine 10,000 steps gave 0.193 nats with 81.9 %: the flow can reach it; at the "
+    "paper's rate it needs more steps from our start (the paper does not give its own).",
     "exponential-24-1": "As for (6, 5): at 2e-3 along a cosine 10,000 steps gave 0.102 nats with 82.7 %.",
 }
 UNITS = {"kl_known": "KL(flow, target), nats", "effective": "effective samples, %"}

@@ -1,4 +1,4 @@
-"""Densities in the plane whose entropy is known: what is left between data and model, by an exact likelihood."""
+"""Densities in the plane whose entropy is known: what is left between data and model."""
 
 from experiments.papers.recipes import diffusion_run, flow_run
 from experiments.papers.registry import Row

@@ -156,6 +156,9 @@ def test_output_law_multiplies_in_full_precision(monkeypatch):
 def test_components_must_fit(x64):
     with pytest.raises(ValueError, match=r"need weights \(3,\) and covariances \(3, 2, 2\)"):
         exact.mixture(np.ones(2), MEANS, COVARIANCES)
+    for wrong in (jnp.zeros((0, 2)), jnp.zeros((2, 3, 3, 1))):
+        with pytest.raises(ValueError, match=r"points \[N, D\], one or more, got shape"):
+            exact.point_masses(wrong)
     with pytest.raises(ValueError, match="has a mean"):
         exact.gaussian(0.0, 1.0)
     with pytest.raises(ValueError, match="weights are not negative"):

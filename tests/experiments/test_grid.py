@@ -14,7 +14,7 @@ import pytest
 
 from dlvm_jax.functional import bounds
 from dlvm_jax.models import density, objectives
-from dlvm_jax.models.vae import join
+from dlvm_jax.models.density import join
 from dlvm_jax.train import checkpoint
 from experiments import conditions, vae, vae_nets, vae_parts
 from experiments.papers import burda2016

@@ -104,6 +104,15 @@ def test_draws_in_bfloat16_have_their_probabilities():
     assert abs(ones - n * p) < 5 * np.sqrt(n * p)
     firsts = (d.categorical_sample(jax.random.key(1), jnp.zeros(256, jnp.bfloat16), (n,)) == 0).sum()
     assert abs(firsts - n / 256) < 5 * np.sqrt(n / 256)
+    places = jnp.broadcast_to(jnp.arange(0.5, 256) / 256, (1, 256)).astype(jnp.bfloat16)
+    equal = jnp.zeros((1, 256), jnp.bfloat16), places, jnp.full((1, 256), -9.0, jnp.bfloat16)
+    firsts = (d.discretised_logistic_mixture_sample(jax.random.key(2), *equal, shape=(n,)) == 0).sum()
+    assert abs(firsts - n / 256) < 5 * np.sqrt(n / 256)
+    std = 2.0**-7  # two levels
+    levels = d.discretised_normal_sample(
+        jax.random.key(3), jnp.full(1, 0.75, jnp.bfloat16), np.log(std), shape=(n,)
+    )
+    assert abs(levels.mean() + 0.5 - 192) < 5 * 256 * std / np.sqrt(n)
 
 
 def test_multivariate_normal_with_diagonal_factor_is_the_diagonal_normal(dtype):
