@@ -9,7 +9,13 @@ __all__ = ["judged", "number", "ours", "write"]
 
 SHOWN = (  # rows of the README
     *("vae-1-mnist", "vae-1-mnist-2-layers", "iwae-5-mnist", "ais-gap-mnist", "dreg-over-iwae-5-mnist"),
-    *("vae-standard-mnist", "vae-vamp-mnist", "hvae-standard-mnist"),
+    *(
+        "vae-standard-mnist",
+        "vae-standard-mnist-pace",
+        "vae-vamp-mnist",
+        "hvae-standard-mnist",
+        "hvae-vamp-mnist",
+    ),
     *("plane-vae-mnist-2", "plane-vae-mnist-5", "plane-vae-mnist-20"),
     *("sphere-vae-mnist-2", "sphere-vae-mnist-5", "sphere-vae-mnist-10"),
     *("realnvp-mnist", "spline-glow-mnist", "levels-mnist", "cvae-quadrants-1"),
