@@ -43,10 +43,11 @@ REMARKS = {
     "vae-1-mnist": "At K = 500 and on the same images, 400 epochs are better than 100 by 2.20 +- 0.04 nats (-88.34 against "
     "-90.54), while tanh, Glorot's weights and the bias from the means change those 100 by +0.03 +- 0.04, though 21 units are "
     "active for 16: it is the training that limits, of 41 times fewer steps than the paper's, and not the networks.",
-    "iwae-5-mnist": "The training is that of vae-1-mnist, whose remark tells what it lacks; IWAE-5 is 1.6 nats above it (1.2 in "
-    "the paper).",
-    "vae-1-mnist-2-layers": "100 epochs reach -91.67 (K = 500), 2.69 +- 0.05 less on the same images. A warm-up of the KL over "
-    "half of these 100 activates 101 units for 18 and changes log p(x) by +0.09 +- 0.08: the training limits, not dead units.",
+    "iwae-5-mnist": "A quarter of the epochs is worse by 1.93 +- 0.03 nats (iwae-5-mnist-pace), 0.96 for each doubling: the "
+    "training is too short; at that pace -85.54 is one doubling away, and the paper's training is five.",
+    "vae-1-mnist-2-layers": "A quarter of the epochs is worse by 2.37 +- 0.05 nats (vae-1-mnist-2-layers-pace), 1.19 for each "
+    "doubling; at that pace -85.33 is three doublings away, and the paper's training is five. A warm-up of the KL over half of "
+    "these 100 epochs activates 101 units for 18 and changes log p(x) by +0.09 +- 0.08: the training limits, not dead units.",
 }
 HUNDRED = {**SHORT, "epochs": 100, "eval_samples": 500}
 ORIGINAL = {
