@@ -65,7 +65,7 @@ def unit_square(size):
     return np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
 
 
-def curves(path, series, ylabel):
+def curves(path, series, ylabel, xlabel="step"):
     """Curves {name: (x, y)} in one plot; the y axis leaves out the first wild values."""
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
@@ -78,7 +78,7 @@ def curves(path, series, ylabel):
         low, high = values.min(), values.max()
         margin = 0.05 * (high - low) or 1.0
         axes.set_ylim(low - margin, high + margin)
-    axes.set(xlabel="step", ylabel=ylabel)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
