@@ -28,6 +28,9 @@ PACE = (
     "A quarter of the steps, along a cosine of its own, is worse by 0.069 +- 0.002 bits/dim on the same 2,000 test images, 0.034 "
     "for each doubling: the training is too short; at that pace 1.109 is three doublings away."
 )
+SHORT = (
+    "A table of four neighbours codes the same images in 3.441 bits/dim: the training is too short for them."
+)
 COMMON = {
     "better": "lower",
     "tolerance": 0.02,
@@ -64,7 +67,7 @@ ROWS = [
             * (data == "mnist"),
             run=diffusion_run(data=data, **OURS),
             minutes=25,
-            remark=PACE if data == "mnist" else "",
+            remark=PACE if data == "mnist" else SHORT,
             **COMMON,
         )
         for name, (data, title) in DATA.items()
