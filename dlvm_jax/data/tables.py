@@ -63,9 +63,8 @@ def dataset(name, seed=0):
             f"{name}: two rows or more for training are needed, got parts of {[*map(len, splits)]} rows"
         )
     mean, std = splits[0].mean(0, dtype=np.float64), splits[0].std(0, dtype=np.float64)
-    constant = np.flatnonzero(
-        (splits[0] == splits[0][0]).all(0)
-    )  # rounding may leave them a standard deviation
+    # not by a standard deviation of zero, to which rounding may add
+    constant = np.flatnonzero((splits[0] == splits[0][0]).all(0))
     if len(constant):
         raise ValueError(f"{name}: columns {constant.tolist()} are constant in training; leave them out")
     splits = [((rows - mean) / std).astype(np.float32) for rows in splits]

@@ -21,10 +21,10 @@ MODELS = {
     ),
 }
 MINUTES = {(1, "standard"): 25, (1, "vamp"): 75, (2, "standard"): 60, (2, "vamp"): 100}
-PACE = {
+PACE = {  # rows that miss; minutes, with those of the row itself
     (1, "mnist", "standard"): 40,
     (1, "mnist", "vamp"): 110,
-}  # rows that miss; minutes, with those of the row itself
+}
 TITLES = {"mnist": "dynamic MNIST", "fashion_mnist": "dynamic Fashion-MNIST"}
 TOO_SHORT = (
     "A quarter of the epochs is worse by {} nats ({}-pace), {} for each doubling: the training is too short; at that pace the "
