@@ -286,6 +286,7 @@ def test_code_rate_is_that_of_the_quantised_gaussian(x64):
     x, model = data(), fit(data(), 3)
     eigenvalues = jnp.sum(model.w**2, axis=0) + jnp.exp(2 * model.log_std)
     coded = code(model, x, 0.3)
+    np.testing.assert_array_equal(jax.jit(lg.code)(model, x, 0.3).codes, coded.codes)
     np.testing.assert_array_equal(np.abs(coded.codes), np.abs(np.round(posterior(model, x)[0] / 0.3)))
     tau = np.sqrt(np.sum(model.w**2, axis=0) / eigenvalues)
     cdf = scipy.stats.norm(0, tau).cdf
