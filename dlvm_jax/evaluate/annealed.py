@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.functional import annealing, bounds
-from dlvm_jax.models.density import require_kind
+from dlvm_jax.models.density import FLAT, require_kind
 
 __all__ = ["AnnealedRecord", "annealed_log_likelihoods"]
 
@@ -66,7 +66,7 @@ def annealed_log_likelihoods(
     temperatures: steps from prior to joint, each 10 leapfrog steps of every chain, after as many of a pilot run that finds
     step sizes for an acceptance of 0.65;  block: examples computed at a time.
     The encoder takes no part, so the estimate does not suffer from a bad one.  Raises ValueError for a prior or decoder that
-    is not exact, and for (x, context).
+    is not exact, a prior on a curved space, and for (x, context).
     """
     if isinstance(x, tuple):
         raise ValueError("annealing is of an unconditional VAE; there is a context")
@@ -74,6 +74,8 @@ def annealed_log_likelihoods(
         raise ValueError("there are no examples to anneal for")
     require_kind(parts.prior, ("exact",), "annealing from the prior")
     require_kind(parts.decoder, ("exact",), "annealing to the joint density")
+    if parts.prior.space != FLAT:
+        raise ValueError(f"annealing moves through R^M, got a prior on {parts.prior.space}")
     own, size, results = parts.tied(params), min(block, len(x)), []
     run = _run(parts, chains, temperatures)
     with jax.default_matmul_precision("highest"):

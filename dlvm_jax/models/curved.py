@@ -10,6 +10,8 @@ from dlvm_jax.models.density import Density, batch_of, check_dim, check_event
 
 __all__ = ["standard_wrapped_normal", "uniform_sphere", "von_mises_fisher", "wrapped_normal"]
 
+SPHERE = "the sphere"
+
 
 def _check_curvature(curvature):
     if not 0 < curvature < math.inf:
@@ -28,7 +30,8 @@ def uniform_sphere(dim):
         z = spherical.uniform_sphere_sample(key, dim, shape + batch_of(context))
         return z, log_prob(params, None, z)
 
-    return Density(lambda key: {}, sample, log_prob, "exact", lambda params, context=None: jnp.zeros(dim))
+    mean = lambda params, context=None: jnp.zeros(dim)  # noqa: E731
+    return Density(lambda key: {}, sample, log_prob, "exact", mean, space=SPHERE)
 
 
 def von_mises_fisher(net, dim):
@@ -58,7 +61,7 @@ def von_mises_fisher(net, dim):
         direction, concentration = law(params, context)
         return spherical.mean_resultant_length(concentration, dim)[..., None] * direction
 
-    return Density(net.init, sample, log_prob, "exact", mean)
+    return Density(net.init, sample, log_prob, "exact", mean, space=SPHERE)
 
 
 def _wrapped(init, law, dim, curvature):
@@ -84,7 +87,7 @@ def _wrapped(init, law, dim, curvature):
         kept = jnp.abs(at_x - jax.lax.stop_gradient(log_density)) < 1
         return x, jnp.where(kept, log_density, jnp.inf)
 
-    return Density(init, sample, log_prob, "exact")
+    return Density(init, sample, log_prob, "exact", space=f"hyperbolic space of curvature -{curvature:g}")
 
 
 def standard_wrapped_normal(dim, curvature):

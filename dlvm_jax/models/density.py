@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 KINDS = ("exact", "weight", "bound")
+FLAT = "R^M"  # the space of every density that names no other
 
 
 class Density(NamedTuple):
@@ -54,6 +55,7 @@ class Density(NamedTuple):
     normal:   (params, context=None) -> (mean, log_std), for a diagonal Gaussian: allows an analytic KL
     terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob
     reparameterised: whether samples carry the gradient of their parameters; a posterior's must
+    space:    of a latent variable, on whose own volume its density is: `FLAT`, or a curved one by name
     """
 
     init: Callable
@@ -64,6 +66,7 @@ class Density(NamedTuple):
     normal: Callable | None = None
     terms: Callable | None = None
     reparameterised: bool = True
+    space: str = FLAT
 
 
 def require_kind(density, kinds, use):

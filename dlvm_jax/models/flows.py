@@ -292,7 +292,7 @@ def uniform_torus(dim):
         x = jax.random.uniform(key, (*shape, *batch_of(context), dim), minval=-math.pi, maxval=math.pi)
         return x, log_prob(params, None, x)
 
-    return Density(lambda key: {}, sample, log_prob, "exact")
+    return Density(lambda key: {}, sample, log_prob, "exact", space="the torus")
 
 
 def transformed(base, bijection):
@@ -320,7 +320,7 @@ def transformed(base, bijection):
         z, log_det = bijection.inverse(params["flow"], x, context)
         return base.log_prob(params["base"], key, z, context) + log_det
 
-    return Density(init, sample, log_prob, "exact", reparameterised=base.reparameterised)
+    return Density(init, sample, log_prob, "exact", reparameterised=base.reparameterised, space=base.space)
 
 
 def adapted(density_params, bijection, x, context=None):

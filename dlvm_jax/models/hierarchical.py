@@ -51,6 +51,7 @@ def joint(first, second, dim, markov=False):
         kind,
         mean if has_mean else None,
         reparameterised=first.reparameterised and second.reparameterised,
+        space=first.space if first.space == second.space else f"{first.space} and {second.space}",
     )
 
 

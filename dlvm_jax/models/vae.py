@@ -57,8 +57,8 @@ def vae(prior, posterior, decoder, tie=None, *, kl="sampled"):
 
     `kl="sampled"` gives a "weight" (if prior and decoder are no bounds), `kl="analytic"` a "bound" of lower variance, for
     Gaussian prior and posterior.  `prior` is sampled and scored under the context, `posterior` under x (with the context),
-    `decoder` under z (with the context); `tie` as in `Parts`.  Raises ValueError for a posterior that is not exact, or a KL
-    with no closed form.
+    `decoder` under z (with the context); `tie` as in `Parts`.  Raises ValueError for a posterior that is not exact or of
+    another space than the prior, or a KL with no closed form.
     """
     require_kind(posterior, ("exact",), "a posterior")
     if not posterior.reparameterised:
@@ -67,6 +67,10 @@ def vae(prior, posterior, decoder, tie=None, *, kl="sampled"):
         )
     for part, role in ((prior, "a prior"), (decoder, "a decoder")):
         require_kind(part, ("exact", "weight", "bound"), role)
+    if prior.space != posterior.space:
+        raise ValueError(
+            f"prior and posterior need one latent space, got a prior on {prior.space} and a posterior on {posterior.space}"
+        )
     if kl not in ("sampled", "analytic"):
         raise ValueError(f"kl is 'sampled' or 'analytic', got {kl!r}")
     if kl == "analytic" and (prior.normal is None or posterior.normal is None):

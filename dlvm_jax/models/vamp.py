@@ -46,7 +46,7 @@ def vamp(posterior, pseudo_inputs, scale=1.0, train=True):
         z = flat.reshape(*full, -1)
         return z, log_prob(params, None, z)
 
-    return Density(init, sample, log_prob, "exact")
+    return Density(init, sample, log_prob, "exact", space=posterior.space)
 
 
 def borrow_posterior(params):

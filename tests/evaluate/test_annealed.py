@@ -7,7 +7,7 @@ import pytest
 
 from dlvm_jax.evaluate.annealed import annealed_log_likelihoods
 from dlvm_jax.exact import linear_gaussian
-from dlvm_jax.models import density, gaussian
+from dlvm_jax.models import curved, density, gaussian
 from dlvm_jax.models.vae import Parts
 from tests.models.test_vae import MODEL, linear_decoder, small_parts
 
@@ -51,5 +51,8 @@ def test_what_cannot_be_annealed_is_refused():
     weak = parts._replace(prior=parts.prior._replace(kind="bound"))
     with pytest.raises(ValueError, match="annealing from the prior needs a density of kind exact"):
         annealed_log_likelihoods(weak, params, x, key=jax.random.key(0))
+    round_ = parts._replace(prior=curved.uniform_sphere(2))
+    with pytest.raises(ValueError, match=r"moves through R\^M, got a prior on the sphere"):
+        annealed_log_likelihoods(round_, params, x, key=jax.random.key(0))
     with pytest.raises(ValueError, match="no examples"):
         annealed_log_likelihoods(parts, params, x[:0], key=jax.random.key(0))
