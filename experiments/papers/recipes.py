@@ -77,7 +77,7 @@ def _active_units(result, record):
 
 
 def _annealing(result, record):
-    """Of the first seed."""
+    """Of the first seed, the only one that is annealed."""
     gap, error, examples = result["annealed less importance-weighted"]
     return gap, error, _told(record, "samples") | {"estimator": "ais less iwae", "examples": examples}
 
@@ -91,8 +91,15 @@ QUANTITIES = {  # of a run of `experiments.vae`: (result, record of a seed) -> v
 }
 
 
+def _check_one_seed(settings):
+    if len(seeds := settings.get("seeds", (0,))) > 1:
+        raise ValueError(f"annealing and differences are read off one seed, got seeds {seeds}")
+
+
 def vae_run(quantity="log_likelihood", **settings):
     """A quantity of a run of `experiments.vae` in the mean over seeds; the error is that of one seed, over test examples."""
+    if quantity == "annealing":
+        _check_one_seed(settings)
 
     def run(folder, quick):
         short = {**QUICK, "epochs": None, "patience": None, "eval_samples": 20, "eval_limit": 200}
@@ -119,6 +126,7 @@ def paired_run(settings, other, name):
 
     The error is that of the paired difference over test examples.
     """
+    _check_one_seed(settings)
 
     def run(folder, quick):
         first, second = vae_run(**settings)(folder, quick), vae_run(**other)(folder / name, quick)

@@ -143,6 +143,13 @@ def test_rows_of_annealing_and_of_a_difference(tmp_path):
     assert found.standard_error == pytest.approx((dreg - iwae).std(ddof=1) / np.sqrt(30))
 
 
+def test_rows_that_read_one_seed_refuse_several():
+    for make in (lambda **s: recipes.vae_run("annealing", **s), lambda **s: recipes.paired_run(s, s, "b")):
+        with pytest.raises(ValueError, match=r"read off one seed, got seeds \(0, 1\)"):
+            make(seeds=(0, 1))
+        assert make(seeds=(3,)) and make()
+
+
 class Seen(Exception):
     pass
 
