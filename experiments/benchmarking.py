@@ -84,6 +84,6 @@ def ratios(lines):
         ours = figures[OURS]
         peers = sorted((figure, name) for name, figure in figures.items() if name != OURS)
         shown = [f"{name} {figure:.3g} ({figure / ours:.2f})" for figure, name in peers[1:]]
-        best = f"{peers[0][1]} {peers[0][0]:.3g} | {peers[0][0] / ours:.2f}" if peers else "none installed |"
+        best = f"{peers[0][1]} {peers[0][0]:.3g} | {peers[0][0] / ours:.2f}" if peers else "no peer here |"
         table.append(f"| {job}, {unit} | {ours:.3g} | {best} | {', '.join(shown)} |")
     return "\n".join(table)

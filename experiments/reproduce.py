@@ -22,6 +22,7 @@ import traceback
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 
 from dlvm_jax.train.loop import Interrupted
@@ -34,24 +35,28 @@ HERE = Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Folders:
+class _Runs:
     runs: Path = Path("runs/papers")
     """folder of the rows' runs"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Records:
     records: Path = HERE / "results" / "papers"
     """folder of the recorded results"""
 
 
 @dataclasses.dataclass(frozen=True)
-class List(_Folders):
+class List(_Records, _Runs):
     """Print all rows: published value, ours, and what became of them."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Run(_Folders):
+class Run(_Records, _Runs):
     """Compute rows, or go on with them, and record what they find."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """rows; default all that are not recorded and whose time is known, the quickest first"""
+    """rows; default all that are not recorded, the quickest first, and with an accelerator those that need one at the end"""
     minutes: float | None = None
     """stop within so long, with finished rounds saved"""
     quick: bool = False
@@ -59,7 +64,7 @@ class Run(_Folders):
 
 
 @dataclasses.dataclass(frozen=True)
-class Table(_Folders):
+class Table(_Records):
     """Write the table of all rows from the recorded results, and some of them into the README."""
 
     out: Path = HERE / "RESULTS.md"
@@ -69,7 +74,7 @@ class Table(_Folders):
 
 
 @dataclasses.dataclass(frozen=True)
-class Pack(_Folders):
+class Pack(_Runs):
     """Put the run of an unfinished row into pieces of at most 16 MB, 60 MB in all."""
 
     name: tyro.conf.Positional[str]
@@ -79,7 +84,7 @@ class Pack(_Folders):
 
 
 @dataclasses.dataclass(frozen=True)
-class Unpack(_Folders):
+class Unpack(_Runs):
     """Lay out the run that was packed, to go on with it by `run NAME`."""
 
     pieces: tyro.conf.Positional[Path] = Path("pieces")
@@ -96,9 +101,23 @@ Command = (
 
 
 def recorded(folder, row):
-    """The record of a row, or None."""
+    """The record of a row, or None; raises ValueError for a file that is no record of it."""
     path = folder / f"{row.name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    with contextlib.suppress(ValueError):
+        found = json.loads(path.read_text())
+        if isinstance(found, dict) and found.get("row") == row.name and "value" in found:
+            return found
+    raise ValueError(
+        f"{path} is no record of the row {row.name}; restore it, or delete it and run the row again"
+    )
+
+
+def check_records(folder):
+    """Raise ValueError unless the folder of records is there."""
+    if not folder.is_dir():
+        raise ValueError(f"--records {folder} is no folder; name the one that `run` writes its records to")
 
 
 def find(rows, name):
@@ -110,6 +129,7 @@ def find(rows, name):
 
 def show(config):
     """Print one line for each row."""
+    check_records(config.records)
     rows = every_row()
     width = max(map(len, rows))
     print(f"{'row':{width}}  {'published':>16}  {'ours':>20}  status")
@@ -168,11 +188,17 @@ def run(config):
     rows = every_row()
     chosen = [find(rows, name) for name in config.names]
     if not chosen:
-        open_rows = (row for row in rows.values() if row.minutes and not recorded(config.records, row))
-        chosen = sorted(open_rows, key=lambda row: row.minutes)
-    common.at_least("minutes", config.minutes, 0)
+        here = [row for row in rows.values() if row.minutes or jax.default_backend() != "cpu"]
+        chosen = sorted(
+            (row for row in here if not recorded(config.records, row)),
+            key=lambda row: row.minutes or math.inf,
+        )
+    if config.minutes is not None and not 0 < config.minutes < math.inf:
+        raise ValueError(f"--minutes must be above 0, got {config.minutes}")
+    if not config.quick:
+        config.records.mkdir(parents=True, exist_ok=True)
     if not chosen:
-        print("every row whose time is known is recorded; name others to run them")
+        print("every row that this machine can finish is recorded; name others to run them")
     done, failed = [], []
 
     def tell():
@@ -224,11 +250,14 @@ def _compute(row, config):
 
 
 def table(config):
-    """Write RESULTS.md, and the rows in the README."""
+    """Write RESULTS.md, and the rows in the README; tell of records that no row has."""
+    check_records(config.records)
     rows = every_row()
     records = {name: recorded(config.records, row) for name, row in rows.items()}
     counts = results.write(rows, records, config.out, config.readme)
     print(f"wrote {config.out}: {counts}")
+    if strangers := sorted({path.stem for path in config.records.glob("*.json")} - rows.keys()):
+        print(f"left out, as no row has their names: {', '.join(strangers)}")
 
 
 def pack(config):

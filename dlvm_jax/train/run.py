@@ -32,6 +32,25 @@ def _cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def _commit():
+    """The commit of this library's files, -dirty where code was changed or added since (results may have been)."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    options = {"capture_output": True, "text": True, "timeout": 10, "check": True}
+    try:
+        commit = subprocess.run([*git, "describe", "--always"], **options).stdout.strip()
+        status = [
+            *git,
+            "status",
+            "--porcelain",
+            "--untracked-files=all",
+            ":(top)*.py",
+            ":(top)pyproject.toml",
+        ]
+        return commit + "-dirty" * bool(subprocess.run(status, **options).stdout)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
 def manifest():
     """What produced a result: versions, devices, matrix-product precision, commit, command."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "dlvm_jax")
@@ -41,12 +60,6 @@ def manifest():
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = "unknown"
     return {
         "python": platform.python_version(),
         "packages": versions,
@@ -54,7 +67,7 @@ def manifest():
         "processes": jax.process_count(),
         "cpu_count": _cores(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",
-        "commit": commit,
+        "commit": _commit(),
         "command": f"{_program()} {shlex.join(sys.argv[1:])}",
     }
 

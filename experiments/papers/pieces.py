@@ -59,7 +59,7 @@ def unpack(pieces, runs):
     if hashlib.sha256(content).hexdigest()[:16] != found[0].name.split("-")[1]:
         wanted = int(found[0].name.split("-")[-1])
         raise ValueError(
-            f"the {len(found)} pieces in {pieces} are not the {wanted} of one run; bring them again"
+            f"the {len(found)} pieces in {pieces} are not the {wanted} of one run, or damaged; bring them again"
         )
     runs.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=runs) as temporary:

@@ -56,6 +56,21 @@ class Row:
     folder: str | None = None
     remark: str = ""
 
+    def __post_init__(self):
+        """Raise ValueError for what would be noticed only when the row is recorded."""
+        try:
+            fine = self.known is None or math.isfinite(self.known)
+        except (ValueError, AttributeError):
+            fine = False
+        if not fine:
+            raise ValueError(
+                f"row {self.name}: published is '1.23', '1.23 ± 0.04' or None, got {self.published!r}"
+            )
+        if not self.tolerance > 0:
+            raise ValueError(f"row {self.name}: the tolerance must be above 0, got {self.tolerance}")
+        if self.better not in ("higher", "lower", "same"):
+            raise ValueError(f"row {self.name}: better is 'higher', 'lower' or 'same', got {self.better!r}")
+
     @property
     def run_folder(self):
         """Name of the folder of its run."""

@@ -85,7 +85,10 @@ def _text(row, found):
 def _took(found):
     """What a recorded run took, and what computed it."""
     told = ["seed " + ", ".join(map(str, found["seeds"]))] if found["seeds"] else []
-    told += [*_cost(found), f"{found['cpu_count']} cores, {', '.join(found['devices'])}"]
+    told += [
+        *_cost(found),
+        f"{found['cpu_count']} core{'s' * (found['cpu_count'] > 1)}, {', '.join(found['devices'])}",
+    ]
     told += [f"jax {found['packages']['jax']}", found["commit"]]
     trained = found.get("trained", found)
     for other in (*trained.get("before", ()), trained):

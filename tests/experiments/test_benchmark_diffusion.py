@@ -76,7 +76,7 @@ def test_tables(monkeypatch, capsys):
     for side in benchmark_diffusion.SIDES:
         for job in benchmark_diffusion.JOBS:
             assert f"| diffusion, {side} x {side}: {job}, s | 2 | pytorch 3 | 1.50 |  |" in table
-    assert "| diffusion: longest compilation of a sampler, s | 0.75 | none installed | |  |" in table
+    assert "| diffusion: longest compilation of a sampler, s | 0.75 | no peer here | |  |" in table
 
 
 def test_no_times_of_different_computations(monkeypatch):

@@ -143,6 +143,22 @@ def test_rows_of_annealing_and_of_a_difference(tmp_path):
     assert found.standard_error == pytest.approx((dreg - iwae).std(ddof=1) / np.sqrt(30))
 
 
+@pytest.mark.parametrize("options, told", [
+    ({"published": "0.71 (mean)"}, r"published is '1.23', .* got '0\.71 \(mean\)'"),
+    ({"published": "nan"}, "got 'nan'"),
+    ({"published": 0.71}, "got 0\\.71"),
+    ({"published": None, "tolerance": 0}, "tolerance must be above 0, got 0"),
+    ({"better": "more"}, "better is 'higher', 'lower' or 'same', got 'more'"),
+])  # fmt: skip
+def test_a_malformed_row_is_refused_at_once(options, told):
+    with pytest.raises(ValueError, match=f"row toy: .*{told}"):
+        row_of(**options)
+
+
+def test_the_rows_of_the_readme_are_rows():
+    assert set(results.SHOWN) <= set(ROWS)
+
+
 def test_rows_that_read_one_seed_refuse_several():
     for make in (lambda **s: recipes.vae_run("annealing", **s), lambda **s: recipes.paired_run(s, s, "b")):
         with pytest.raises(ValueError, match=r"read off one seed, got seeds \(0, 1\)"):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import random
 import shutil
@@ -59,7 +60,9 @@ def test_a_row_is_recorded_with_all_that_tells_what_it_is(tmp_path, toy, capsys)
     assert "missed" in capsys.readouterr().out
     toy(row_of(), dataclasses.replace(row_of(), name="other"))
     reproduce.table(
-        reproduce.Table(**folders(tmp_path), out=tmp_path / "RESULTS.md", readme=tmp_path / "README.md")
+        reproduce.Table(
+            records=tmp_path / "records", out=tmp_path / "RESULTS.md", readme=tmp_path / "README.md"
+        )
     )
     table = (tmp_path / "RESULTS.md").read_text()
     assert "| toy | a number | 1 | 0.50 ± 0.25 | missed | - |" in table
@@ -98,19 +101,60 @@ def test_a_time_limit_stops_whatever_runs_and_is_then_forgotten(tmp_path, toy, c
     before = signal.getsignal(signal.SIGTERM)
     reproduce.run(reproduce.Run(("toy",), minutes=0.01, **folders(tmp_path)))
     assert "the 0.01 minutes are over; finished: nothing yet" in capsys.readouterr().out
-    assert signal.getsignal(signal.SIGTERM) == before and not (tmp_path / "records").exists()
+    assert signal.getsignal(signal.SIGTERM) == before and not any((tmp_path / "records").iterdir())
 
 
 def test_bad_input_is_refused(tmp_path, toy):
     toy(row_of())
     with pytest.raises(ValueError, match="there is no row 'nothing'; the rows are toy"):
         reproduce.run(reproduce.Run(("nothing",), **folders(tmp_path)))
-    with pytest.raises(ValueError, match="--minutes must be at least 0, got -1"):
-        reproduce.run(reproduce.Run(("toy",), minutes=-1, **folders(tmp_path)))
+    for minutes in (-1, 0, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"--minutes must be above 0, got {minutes}"):
+            reproduce.run(reproduce.Run(("toy",), minutes=minutes, **folders(tmp_path)))
+    for command in (reproduce.List(records=tmp_path / "none"), reproduce.Table(records=tmp_path / "none")):
+        with pytest.raises(ValueError, match="none is no folder; name the one that `run` writes"):
+            reproduce.main(command)
     with pytest.raises(ValueError, match="the row was not begun; start it with `run toy`"):
-        reproduce.pack(reproduce.Pack("toy", **folders(tmp_path)))
+        reproduce.pack(reproduce.Pack("toy", runs=tmp_path / "runs"))
     with pytest.raises(ValueError, match="holds no pieces"):
-        reproduce.unpack(reproduce.Unpack(tmp_path, **folders(tmp_path)))
+        reproduce.unpack(reproduce.Unpack(tmp_path, runs=tmp_path / "runs"))
+
+
+@pytest.mark.parametrize(
+    "damaged", ['{"row": "toy", "va', "{}", "[]", '{"row": "other", "value": 1}', '{"row": "toy"}']
+)
+def test_a_file_that_is_no_record_is_named(damaged, tmp_path, toy):
+    """And not taken for a row that is not run, or for another row's value."""
+    toy(row_of())
+    path = tmp_path / "records" / "toy.json"
+    path.parent.mkdir()
+    path.write_text(damaged)
+    table = reproduce.Table(records=path.parent, out=tmp_path / "RESULTS.md", readme=tmp_path / "README.md")
+    for command in (reproduce.List(**folders(tmp_path)), table, reproduce.Run(**folders(tmp_path))):
+        with pytest.raises(
+            ValueError, match=r"toy\.json is no record of the row toy; restore it, or delete it"
+        ):
+            reproduce.main(command)
+
+
+def test_records_without_a_row_are_told(tmp_path, toy, capsys):
+    toy(row_of())
+    reproduce.run(reproduce.Run(("toy",), **folders(tmp_path)))
+    toy(dataclasses.replace(row_of(), name="renamed"))
+    out = {"out": tmp_path / "RESULTS.md", "readme": tmp_path / "README.md"}
+    reproduce.table(reproduce.Table(records=tmp_path / "records", **out))
+    assert "left out, as no row has their names: toy" in capsys.readouterr().out
+
+
+def test_rows_for_an_accelerator_come_last_where_there_is_one(tmp_path, toy, monkeypatch):
+    rows = [dataclasses.replace(row_of(), name=name, minutes=m) for name, m in (("gpu", None), ("cpu", 2))]
+    toy(*rows)
+    order, compute = [], lambda row, config: order.append(row.name)
+    monkeypatch.setattr(reproduce, "_compute", compute)
+    for backend in ("cpu", "gpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+        reproduce.run(reproduce.Run(**folders(tmp_path)))
+    assert order == ["cpu", "cpu", "gpu"]
 
 
 def test_ctrl_c_is_not_the_end_of_the_time(tmp_path, toy):
@@ -140,7 +184,9 @@ def test_a_value_that_is_no_number_is_recorded_as_a_miss(tmp_path, toy, capsys):
     assert json.loads((tmp_path / "records" / "toy.json").read_text())["value"] is None
     assert "nan, published 1: missed" in capsys.readouterr().out
     reproduce.table(
-        reproduce.Table(**folders(tmp_path), out=tmp_path / "RESULTS.md", readme=tmp_path / "README.md")
+        reproduce.Table(
+            records=tmp_path / "records", out=tmp_path / "RESULTS.md", readme=tmp_path / "README.md"
+        )
     )
     assert "| nan | missed |" in (tmp_path / "RESULTS.md").read_text()
 
@@ -155,7 +201,9 @@ def test_a_record_is_of_the_run_and_of_the_row_as_it_was(tmp_path, toy):
     reproduce.run(reproduce.Run(("toy",), **folders(tmp_path)))
     toy(row_of(recipe="Another."))
     reproduce.table(
-        reproduce.Table(**folders(tmp_path), out=tmp_path / "RESULTS.md", readme=tmp_path / "README.md")
+        reproduce.Table(
+            records=tmp_path / "records", out=tmp_path / "RESULTS.md", readme=tmp_path / "README.md"
+        )
     )
     table = (tmp_path / "RESULTS.md").read_text()
     assert "None. None. Tolerance 0.1. **The row has been changed since.**" in table
@@ -233,7 +281,7 @@ def test_what_does_not_heed_the_signal_is_left_in_time(tmp_path):
         "def deaf(folder, quick):\n"
         "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "    time.sleep(60)\n"
-        "row = Row('toy', 's', 'w', 0.0, 'c', 'higher', 1.0, 'r', 'e', deaf)\n"
+        "row = Row('toy', 's', 'w', None, 'c', 'higher', 1.0, 'r', 'e', deaf)\n"
         "reproduce.every_row = lambda: {'toy': row}\n"
         "reproduce.run(reproduce.Run(('toy',), 0.05, runs=Path(sys.argv[1]), records=Path(sys.argv[1])))\n"
     )
@@ -252,9 +300,9 @@ def test_pieces_hold_the_newest_and_the_best_checkpoint_of_each_run_of_a_row(tmp
             kept.save(step, {"w": jnp.full(3, float(step))}, score)
         kept.close()
         (root / "samples.png").write_bytes(b"a picture")
-    reproduce.pack(reproduce.Pack("toy", out=tmp_path / "pieces", **folders(tmp_path)))
+    reproduce.pack(reproduce.Pack("toy", out=tmp_path / "pieces", runs=tmp_path / "runs"))
     shutil.rmtree(folder)
-    reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", **folders(tmp_path)))
+    reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", runs=tmp_path / "runs"))
     for root in (folder, folder / "second"):
         kept = checkpoint.Checkpoints(root / "checkpoints", {})
         assert kept.steps() == [2, 4] and kept.best_step() == 2
@@ -302,26 +350,26 @@ def test_pieces_hold_the_whole_run_and_a_missing_one_is_noticed(tmp_path, toy, m
     folder.mkdir(parents=True)
     content = np.random.default_rng(0).bytes(5000)
     (folder / "state").write_bytes(content)
-    reproduce.pack(reproduce.Pack("toy", out=tmp_path / "pieces", **folders(tmp_path)))
+    reproduce.pack(reproduce.Pack("toy", out=tmp_path / "pieces", runs=tmp_path / "runs"))
     found = sorted((tmp_path / "pieces").iterdir())
     assert len(found) > 5 and max(piece.stat().st_size for piece in found) <= 1000
     with pytest.raises(ValueError, match="already holds a run"):
-        reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", **folders(tmp_path)))
+        reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", runs=tmp_path / "runs"))
     shutil.rmtree(folder)
-    reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", **folders(tmp_path)))
+    reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", runs=tmp_path / "runs"))
     assert (folder / "state").read_bytes() == content
     shutil.rmtree(folder)
     found[2].unlink()
     with pytest.raises(
         ValueError, match=f"the {len(found) - 1} pieces in .* are not the {len(found)} of one run"
     ):
-        reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", **folders(tmp_path)))
+        reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", runs=tmp_path / "runs"))
     assert not folder.exists()
     monkeypatch.setattr(pieces, "WHOLE", 1000)
     folder.mkdir()
     (folder / "state").write_bytes(content)
     with pytest.raises(ValueError, match="takes 0 MB, more than 0"):
-        reproduce.pack(reproduce.Pack("toy", out=tmp_path / "pieces", **folders(tmp_path)))
+        reproduce.pack(reproduce.Pack("toy", out=tmp_path / "pieces", runs=tmp_path / "runs"))
 
 
 @pytest.mark.slow
@@ -333,7 +381,7 @@ def test_a_row_cut_short_at_random_gives_the_same_result(tmp_path):
         "from experiments.papers.recipes import vae_run\n"
         "from experiments.papers.registry import Row\n"
         "run = vae_run(latent_dim=2, hidden=(64,), steps=2000, every=20, eval_samples=400)\n"
-        "module.ROWS = [Row('toy', 's', 'w', 0.0, 'c', 'higher', 1.0, 'r', 'e', run, 1)]\n"
+        "module.ROWS = [Row('toy', 's', 'w', None, 'c', 'higher', 1.0, 'r', 'e', run, 1)]\n"
         "import sys; from pathlib import Path\n"
         "out = Path(sys.argv[1])\n"
         "command = reproduce.Run(('toy',), float(sys.argv[2]), runs=out / 'runs', records=out / 'records')\n"

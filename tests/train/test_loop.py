@@ -3,13 +3,14 @@
 import json
 import os
 import signal
+import subprocess
 
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from dlvm_jax.train import engine, loop, validation
+from dlvm_jax.train import engine, loop, run, validation
 from dlvm_jax.train.checkpoint import Checkpoints
 from dlvm_jax.train.run import RunFolder, manifest
 from tests.train.common import X, assert_same, build, fit, init, objective
@@ -182,6 +183,33 @@ def test_tensorboard_files_are_written(tmp_path):
     folder = RunFolder(tmp_path, tensorboard=True)
     folder.log(1, {"loss": 1.0, "bound": [1.0, 2.0]}, 0.1)
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_commit_is_dirty_when_code_was_changed_or_added(tmp_path, monkeypatch):
+    """And not when results were, tracked or new."""
+
+    def git(*words):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
+
+    (tmp_path / "pkg").mkdir()
+    monkeypatch.setattr(run, "__file__", str(tmp_path / "pkg" / "run.py"))
+    git("init")
+    for name in ("pkg/run.py", "result.json"):
+        (tmp_path / name).write_text("1")
+    git("add", "-A")
+    git("commit", "-m", "first")
+    clean = manifest()["commit"]
+    (tmp_path / "result.json").write_text("2")
+    (tmp_path / "new.json").write_text("2")
+    assert manifest()["commit"] == clean and "dirty" not in clean
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "new.py").write_text("1")
+    assert manifest()["commit"] == f"{clean}-dirty"
+    git("add", "-A")
+    git("commit", "-m", "second")
+    (tmp_path / "pkg" / "run.py").write_text("2")
+    assert manifest()["commit"].endswith("-dirty") and not manifest()["commit"].startswith(clean)
 
 
 def test_manifest_says_what_produced_a_result():
