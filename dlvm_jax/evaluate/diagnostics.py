@@ -16,7 +16,9 @@ from dlvm_jax.evaluate.likelihood import ACTIVE, posterior_means
 from dlvm_jax.functional import divergences
 from dlvm_jax.functional.divergences import MonteCarlo
 from dlvm_jax.functional.mixtures import normal_mixture_log_prob
+from dlvm_jax.models.density import check_event
 from dlvm_jax.models.objectives import unpack
+from dlvm_jax.models.vae import vae
 
 __all__ = ["Diagnostics", "diagnose", "unit_kl"]
 
@@ -82,8 +84,9 @@ def unit_kl(parts, params, x):
     if parts.posterior.normal is None or parts.prior.normal is None:
         raise ValueError("the KL of single units needs a diagonal Gaussian prior and posterior; use the rate")
     params, (_, context) = parts.tied(params), unpack(x)
-    q = parts.posterior.normal(params["posterior"], x)
-    return divergences.kl_normal(*q, *parts.prior.normal(params["prior"], context), event_ndim=0)
+    q, p = parts.posterior.normal(params["posterior"], x), parts.prior.normal(params["prior"], context)
+    check_event(q[0], p[0].shape[-1])
+    return divergences.kl_normal(*q, *p, event_ndim=0)
 
 
 @lru_cache(maxsize=8)
@@ -143,6 +146,7 @@ def diagnose(parts, params, x, *, key, draws=10, block=100):
         raise ValueError("ELBO surgery is of one aggregated posterior; use a VAE without a context")
     if draws < 2 or len(x) < 2:
         raise ValueError(f"diagnostics need at least two draws and examples, got {draws} and {len(x)}")
+    vae(*parts)  # refuses parts that do not fit
     x, own = jnp.asarray(x, jnp.float32), parts.tied(params)
     key_draws, key_prior = jax.random.split(key)
     with jax.default_matmul_precision("highest"):

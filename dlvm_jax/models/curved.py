@@ -10,7 +10,9 @@ from dlvm_jax.models.density import Density, batch_of, check_dim, check_event
 
 __all__ = ["standard_wrapped_normal", "uniform_sphere", "von_mises_fisher", "wrapped_normal"]
 
-SPHERE = "the sphere"
+
+def _sphere(dim):
+    return f"the sphere in R^{dim}"
 
 
 def _check_curvature(curvature):
@@ -31,7 +33,7 @@ def uniform_sphere(dim):
         return z, log_prob(params, None, z)
 
     mean = lambda params, context=None: jnp.zeros(dim)  # noqa: E731
-    return Density(lambda key: {}, sample, log_prob, "exact", mean, space=SPHERE)
+    return Density(lambda key: {}, sample, log_prob, "exact", mean, space=_sphere(dim))
 
 
 def von_mises_fisher(net, dim):
@@ -61,7 +63,7 @@ def von_mises_fisher(net, dim):
         direction, concentration = law(params, context)
         return spherical.mean_resultant_length(concentration, dim)[..., None] * direction
 
-    return Density(net.init, sample, log_prob, "exact", mean, space=SPHERE)
+    return Density(net.init, sample, log_prob, "exact", mean, space=_sphere(dim))
 
 
 def _wrapped(init, law, dim, curvature):
@@ -87,7 +89,13 @@ def _wrapped(init, law, dim, curvature):
         kept = jnp.abs(at_x - jax.lax.stop_gradient(log_density)) < 1
         return x, jnp.where(kept, log_density, jnp.inf)
 
-    return Density(init, sample, log_prob, "exact", space=f"hyperbolic space of curvature -{curvature:g}")
+    return Density(
+        init,
+        sample,
+        log_prob,
+        "exact",
+        space=f"hyperbolic space of {dim} dimensions and curvature -{curvature:g}",
+    )
 
 
 def standard_wrapped_normal(dim, curvature):

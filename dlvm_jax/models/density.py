@@ -38,6 +38,7 @@ __all__ = [
 
 KINDS = ("exact", "weight", "bound")
 FLAT = "R^M"  # the space of every density that names no other
+DISCRETE = "discrete values"
 
 
 class Density(NamedTuple):
@@ -55,7 +56,7 @@ class Density(NamedTuple):
     normal:   (params, context=None) -> (mean, log_std), for a diagonal Gaussian: allows an analytic KL
     terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob
     reparameterised: whether samples carry the gradient of their parameters; a posterior's must
-    space:    of a latent variable, on whose own volume its density is: `FLAT`, or a curved one by name
+    space:    where x lives, and on whose volume its density is: `FLAT`, `DISCRETE`, or a curved space by name
     """
 
     init: Callable
@@ -294,9 +295,8 @@ def conditional(net, family, event_shape):
         return family.normal(outputs_at(params, context))
 
     normal_parameters = parameters if family.normal and ndim == 1 else None
-    return Density(
-        net.init, sample, log_prob, "exact", mean, normal_parameters, reparameterised=not family.discrete
-    )
+    drawn = {"reparameterised": not family.discrete, "space": DISCRETE if family.discrete else FLAT}
+    return Density(net.init, sample, log_prob, "exact", mean, normal_parameters, **drawn)
 
 
 def check_dim(dim):

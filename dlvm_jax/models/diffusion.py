@@ -26,7 +26,7 @@ from dlvm_jax.functional.diffusion import (
     times,
     variational,
 )
-from dlvm_jax.models.density import Density, Net, batch_of
+from dlvm_jax.models.density import DISCRETE, FLAT, Density, Net, batch_of
 from dlvm_jax.models.objectives import transformed, unpack
 
 __all__ = [
@@ -230,7 +230,8 @@ def bound_density(model, sampler, levels=None):
     def sample(params, key, context=None, shape=()):
         return _generate(model, params, key, context, shape, sampler, levels), None
 
-    return Density(model.init, sample, log_prob, "bound", terms=terms, reparameterised=levels is None)
+    drawn = {"reparameterised": levels is None, "space": FLAT if levels is None else DISCRETE}
+    return Density(model.init, sample, log_prob, "bound", terms=terms, **drawn)
 
 
 def ode_density(model, sampler, steps=100, levels=None, hutchinson=False):
@@ -247,7 +248,7 @@ def ode_density(model, sampler, steps=100, levels=None, hutchinson=False):
     def log_prob(params, key, x, context=None):
         noise = model.process(params)
         key_noise, key_probe = (None, None) if key is None else jax.random.split(key)
-        probe = jax.random.rademacher(key_probe, x.shape, x.dtype) if hutchinson else None
+        probe = jax.random.rademacher(key_probe, x.shape, jnp.result_type(x, float)) if hutchinson else None
 
         def by_ode(z):
             denoise = lambda x, t: model.denoise(params, x, t, context)  # noqa: E731
@@ -265,7 +266,8 @@ def ode_density(model, sampler, steps=100, levels=None, hutchinson=False):
         return _generate(model, params, key, context, shape, sampler, levels), None
 
     kind = "bound" if hutchinson else "exact" if levels is None else "weight"
-    return Density(model.init, sample, log_prob, kind, reparameterised=levels is None)
+    drawn = {"reparameterised": levels is None, "space": FLAT if levels is None else DISCRETE}
+    return Density(model.init, sample, log_prob, kind, **drawn)
 
 
 def guided(model, classes, weight):

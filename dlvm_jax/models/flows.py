@@ -17,7 +17,7 @@ from dlvm_jax.functional.flows import autoregressive as ar
 from dlvm_jax.functional.flows import continuous as continuous_flow
 from dlvm_jax.functional.flows import linear
 from dlvm_jax.functional.numerics import sum_event
-from dlvm_jax.models.density import Density, batch_of, check_dim, check_event, join
+from dlvm_jax.models.density import DISCRETE, Density, batch_of, check_dim, check_event, join
 
 __all__ = [
     "Bijection",
@@ -165,9 +165,11 @@ def actnorm(channels, event_ndim=1):
         return {"shift": jnp.zeros(channels), "log_scale": jnp.zeros(channels)}
 
     def forward(params, z, context=None):
+        check_event(z, channels)
         return linear.affine_inverse(z, params["shift"], params["log_scale"], event_ndim)
 
     def inverse(params, x, context=None):
+        check_event(x, channels)
         return linear.affine(x, params["shift"], params["log_scale"], event_ndim)
 
     def adapt(params, x, context=None):
@@ -292,14 +294,16 @@ def uniform_torus(dim):
         x = jax.random.uniform(key, (*shape, *batch_of(context), dim), minval=-math.pi, maxval=math.pi)
         return x, log_prob(params, None, x)
 
-    return Density(lambda key: {}, sample, log_prob, "exact", space="the torus")
+    return Density(lambda key: {}, sample, log_prob, "exact", space=f"the torus of {dim} angles")
 
 
 def transformed(base, bijection):
     """The exact density of x = f(z) for z of an exact base density: log p(x) = log p(z) + log |det dz/dx|.
 
-    Both see the context.  Raises ValueError for a base that is not exact.
+    Both see the context.  Raises ValueError for a base that is not exact, or of discrete values.
     """
+    if base.space == DISCRETE:
+        raise ValueError("a flow moves the mass of real points, got a base of discrete values")
     if base.kind != "exact":
         raise ValueError(
             f"a flow has an exact density only over an exact base, got one of kind {base.kind!r}"

@@ -82,9 +82,9 @@ def full_normal(net, dim):
         numbers = net.apply(params, context)
         check_event(numbers, triangle_size(dim))
         mean, triangle = numbers[..., :dim], numbers[..., dim:]
-        tril = jnp.zeros((*mean.shape, dim)).at[..., rows, columns].set(triangle)
-        diagonal = jnp.diagonal(tril, axis1=-2, axis2=-1)
-        return mean, tril + (jnp.exp(diagonal) - diagonal)[..., None] * jnp.eye(dim)
+        on = rows == columns
+        triangle = jnp.where(on, jnp.exp(jnp.where(on, triangle, 0.0)), triangle)
+        return mean, jnp.zeros((*mean.shape, dim), triangle.dtype).at[..., rows, columns].set(triangle)
 
     def log_prob(params, key, z, context=None):
         check_event(z, dim)

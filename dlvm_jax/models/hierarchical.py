@@ -1,9 +1,11 @@
 """Several latent layers as one: the joint density of (z2, z1) as a density of the vector that holds both."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.models.density import KINDS, Density, join
+from dlvm_jax.models.density import FLAT, KINDS, Density, join
 
 __all__ = ["borrow_top_posterior", "joint", "swapped"]
 
@@ -33,7 +35,17 @@ def joint(first, second, dim, markov=False):
     def sample(params, key, context=None, shape=()):
         keys = jax.random.split(key)
         z2, top = first.sample(params["first"], keys[0], context, shape)
-        z1, below = second.sample(params["second"], keys[1], given(z2, context))
+        draw = lambda key, z2: second.sample(params["second"], key, given(z2, context))  # noqa: E731
+        if context is not None and not shape:
+            z1, below = draw(keys[1], z2)
+        else:  # what a part is given has one batch axis, and each draw its own randomness
+            flat = z2.reshape(math.prod(shape), *z2.shape[len(shape) :])
+            if context is None:
+                z1, below = draw(keys[1], flat)
+            else:
+                z1, below = jax.vmap(draw)(jax.random.split(keys[1], len(flat)), flat)
+            z1 = z1.reshape(*z2.shape[:-1], -1)
+            below = None if below is None else below.reshape(z2.shape[:-1])
         value = None if top is None or below is None else top + below
         return jnp.concatenate([z2, z1], axis=-1), value
 
@@ -51,12 +63,17 @@ def joint(first, second, dim, markov=False):
         kind,
         mean if has_mean else None,
         reparameterised=first.reparameterised and second.reparameterised,
-        space=first.space if first.space == second.space else f"{first.space} and {second.space}",
+        space=FLAT if first.space == second.space == FLAT else f"{first.space} and {second.space}",
     )
 
 
 def swapped(density, dim):
-    """The density of the vector [b, a], given that of [a, b], a its first `dim` numbers.  Shapes as those of `joint`."""
+    """The density of the vector [b, a], given that of [a, b], a its first `dim` numbers.  Shapes as those of `joint`.
+
+    Raises ValueError for one of a curved space.
+    """
+    if density.space != FLAT:
+        raise ValueError(f"only vectors of R^M are swapped, got a density on {density.space}")
 
     def log_prob(params, key, z, context=None):
         return density.log_prob(params, key, jnp.roll(z, dim, axis=-1), context)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion import process, targets
-from dlvm_jax.models.density import Density
+from dlvm_jax.models.density import FLAT, Density
 from dlvm_jax.models.objectives import transformed
 
 __all__ = ["encoded", "mixed", "standardised"]
@@ -42,8 +42,11 @@ def standardised(density, mean, std):
     r"""The density of z = mean + std u for u of a density: $\log p(z) = \log p_u((z-\mu)/s) - \sum_i\log s_i$.
 
     mean, std: of the event's shape.  It gives the diffusion of latent vectors, which are of any scale, data of variance one
-    (Rombach et al. 2022, section 4.3.2, for one scale).  Raises ValueError for a mean and std of different shapes, or one number.
+    (Rombach et al. 2022, section 4.3.2, for one scale).  Raises ValueError for a mean and std of different shapes, or one number,
+    for vectors of another shape, and for a density of a curved space.
     """
+    if density.space != FLAT:
+        raise ValueError(f"only vectors of R^M are standardised, got a density on {density.space}")
     if jnp.shape(mean) != jnp.shape(std) or not jnp.ndim(std):
         raise ValueError(
             f"mean and std must have the event's shape, got {jnp.shape(mean)} and {jnp.shape(std)}; repeat a common scale"
@@ -55,6 +58,8 @@ def standardised(density, mean, std):
         return mean + std * u, None if log_prob is None else log_prob - log_volume
 
     def log_prob(params, key, z, context=None):
+        if z.shape[max(0, z.ndim - jnp.ndim(mean)) :] != jnp.shape(mean):
+            raise ValueError(f"expected events of shape {jnp.shape(mean)}, got an array of shape {z.shape}")
         return density.log_prob(params, key, (z - mean) / std, context) - log_volume
 
     return Density(density.init, sample, log_prob, density.kind, reparameterised=density.reparameterised)
@@ -63,12 +68,14 @@ def standardised(density, mean, std):
 def encoded(objective, posterior, params):
     """An objective of latent vectors as one of data: each batch is drawn from a frozen posterior q(z | x).
 
+    Where the data have a context, both see it: q(z | x, c), and the objective of (z, c).
     With the data's z it minimises the cross-entropy of the aggregated posterior and a prior, the only part of the ELBO that
     depends on the prior: the second of two stages.
     """
 
     def encode(key, batch):
         key_encode, key_objective = jax.random.split(key)
-        return key_objective, posterior.sample(params, key_encode, batch)[0]
+        z, _ = posterior.sample(params, key_encode, batch)
+        return key_objective, (z, *batch[1:]) if isinstance(batch, tuple) else z
 
     return transformed(objective, encode)

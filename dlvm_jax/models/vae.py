@@ -112,7 +112,7 @@ def vae(prior, posterior, decoder, tie=None, *, kl="sampled"):
             x, _ = jax.vmap(lambda k, z: decoder.sample(params["decoder"], k, (z, context)))(keys, z)
         return x.reshape(*shape, *x.shape[1:]), None
 
-    return Density(parts.init, sample, log_prob, _kind(prior, decoder, kl), terms=terms)
+    return Density(parts.init, sample, log_prob, _kind(prior, decoder, kl), terms=terms, space=decoder.space)
 
 
 def dreg(prior, posterior, decoder, tie=None, *, samples):
@@ -134,12 +134,18 @@ def dreg(prior, posterior, decoder, tie=None, *, samples):
         z, _ = posterior.sample(params["posterior"], key_z, condition, (samples,))
         held = jax.lax.stop_gradient(params["posterior"])
 
+        def log_joint(z, key_lik, key_prior):
+            log_lik = decoder.log_prob(params["decoder"], key_lik, x, join(z, context))
+            return log_lik, prior.log_prob(params["prior"], key_prior, z, context)
+
         def log_weight(z):
-            return bounds.log_weight(
-                decoder.log_prob(params["decoder"], key_lik, x, join(z, context)),
-                prior.log_prob(params["prior"], key_prior, z, context),
-                posterior.log_prob(held, None, z, condition),
-            )
+            if prior.kind == decoder.kind == "exact":
+                both = log_joint(z, None, None)
+            else:  # what is drawn inside is drawn for each z
+                both = jax.vmap(log_joint)(
+                    z, *(jax.random.split(key, samples) for key in (key_lik, key_prior))
+                )
+            return bounds.log_weight(*both, posterior.log_prob(held, None, z, condition))
 
         value = bounds.dreg(log_weight, z).mean()
         return -value, {"bound": value}

@@ -22,6 +22,11 @@ def vamp(posterior, pseudo_inputs, scale=1.0, train=True):
     count = pseudo_inputs.shape[0]
     if count < 1:
         raise ValueError("a VampPrior needs at least one pseudo-input, got none")
+    if train and not (pseudo_inputs.min() >= 0 and pseudo_inputs.max() <= scale):
+        raise ValueError(
+            f"trained pseudo-inputs start in [0, {scale:g}], got {pseudo_inputs.min():g} to {pseudo_inputs.max():g}; "
+            "give their scale, or train=False"
+        )
 
     def init(key):
         if not train:

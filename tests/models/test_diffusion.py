@@ -411,6 +411,12 @@ def test_a_random_probe_estimates_the_log_density_without_bias():
     assert guess.kind == "bound"
     draws = jax.jit(lambda key: guess.log_prob(params, key, jnp.tile(x, (1000, 1))))(jax.random.key(0))
     assert draws.std() > 1e-3
+    of_levels = diffusion.ode_density(model, sampler, 20, levels=8, hutchinson=True)
+    eight, wide = (
+        of_levels.log_prob(params, jax.random.key(0), jnp.tile(jnp.array([[3, 5]], t), (8, 1)))
+        for t in ("uint8", "int32")
+    )
+    np.testing.assert_array_equal(eight, wide)
     assert abs(draws.mean() - truth[0]) < 4 * draws.std() / np.sqrt(1000)
 
 

@@ -169,7 +169,9 @@ def test_importance_weights_of_a_bound_are_refused():
         lambda: objectives.importance_weighted(loose, 5),
         lambda: objectives.log_weights(loose, 1),
         lambda: dreg(parts[0]._replace(kind="bound"), *parts[1:], samples=5),
-        lambda: objectives.importance_weighted(vae(loose._replace(terms=None), *small_parts(4, (5,))[1:]), 5),
+        lambda: objectives.importance_weighted(
+            vae(loose._replace(terms=None, space=density.FLAT), *small_parts(4, (5,))[1:]), 5
+        ),
     ):
         with pytest.raises(ValueError, match=r"importance-weighted bound needs .* got kind 'bound'"):
             make()

@@ -61,7 +61,8 @@ def forward_substitution(solve, x):
         return (z.at[..., i].set(z_i), log_det + more), None
 
     x = as_float(x)
-    start = (jnp.zeros_like(x), jnp.zeros(x.shape[:-1], jnp.promote_types(x.dtype, jnp.float32)))
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    start = (jnp.zeros_like(x), jnp.zeros(x.shape[:-1], x.dtype))
     return jax.lax.scan(fill, start, (jnp.moveaxis(x, -1, 0), jnp.arange(x.shape[-1])))[0]
 
 
