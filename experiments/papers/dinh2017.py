@@ -22,10 +22,12 @@ RUNS = {  # name: (published, recipe, minutes, settings)
     ),
 }
 REMARKS = {
-    "realnvp": "A quarter of the steps, along a cosine of its own, is worse by 0.146 +- 0.006 bits/dim on the same 2,000 test "
-    "images, 0.073 for each doubling: the training is too short; at that pace 1.06 is two to three doublings away.",
-    "spline-glow": "A quarter of the steps, along a cosine of its own, is worse by 0.067 +- 0.001 bits/dim on the same 2,000 "
-    "test images, 0.033 for each doubling: the training is too short; at that pace 1.05 is more than two doublings away.",
+    "realnvp": "A quarter of the steps, along a cosine of its own, is worse by 0.155 bits/dim on the same test images "
+    "(realnvp-mnist-quarter), 0.077 for each doubling: the training is too short; at that pace 1.06 is two to three doublings "
+    "away. What the size of the network does was not measured.",
+    "spline-glow": "A quarter of the steps, along a cosine of its own, is worse by 0.069 bits/dim on the same test images "
+    "(spline-glow-mnist-quarter), 0.034 for each doubling: the training is too short; at that pace 1.05 is more than two "
+    "doublings away. What the size of the network does was not measured.",
 }
 
 SETTINGS = {
