@@ -10,6 +10,10 @@ from dlvm_jax.nets.masked import MADE
 
 __all__ = ["critic", "last", "made", "make", "scaled", "shifted", "top"]
 
+CONVOLUTIONS = {  # encoder, decoder
+    "conv": (nets.ConvEncoder, nets.ConvDecoder),
+    "gated-conv": (nets.GatedConvEncoder, nets.GatedConvDecoder),
+}
 GLOROT = nn.initializers.glorot_uniform()
 
 
@@ -18,12 +22,11 @@ def make(config, inputs, outputs, inwards=True):
     hidden, dtype = config.hidden if inwards else config.hidden[::-1], jnp.dtype(config.dtype)
     several = isinstance(inputs[0], tuple)
     example = tuple((1, *shape) for shape in inputs) if several else ((1, *inputs),)
-    if config.net == "conv" and (not inwards or len(inputs) == 3):
-        module = (nets.ConvEncoder if inwards else nets.ConvDecoder)(hidden, outputs, dtype)
-        return density.from_linen(module, *example)
+    if config.net in CONVOLUTIONS and (not inwards or len(inputs) == 3):
+        return density.from_linen(CONVOLUTIONS[config.net][not inwards](hidden, outputs, dtype), *example)
     glorot = {"kernel_init": GLOROT, "head_init": GLOROT, "activation": jnp.tanh}
     module = nets.MLP(
-        hidden if config.net != "conv" else (128,),  # what is no image: a vector to a vector
+        hidden if config.net not in CONVOLUTIONS else (128,),  # what is no image: a vector to a vector
         outputs,
         tuple(len(shape) for shape in inputs) if several else len(inputs),
         gated=config.net == "gated",

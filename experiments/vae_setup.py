@@ -72,9 +72,9 @@ class Config:
     """steps of a flow posterior"""
     curvature: float = 1.0
     """minus the curvature of hyperbolic space"""
-    net: Literal["mlp", "tanh", "gated", "residual", "dense", "conv"] = "mlp"
+    net: Literal["mlp", "tanh", "gated", "residual", "dense", "conv", "gated-conv"] = "mlp"
     """encoder and decoder: dense layers of ReLU, of tanh (with Glorot's uniform initial weights), gated ones, with residual or
-    dense connections, or a small convolutional pair"""
+    dense connections, a small convolutional pair, or the gated one of van den Berg et al. 2018"""
     hidden: tuple[int, ...] = (300,)
     """widths of the hidden layers (channels for conv), from the data inwards"""
     start_at_mean: bool = False

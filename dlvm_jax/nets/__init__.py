@@ -4,8 +4,17 @@ Every module maps [*batch, *event] (or a tuple of such arrays) to float32 [*batc
 shape; `dtype` is the compute type (bfloat16 on accelerators), parameters stay float32.
 """
 
-from dlvm_jax.nets.conv import ConvDecoder, ConvEncoder
+from dlvm_jax.nets.conv import ConvDecoder, ConvEncoder, GatedConvDecoder, GatedConvEncoder
 from dlvm_jax.nets.masked import MADE
 from dlvm_jax.nets.mlp import MLP, SMALL, GatedDense
 
-__all__ = ["MADE", "MLP", "SMALL", "ConvDecoder", "ConvEncoder", "GatedDense"]
+__all__ = [
+    "MADE",
+    "MLP",
+    "SMALL",
+    "ConvDecoder",
+    "ConvEncoder",
+    "GatedConvDecoder",
+    "GatedConvEncoder",
+    "GatedDense",
+]

@@ -1,4 +1,4 @@
-"""Convolutions whose gradients are fast in a loop, and a small convolutional encoder and decoder for images."""
+"""Convolutions whose gradients are fast in a loop, and convolutional encoders and decoders for images: small, and gated."""
 
 import math
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.flows.image import depth_to_space
-from dlvm_jax.nets.mlp import Head
+from dlvm_jax.nets.mlp import GatedDense, Head
 
-__all__ = ["Conv", "ConvDecoder", "ConvEncoder", "ConvResidual"]
+__all__ = ["Conv", "ConvDecoder", "ConvEncoder", "ConvResidual", "GatedConvDecoder", "GatedConvEncoder"]
 
 LECUN = nn.initializers.lecun_normal()
 
@@ -120,3 +120,68 @@ class ConvDecoder(nn.Module):
             x = depth_to_space(Conv(4 * features, (3, 3), dtype=self.dtype)(nn.gelu(x)), 2)
         x = x[..., :height, :width, :]
         return x.reshape(*x.shape[:-1], *rest).astype(jnp.float32)
+
+
+class GatedConv(nn.Module):
+    """A 5x5 convolution with a multiplicative gate, h * sigmoid(g), `up` with twice the resolution (a transposed one)."""
+
+    features: int
+    strides: int = 1
+    up: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        if self.up:  # zeros between the pixels, and then a convolution
+            x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)))
+        x = Conv(2 * self.features, (5, 5), self.strides, dtype=self.dtype)(x)
+        h, gate = jnp.split(x, 2, axis=-1)
+        return h * jax.nn.sigmoid(gate)
+
+
+class GatedConvEncoder(nn.Module):
+    """The encoder of van den Berg et al. 2018: gated 5x5 convolutions, a gated layer of 256 numbers, a linear head.
+
+    At each resolution two convolutions, the second to half of it, and one more at the coarsest; channels (32, 64) are theirs.
+    Shapes: [*batch, h, w, c] -> [*batch, *out_shape].
+    """
+
+    channels: Sequence[int]
+    out_shape: Sequence[int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        batch = x.shape[:-3]
+        x = x.reshape(-1, *x.shape[-3:])
+        for width in self.channels:
+            x = GatedConv(width, dtype=self.dtype)(x)
+            x = GatedConv(width, strides=2, dtype=self.dtype)(x)
+        x = GatedConv(self.channels[-1], dtype=self.dtype)(x)
+        x = GatedDense(256, self.dtype)(x.reshape(*batch, -1))
+        return Head(self.out_shape, self.dtype)(x)
+
+
+class GatedConvDecoder(nn.Module):
+    """Mirror of `GatedConvEncoder`: a gated layer to the coarsest grid, gated 5x5 convolutions, a linear one of single pixels.
+
+    Shapes: [*batch, M] -> [*batch, h, w, c, p] for `out_shape` (h, w, c, p); a grid that overshoots h or w is cropped.
+    """
+
+    channels: Sequence[int]
+    out_shape: Sequence[int]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, z):
+        height, width, *rest = self.out_shape
+        scale = 2 ** len(self.channels)
+        rows, columns = -(-height // scale), -(-width // scale)
+        x = GatedDense(rows * columns * self.channels[0], self.dtype)(z)
+        x = x.reshape(-1, rows, columns, self.channels[0])
+        for here, after in zip(self.channels, (*self.channels[1:], self.channels[-1]), strict=True):
+            x = GatedConv(here, dtype=self.dtype)(x)
+            x = GatedConv(after, up=True, dtype=self.dtype)(x)
+        x = GatedConv(self.channels[-1], dtype=self.dtype)(x)
+        out = Head(tuple(rest), self.dtype)(x[:, :height, :width])
+        return out.reshape(*z.shape[:-1], height, width, *rest)

@@ -49,6 +49,10 @@ REMARKS = {
     "doubling; at that pace -85.33 is three doublings away, and the paper's training is five. What a warm-up of the KL "
     "changes: vae-1-mnist-2-layers-warm-up.",
 }
+OPERATIONS = {  # (layers, k): of the original training
+    **{(1, 1): 4.4e14, (1, 5): 1.4e15, (1, 50): 1.2e16},
+    **{(2, 1): 5.5e14, (2, 5): 1.9e15, (2, 50): 1.7e16},
+}
 HUNDRED = {**SHORT, "epochs": 100, "eval_samples": 500}
 CHANGES = {  # experiments on rows that miss: (layers, what is changed, settings, minutes)
     "vae-1-mnist-tanh": (
@@ -96,6 +100,14 @@ def name_of(layers, objective, samples):
     return f"{objective}-{samples}-mnist{'-2-layers' * (layers == 2)}"
 
 
+def _cost(layers, samples, training):
+    """Of a row that nobody has waited for."""
+    steps, operations = (
+        (9_774_400, OPERATIONS[layers, samples]) if training is ORIGINAL else (238_400, 2.0e15)
+    )
+    return f"{(425_284, 521_084)[layers - 1]:,} parameters, {steps:,} steps, {operations:.1e} operations in products"
+
+
 def rows(layers, objective, samples, suffix, training, recipe, minutes):
     """The row of log p(x), and that of the active units of the same run."""
     name = name_of(layers, objective, samples) + suffix
@@ -107,6 +119,7 @@ def rows(layers, objective, samples, suffix, training, recipe, minutes):
         "recipe": f"784-200-200-{'50' if layers == 1 else '100-100-100-50'}; {recipe}",
         "minutes": minutes,
         "folder": name,
+        "cost": _cost(layers, samples, training) if minutes is None else "",
     }
     yield Row(
         name=name,

@@ -38,6 +38,7 @@ class Row:
     evaluation: estimator and number of samples, and where they differ
     run:        (folder, quick) -> `Measured`; called again in the same folder it goes on where it was
     minutes:    what it takes on one core or two, roughly; None where nobody has waited for it
+    cost:       parameters, steps, and operations in products, of a row that nobody has waited for (records have them)
     folder:     of the run, for rows that read several numbers off one run; default the name
     remark:     what an experiment says about a difference
     """
@@ -53,6 +54,7 @@ class Row:
     evaluation: str
     run: Callable[[Path, bool], Measured]
     minutes: float | None = None
+    cost: str = ""
     folder: str | None = None
     remark: str = ""
 

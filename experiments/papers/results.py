@@ -103,7 +103,10 @@ def _details(rows, records):
     for name, row in rows.items():
         groups.setdefault(_text(row, records[name]), []).append(name)
     for text, names in groups.items():
-        took = [_took(records[name]) if records[name] else "" for name in names]
+        cost = [f"Not run: {rows[name].cost}." if rows[name].cost else "" for name in names]
+        took = [
+            _took(records[name]) if records[name] else told for name, told in zip(names, cost, strict=True)
+        ]
         yield f"- {', '.join(f'**{name}**' for name in names)} {text} {took[0] if len(names) == 1 else ''}".rstrip()
         if len(names) > 1:
             yield from (f"  - {name}: {line}" for name, line in zip(names, took, strict=True) if line)

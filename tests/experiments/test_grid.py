@@ -25,7 +25,7 @@ POSTERIORS = (
     *("sylvester-triangular", "householder", "iaf", "von-mises-fisher", "wrapped-normal"),
 )
 OBJECTIVES = ("elbo", "iwae", "dreg", "renyi", "free-bits", "total-correlation", "wae", "info", "adversarial")
-NETS = ("mlp", "tanh", "gated", "residual", "dense", "conv")
+NETS = ("mlp", "tanh", "gated", "residual", "dense", "conv", "gated-conv")
 
 
 def dataset_of(images, levels=2, discrete=True):

@@ -155,6 +155,10 @@ def test_a_malformed_row_is_refused_at_once(options, told):
         row_of(**options)
 
 
+def test_a_row_says_what_it_costs_or_how_long_it_takes():
+    assert all(row.minutes or row.cost for row in ROWS.values())
+
+
 def test_the_rows_of_the_readme_are_rows():
     assert set(results.SHOWN) <= set(ROWS)
 
