@@ -103,8 +103,8 @@ def vae_run(quantity="log_likelihood", **settings):
 
     def run(folder, quick):
         short = {**QUICK, "epochs": None, "patience": None, "eval_samples": 20, "eval_limit": 200}
-        if settings.get("net") == "conv":
-            short |= {"steps": 10, "eval_limit": 20}
+        if settings.get("net") == "gated-conv":
+            short |= {"steps": 5, "eval_limit": 20}
         if "ais" in settings:
             short |= {"ais": 10, "ais_limit": 5}
         config = vae_setup.Config(**settings | (short if quick else {}), out=folder)
