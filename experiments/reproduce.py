@@ -231,7 +231,9 @@ def _compute(row, config):
     folder = config.runs / (f"{row.run_folder}-quick" if config.quick else row.run_folder)
     if config.quick:
         shutil.rmtree(folder, ignore_errors=True)
+    begin = time.monotonic()
     value, error, details = row.run(folder, config.quick)
+    seconds = round(time.monotonic() - begin, 1)
     value, error = (x if math.isfinite(x) else None for x in (value, error))
     record = {"row": row.name, "value": value, "standard_error": error, **details}
     text = f"{row.what}: {results.ours(row, record)}, published {row.published or 'nowhere'}"
@@ -245,6 +247,7 @@ def _compute(row, config):
     if "before" in trained or not same_maker(trained, record):
         record["trained"] = trained
     record |= {"recipe": row.recipe, "evaluation": row.evaluation}
+    record["seconds"] = seconds  # of this call, which may have gone on with an older run
     record["recorded"] = time.strftime("%Y-%m-%d", time.gmtime())
     RunFolder(config.records).write(f"{row.name}.json", record)
 

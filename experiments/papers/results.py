@@ -85,10 +85,10 @@ def _text(row, found):
 def _took(found):
     """What a recorded run took, and what computed it."""
     told = ["seed " + ", ".join(map(str, found["seeds"]))] if found["seeds"] else []
-    told += [
-        *_cost(found),
-        f"{found['cpu_count']} core{'s' * (found['cpu_count'] > 1)}, {', '.join(found['devices'])}",
-    ]
+    if "parameters" not in found and "seconds" in found:
+        told.append(f"{found['seconds']:.3g} s")
+    cores = f"{found['cpu_count']} core{'s' * (found['cpu_count'] > 1)}"
+    told += [*_cost(found), f"{cores}, {', '.join(found['devices'])}"]
     told += [f"jax {found['packages']['jax']}", found["commit"]]
     trained = found.get("trained", found)
     for other in (*trained.get("before", ()), trained):
