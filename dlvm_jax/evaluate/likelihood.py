@@ -90,7 +90,7 @@ def _batch_evaluator(density, chunk, chunks):
         shape = jax.tree.leaves(batch)[0].shape[:1]
         zeros = jnp.zeros(shape)
         terms = {} if density.terms is None else {"reconstruction": zeros, "kl": zeros}
-        start = (bounds.empty_weights(shape), zeros, terms)
+        start = (bounds.empty_weights(shape, zeros.dtype), zeros, terms)
         (weights, mean, terms), _ = jax.lax.scan(one_chunk, start, jax.random.split(key, chunks))
         return bounds.summarise(weights), mean, terms
 

@@ -41,6 +41,15 @@ def test_record_equals_the_exact_evidence_with_the_exact_posterior():
     assert (result.examples, result.samples, result.kind, result.estimator) == (130, 4, "weight", "iwae")
 
 
+def test_evaluation_in_double_precision(x64):
+    """Of double parameters (the exact evidence to 1e-9) and of single ones."""
+    x, wide = data(3), linear_gaussian.LinearGaussian(*(jnp.asarray(a, jnp.float64) for a in MODEL))
+    truth = np.asarray(linear_gaussian.log_evidence(wide, jnp.asarray(x, jnp.float64)))
+    for model, tolerance in ((wide, 1e-9), (MODEL, 1e-4)):
+        whole = vae(density.standard_normal(3), exact_posterior(model), linear_decoder(model))
+        assert record(whole, x, 4).log_likelihood == pytest.approx(truth.mean(), abs=tolerance)
+
+
 def test_importance_sampling_with_a_wide_posterior_reaches_the_evidence():
     """Exact gap of the ELBO; the K = 2000 estimate within 5 standard errors of its own per-example noise (about 0.01)."""
     x, spread = data(60), 2.0
