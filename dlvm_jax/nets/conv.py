@@ -134,9 +134,7 @@ class GatedConv(nn.Module):
     def __call__(self, x):
         if self.up:  # zeros between the pixels, and then a convolution
             x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)))
-        x = Conv(2 * self.features, (5, 5), self.strides, dtype=self.dtype)(x)
-        h, gate = jnp.split(x, 2, axis=-1)
-        return h * jax.nn.sigmoid(gate)
+        return nn.glu(Conv(2 * self.features, (5, 5), self.strides, dtype=self.dtype)(x))
 
 
 class GatedConvEncoder(nn.Module):

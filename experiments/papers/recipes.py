@@ -20,6 +20,7 @@ from experiments import (
 from experiments.papers.registry import Measured, Row
 
 __all__ = [
+    "EXPERIMENT",
     "details_of",
     "diffusion_run",
     "energy_run",
@@ -30,6 +31,10 @@ __all__ = [
     "vae_run",
 ]
 
+EXPERIMENT = {  # of a row that explains another
+    **{"source": "an experiment of ours", "published": None},
+    "confirmed": "nowhere, as it is no paper's quantity",
+}
 QUICK = {"steps": 200}  # of a row that is only tried out
 
 
@@ -143,10 +148,7 @@ def pace_row(name, settings, minutes):
     fewer = {k: v for k, v in settings.items() if k not in ("ais", "ais_limit")} | {"epochs": epochs}
     return Row(
         name=f"{name}-pace",
-        source="an experiment of ours",
         what=f"log p(x) of {name} less that of a quarter of its epochs, nats",
-        published=None,
-        confirmed="nowhere, as it is no paper's quantity",
         better="higher",
         tolerance=0.1,
         recipe=f"The run of the row {name}, and another of {epochs} epochs along a cosine of their own; one seed.",
@@ -154,6 +156,7 @@ def pace_row(name, settings, minutes):
         run=paired_run(settings, fewer, f"{epochs}-epochs"),
         minutes=minutes,
         folder=name,
+        **EXPERIMENT,
     )
 
 

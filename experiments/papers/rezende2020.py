@@ -1,7 +1,7 @@
 """Normalizing flows on tori and spheres (Rezende et al. 2020, table 1 and figure 3)."""
 
 from experiments.flow_energy_table import ROWS as RECIPES
-from experiments.papers.recipes import energy_run
+from experiments.papers.recipes import EXPERIMENT, energy_run
 from experiments.papers.registry import Row
 
 SPHERE = {  # name: (row of the table of flows, published KL, published effective samples, tolerances, minutes)
@@ -48,10 +48,7 @@ def _rows():
         for quantity in UNITS:
             yield Row(
                 name=f"sphere-{name}-cosine-{quantity.removesuffix('_known')}",
-                source="an experiment of ours",
                 what=f"{UNITS[quantity]}, {label}, four modes on the sphere, at 2e-3 along a cosine",
-                published=None,
-                confirmed="nowhere, as it is no paper's quantity",
                 better="lower" if quantity == "kl_known" else "higher",
                 tolerance=0.01 if quantity == "kl_known" else 2.0,
                 recipe=f"The row sphere-{name}-{quantity.removesuffix('_known')} with another rate; one seed.",
@@ -59,6 +56,7 @@ def _rows():
                 run=energy_run(quantity, **(RECIPES[f"sphere modes, {label}"] | {"steps": 20_000})),
                 minutes=minutes,
                 folder=f"sphere-{name}-cosine",
+                **EXPERIMENT,
             )
     for label, settings in RECIPES.items():
         if label.startswith("torus"):
