@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import nets
-from dlvm_jax.nets.conv import Conv
+from dlvm_jax.nets.conv import Conv, GatedConv
 
 NETS = {
     "slides": (nets.MLP((300,), (2, 2)), (784,)),
@@ -73,6 +73,18 @@ def test_gated_convolutions_have_the_size_of_the_papers():
     assert round((encoder + decoder) / 1e6, 2) == 3.07
     assert size(nets.GatedConvEncoder((32, 64), (64, 2)), 28, 28, 1) == encoder
     assert size(nets.GatedConvDecoder((64, 32), (28, 28, 1, 1)), 64) == decoder + 2 * (3136 - 64)
+
+
+def test_upsampling_is_the_transposed_convolution():
+    """Of stride 2, kernel 5, padding 2 and one more row and column at the end; then the gate."""
+    x, up = jax.random.normal(jax.random.key(0), (2, 3, 4, 6)), GatedConv(5, up=True)
+    params = up.init(jax.random.key(1), x)
+    kernel = params["params"]["Conv_0"]["kernel"]
+    numbers = ("NHWC", "HWIO", "NHWC")
+    out = jax.lax.conv_general_dilated(x, kernel, (1, 1), ((2, 3),) * 2, (2, 2), dimension_numbers=numbers)
+    assert out.shape == (2, 6, 8, 10)
+    expected = out[..., :5] * jax.nn.sigmoid(out[..., 5:])
+    np.testing.assert_allclose(up.apply(params, x), expected, atol=1e-5)
 
 
 def test_tuple_inputs_are_joined_and_broadcast():
