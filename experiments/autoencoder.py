@@ -160,7 +160,7 @@ def build_objective(config, model):
 def train(root, config, settings, identity, dataset, objective, init, train_data, valid_data, steps):
     """Train one part in its own folder, or take it up where it stopped: best parameters, their step, the log."""
     batch_size = min(config.batch_size, len(jax.tree.leaves(train_data)[0]))
-    plan = loop.Plan(steps, batch_size, max(1, steps // 20), seeds=(config.seed,))
+    plan = loop.TrainConfig(steps, batch_size, max(1, steps // 20), seeds=(config.seed,))
     optimiser = optimisers.make("adam", config.learning_rate, steps)
     trainer = engine.build(
         objectives.preprocessed(objective, dataset.preprocess),
@@ -242,7 +242,7 @@ def run(config):
     if config.compare_vae:
         print(f"VAE, likelihood N(x | mean(z), {config.vae_std}^2 I)")
         joint = vae(*parts.vae, kl="analytic")
-        objective = objectives.maximum_likelihood(joint)
+        objective = objectives.negative_elbo(joint)
         vae_params, _, _ = fit("vae", objective, joint.init, unlabelled, dataset.valid, steps)
     result = {"step": step, "accuracy": accuracies} | autoencoder_report.measure(
         config, dataset, outliers, corruption(config), parts, params, vae_params

@@ -53,7 +53,7 @@ SAMPLERS = {
 
 def our_model(side, width=WIDTH, depth=DEPTH):
     """The diffusion model, of images [side, side, 1]."""
-    net = diffusion.denoising_net(denoisers.FlatNet(width, depth, PATCH), (side, side, 1))
+    net = diffusion.denoising_net(denoisers.VDMResNet(width, depth, PATCH), (side, side, 1))
     return diffusion.denoiser(net, diffusion.fixed(NOISE), (side, side, 1), data_std=DATA_STD)
 
 
@@ -86,7 +86,7 @@ def dataset(side):
 
 
 def torch_net():
-    """`FlatNet` in PyTorch: (x [N, 1, side, side], log_snr [N]) -> [N, 1, side, side]."""
+    """`VDMResNet` in PyTorch: (x [N, 1, side, side], log_snr [N]) -> [N, 1, side, side]."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -105,7 +105,7 @@ def torch_net():
             h = self.conv_0(F.silu(self.norm_0(x))) + self.told(told)[:, :, None, None]
             return x + self.conv_1(F.silu(self.norm_1(h)))
 
-    class FlatNet(nn.Module):
+    class VDMResNet(nn.Module):
         def __init__(self):
             super().__init__()
             frequencies = torch.from_numpy(np.geomspace(1 / 16, 4.0, features // 2, dtype=np.float32))
@@ -123,7 +123,7 @@ def torch_net():
                 h = block(h, told)
             return F.pixel_shuffle(self.last(F.silu(self.norm(h))), PATCH)
 
-    return FlatNet()  # channels_last is a quarter slower on the processor
+    return VDMResNet()  # channels_last is a quarter slower on the processor
 
 
 def give(net, params):

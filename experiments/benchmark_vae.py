@@ -53,7 +53,7 @@ def dlvm_jax_worker(epochs):
         kl="analytic",
     )
     objective = objectives.preprocessed(
-        objectives.maximum_likelihood(model), lambda key, raw: raw.astype(jnp.float32)
+        objectives.negative_elbo(model), lambda key, raw: raw.astype(jnp.float32)
     )
     x = images()
     start = time.perf_counter()

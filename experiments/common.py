@@ -18,7 +18,7 @@ from tqdm import tqdm
 from dlvm_jax.evaluate import evaluate
 from dlvm_jax.train import loop
 from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints, digest
-from dlvm_jax.train.cost import operations
+from dlvm_jax.train.cost import flops
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
 from dlvm_jax.train.run import manifest, same_maker
 
@@ -224,12 +224,12 @@ def carried_out(script, config):
 
 
 def cost(trainer, plan, state, data):
-    """What training takes, all seeds together: parameters, steps, and the operations of a step (see `operations`)."""
+    """What training takes, all seeds together: parameters, steps, and the floating-point operations of a step (see `flops`)."""
     shape = (1, plan.batch_size) if len(plan.seeds) == 1 else (1, len(plan.seeds), plan.batch_size)
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "steps": plan.steps,
-        "operations_per_step": operations(trainer.chunk, state, data, np.zeros(shape, np.int32)),
+        "flops_per_step": flops(trainer.chunk, state, data, np.zeros(shape, np.int32)),
     }
 
 

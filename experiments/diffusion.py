@@ -11,7 +11,7 @@ import numpy as np
 import tyro
 
 from dlvm_jax.data import toys
-from dlvm_jax.evaluate.simple_codes import simple_codes
+from dlvm_jax.evaluate.baseline_code_lengths import baseline_code_lengths
 from dlvm_jax.models import diffusion, objectives
 from dlvm_jax.train import engine, loop, optimisers, order, parallel, validation
 from dlvm_jax.train.run import RunFolder
@@ -67,7 +67,7 @@ def run(config):
         further["log p(x) by ODE"] = [found.log_likelihood, found.standard_error]
     result["curve"] = diffusion_report.curve(folder, model.event_shape, levels)
     if levels:
-        result["bits_per_dim_of_simple_codes"] = simple_codes(dataset.train, dataset.test, levels)
+        result["bits_per_dim_of_baseline_codes"] = baseline_code_lengths(dataset.train, dataset.test, levels)
     shown = model if classes is None else labelled(model, classes, config.guidance)
     drawn = diffusion.bound_density(shown, sampler(config.sampler, config.sample_steps), levels)
     diffusion_report.write(folder, config, dataset, shown, drawn, params, record, further, result)
@@ -125,9 +125,9 @@ def _train(config, dataset, model, data_std, density, folder):
     return common.train(
         folder,
         trainer,
-        loop.Plan(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,)),
+        loop.TrainConfig(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,)),
         _given(classes, dataset.train, dataset.train_labels),
-        validation.validator(objectives.maximum_likelihood(density), few),
+        validation.validator(objectives.negative_elbo(density), few),
         settings=settings,
         identity=identity,
         resume=config.resume,

@@ -82,7 +82,7 @@ def run(config):
     scaled = lambda density: latent_diffusion.standardised(density, mean, std)  # noqa: E731
     bound = scaled(diffusion.bound_density(denoiser, vae_parts.latent_sampler))
     exact = scaled(diffusion.ode_density(denoiser, vae_parts.latent_sampler, vae_parts.ODE_STEPS))
-    objective = latent_diffusion.encoded(objectives.maximum_likelihood(bound), posterior, held)
+    objective = latent_diffusion.encoded(objectives.negative_elbo(bound), posterior, held)
     optimiser = optimisers.make("adam", config.learning_rate, config.steps, schedule="cosine", clip=1.0)
     trainer = engine.build(
         objectives.preprocessed(objective, dataset.preprocess),
@@ -95,7 +95,7 @@ def run(config):
     identity = {name: value for name, value in common.settings(config).items() if name not in told}
     identity["vae"] = checkpoint.digest(params)
     folder = RunFolder(root)
-    plan = loop.Plan(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,))
+    plan = loop.TrainConfig(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,))
     validate = (
         validation.validator(objective, np.asarray(dataset.valid, np.float32)) if len(dataset.valid) else None
     )

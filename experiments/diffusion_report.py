@@ -15,7 +15,7 @@ FRAMES = 10
 EVALUATIONS = (6, 12, 24, 48)  # of the network, by each sampler that is compared
 
 
-def _film(model, params, grid_of, solver_of, rows, key):
+def _trajectory(model, params, grid_of, solver_of, rows, key):
     """x_t on its way from noise to data, and the x_0 predicted there: two arrays [frames, rows, *event]."""
 
     @jax.jit
@@ -25,8 +25,8 @@ def _film(model, params, grid_of, solver_of, rows, key):
         key_start, key_steps = jax.random.split(key)
         start = process.prior_sample(noise, key_start, (rows, *model.event_shape))
         grid = grid_of(noise)
-        _, film = solvers.sample(solver_of(noise, denoise), grid, start, key_steps, film=True)
-        return film
+        _, trajectory = solvers.sample(solver_of(noise, denoise), grid, start, key_steps, trajectory=True)
+        return trajectory
 
     points, predicted = (np.asarray(frames) for frames in run(params, key))
     shown = np.linspace(0, len(points) - 1, FRAMES).astype(int)
@@ -87,14 +87,14 @@ def _errors_picture(path, errors):
 
 
 def write(folder, config, dataset, model, density, params, record, further, result):
-    """Write samples, film, solver errors, learning curves and report.md."""
+    """Write samples, trajectory, solver errors, learning curves and report.md."""
     root = folder.root
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), 2**31 + 1), 3)
     plane = len(model.event_shape) == 1
     top = dataset.levels - 1 if dataset.discrete else 1.0
     count = 2000 if plane else 100
     drawn, _ = jax.jit(lambda params, key: density.sample(params, key, shape=(count,)))(params, keys[0])
-    film = _film(
+    trajectory = _trajectory(
         model,
         params,
         lambda noise: grid_of(noise, 100),
@@ -107,8 +107,8 @@ def write(folder, config, dataset, model, density, params, record, further, resu
         _planes(
             root / "samples.png", [("data", dataset.test[:count]), ("model", np.asarray(drawn))], config.data
         )
-        for name, frames in zip(("film", "film_x0"), film, strict=True):
-            title = "x_t from noise to data" if name == "film" else "predicted x_0"
+        for name, frames in zip(("trajectory", "trajectory_x0"), trajectory, strict=True):
+            title = "x_t from noise to data" if name == "trajectory" else "predicted x_0"
             _planes(root / f"{name}.png", [("", frame) for frame in frames], title)
     else:
         pictures.grid(
@@ -117,10 +117,10 @@ def write(folder, config, dataset, model, density, params, record, further, resu
             10,
             f"{config.sampler}, {config.sample_steps} steps",
         )
-        for name, frames in zip(("film", "film_x0"), film, strict=True):
+        for name, frames in zip(("trajectory", "trajectory_x0"), trajectory, strict=True):
             title = (
                 "x_t from noise to data, left to right"
-                if name == "film"
+                if name == "trajectory"
                 else "x_0 predicted at the same times"
             )
             images = np.moveaxis(0.5 * (frames + 1), 0, 1).reshape(-1, *model.event_shape)
@@ -133,7 +133,7 @@ def write(folder, config, dataset, model, density, params, record, further, resu
         f"bound, {history['unit']}",
         "minutes of training",
     )
-    codes = result.get("bits_per_dim_of_simple_codes", {})
+    codes = result.get("bits_per_dim_of_baseline_codes", {})
     step = result["step"]
     (root / "report.md").write_text(
         _report(config, model, dataset, record, further, folder, step, errors, codes)
@@ -170,7 +170,7 @@ def _report(config, model, dataset, record, further, folder, step, errors, codes
     )
     bits = _bits_table(record, model, codes) if dataset.discrete else ""
     shown = "\n".join(
-        f"![{name}]({name}.png)" for name in ("samples", "film", "film_x0", "solvers", "curves")
+        f"![{name}]({name}.png)" for name in ("samples", "trajectory", "trajectory_x0", "solvers", "curves")
     )
     told = (
         f"; given the label (a column each in the samples, guidance {config.guidance:g})"

@@ -192,7 +192,7 @@ def build(config, dataset):
         outputs = BINS if target == "bins" else None
         module = denoisers.DenoisingMLP((width,) * config.depth, config.fourier, outputs=outputs)
     elif config.net in (None, "flat"):
-        module = denoisers.FlatNet(width, config.depth, config.patch, config.fourier, **images)
+        module = denoisers.VDMResNet(width, config.depth, config.patch, config.fourier, **images)
     elif config.net == "unet":
         module = denoisers.UNet(width, blocks=config.depth, **images)
     else:
@@ -229,7 +229,7 @@ def classes_of(config, dataset):
 def objective_of(config, model, levels, classes):
     """What training descends."""
     if config.objective == "bound":
-        objective = diffusion.maximum_bound(model, levels)
+        objective = diffusion.vlb_loss(model, levels)
     else:
         times_of = TIMES_OF.get(config.process, times.uniform_times)
         objective = diffusion.denoising(model, config.objective, levels, times_of)

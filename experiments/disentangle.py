@@ -71,8 +71,8 @@ def run(config):
     )
     model = vae(*parts, kl="analytic")
     kinds = {
-        "VAE": objectives.maximum_likelihood(model),
-        f"beta-VAE, {config.beta:g}": objectives.maximum_likelihood(model, config.beta),
+        "VAE": objectives.negative_elbo(model),
+        f"beta-VAE, {config.beta:g}": objectives.negative_elbo(model, config.beta),
         f"beta-TCVAE, {config.beta:g}": regularised.total_correlation(
             *parts, beta=config.beta, examples=len(raw)
         ),
@@ -104,7 +104,7 @@ def _train(config, root, identity, objective, model, raw):
     kept = checkpoint.Checkpoints(root / "checkpoints", identity)
     resume = config.resume and bool(kept.steps())
     state = common.restore(kept, trainer.init(config.seeds if several else config.seeds[0]), resume)
-    plan = loop.Plan(config.steps, config.batch_size, max(1, config.steps // 20), seeds=config.seeds)
+    plan = loop.TrainConfig(config.steps, config.batch_size, max(1, config.steps // 20), seeds=config.seeds)
     state = loop.fit(trainer, plan, trainer.put(raw), state, folder=RunFolder(root), checkpoints=kept)
     kept.close()
     if not several:

@@ -19,7 +19,7 @@ import tyro
 
 from dlvm_jax import data as datasets
 from dlvm_jax.data import tables, toys
-from dlvm_jax.evaluate.simple_codes import simple_codes
+from dlvm_jax.evaluate.baseline_code_lengths import baseline_code_lengths
 from dlvm_jax.functional.densities import multivariate_normal_log_prob
 from dlvm_jax.models import density, flows, image_flows, objectives, scalars
 from dlvm_jax.nets.masked import MADE
@@ -178,10 +178,10 @@ def run(config):
     first = dataset.preprocess(jax.random.key(config.seed), jnp.asarray(dataset.train[:1000]))
 
     def init(key):
-        return flows.adapted(dens.init(key), bijection, first)
+        return flows.data_dependent_init(dens.init(key), bijection, first)
 
     trainer = engine.build(
-        objectives.preprocessed(objectives.maximum_likelihood(dens), dataset.preprocess),
+        objectives.preprocessed(objectives.negative_elbo(dens), dataset.preprocess),
         init,
         optimisers.make(
             "adam",
@@ -203,10 +203,10 @@ def run(config):
     params, step = common.train(
         folder,
         trainer,
-        loop.Plan(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,)),
+        loop.TrainConfig(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,)),
         dataset.train,
         validation.validator(
-            objectives.maximum_likelihood(dens), np.asarray(dataset.valid[:2000], np.float32)
+            objectives.negative_elbo(dens), np.asarray(dataset.valid[:2000], np.float32)
         ),
         settings=settings,
         identity=identity,
@@ -229,7 +229,7 @@ def run(config):
         result["Gaussian"] = gaussian_log_prob(dataset.train, test)
     if kind == "images":
         raw = datasets.load(config.data, "levels")
-        result["bits_per_dim_of_simple_codes"] = simple_codes(raw.train, raw.test, raw.levels)
+        result["bits_per_dim_of_baseline_codes"] = baseline_code_lengths(raw.train, raw.test, raw.levels)
     flow_report.write(folder, config, kind, dataset, bijection, dens, params, result, record)
     folder.write("result.json", result)
     print(f"step {step}: {record}")

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import tyro
 
-from dlvm_jax.evaluate.importance import weighting
+from dlvm_jax.evaluate.importance import importance_diagnostics
 from dlvm_jax.exact.energies import ENERGIES
 from dlvm_jax.models import objectives
 from dlvm_jax.train import engine, loop, optimisers, parallel
@@ -57,7 +57,7 @@ def run(config):
 
 
 def _weighting(density, target, samples):
-    """(params, key) -> `Weighting` of so many fresh samples."""
+    """(params, key) -> `ImportanceDiagnostics` of so many fresh samples."""
 
     @jax.jit
     def log_weights(params, key):
@@ -66,7 +66,7 @@ def _weighting(density, target, samples):
 
     def weigh(params, key):
         with jax.default_matmul_precision("highest"):
-            return weighting(log_weights(params, key), target.log_partition)
+            return importance_diagnostics(log_weights(params, key), target.log_partition)
 
     return weigh
 
@@ -98,7 +98,7 @@ def _train(config, target, density, folder):
     return common.train(
         folder,
         trainer,
-        loop.Plan(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,)),
+        loop.TrainConfig(config.steps, config.batch_size, max(1, config.steps // 20), seeds=(config.seed,)),
         np.zeros((config.batch_size, 1), np.float32),  # there are no data: only their number counts
         validate,
         settings=settings,

@@ -113,7 +113,7 @@ def _line(name, found):
 
 
 def table(rows):
-    """The figures {name: `Weighting`} as a table."""
+    """The figures {name: `ImportanceDiagnostics`} as a table."""
     return HEADER + "".join(_line(name, found) for name, found in rows.items())
 
 

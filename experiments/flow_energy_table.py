@@ -96,7 +96,7 @@ def _densities(roots, labels):
 
 
 def _weighting(figures):
-    return Weighting(**{name: MonteCarlo(*pair) for name, pair in figures.items()})
+    return ImportanceDiagnostics(**{name: MonteCarlo(*pair) for name, pair in figures.items()})
 
 
 def _report(results):

@@ -77,7 +77,7 @@ def write(folder, config, kind, dataset, bijection, density, params, result, rec
         lines += "| log-density of a Gaussian, nats | {:.4f} ± {:.4f} |\n".format(*result["Gaussian"])
     if kind == "images":
         lines += f"| bits/dim, at most | {record.bits_per_dim:.4f} |\n"
-    for name, bits in result.get("bits_per_dim_of_simple_codes", {}).items():
+    for name, bits in result.get("bits_per_dim_of_baseline_codes", {}).items():
         lines += f"| bits/dim of the integers, {name} | {bits:.4f} |\n"
     (root / "report.md").write_text(f"""# Flow on {config.data}
 

@@ -117,7 +117,7 @@ def fit_gradient(config, x, latent, folder):
     """Adam on minibatches in float32, with the engine of all models; returns model and log."""
     steps = config.steps or 10000
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         value = linear_gaussian.log_evidence(params, batch).mean()
         return -value, {"bound": value}
 
@@ -132,7 +132,7 @@ def fit_gradient(config, x, latent, folder):
         evidence = jax.jit(lambda params, x: linear_gaussian.log_evidence(params, x).mean())
         state = loop.fit(
             trainer,
-            loop.Plan(steps, config.batch_size, max(1, steps // 50), seeds=(config.seed,)),
+            loop.TrainConfig(steps, config.batch_size, max(1, steps // 50), seeds=(config.seed,)),
             train,
             trainer.init(config.seed),
             folder=folder,

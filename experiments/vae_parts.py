@@ -24,7 +24,7 @@ from dlvm_jax.models import (
     scalars,
 )
 from dlvm_jax.models.vae import Parts, dreg, vae
-from dlvm_jax.models.vamp import borrow_posterior, vamp
+from dlvm_jax.models.vamp import share_posterior_params, vamp
 from dlvm_jax.nets.denoisers import DenoisingMLP
 from experiments import vae_nets
 
@@ -220,7 +220,7 @@ def _prior(config, dataset, posterior, context):
         return density.conditional(net, density.normal(), (latent,)), None
     if name in ("vamp", "vamp-data"):
         pseudo = _pseudo_inputs(config, dataset)
-        return vamp(posterior, pseudo, vae_nets.top(dataset), train=name == "vamp"), borrow_posterior
+        return vamp(posterior, pseudo, vae_nets.top(dataset), train=name == "vamp"), share_posterior_params
     made = {
         "standard": lambda: density.standard_normal(latent),
         "learned": lambda: gaussian.learned_normal(latent),
@@ -275,9 +275,9 @@ def _bottom_up(config, encoder):
     normal = lambda inputs, outputs, inwards: density.conditional(  # noqa: E731
         vae_nets.make(half, (inputs,), (outputs, 2), inwards), density.normal(), (outputs,)
     )
-    prior = hierarchical.joint(density.standard_normal(upper), normal(upper, latent, False), upper)
-    posterior = hierarchical.joint(_posterior(config, encoder), normal(latent, upper, True), latent, True)
-    return prior, hierarchical.swapped(posterior, latent), None
+    prior = hierarchical.hierarchical(density.standard_normal(upper), normal(upper, latent, False), upper)
+    posterior = hierarchical.hierarchical(_posterior(config, encoder), normal(latent, upper, True), latent, True)
+    return prior, hierarchical.reorder(posterior, latent), None
 
 
 def _two_layers(config, dataset, encoder):
@@ -291,8 +291,8 @@ def _two_layers(config, dataset, encoder):
     )
     first, tie = _prior(config, dataset, above, None)
     second = density.conditional(vae_nets.make(config, (latent,), (latent, 2)), density.normal(), (latent,))
-    prior = hierarchical.joint(first, second, latent)
-    return prior, hierarchical.joint(above, below, latent), tie and hierarchical.borrow_top_posterior
+    prior = hierarchical.hierarchical(first, second, latent)
+    return prior, hierarchical.hierarchical(above, below, latent), tie and hierarchical.share_top_posterior_params
 
 
 def build(config, dataset, event, context=None):
@@ -321,7 +321,7 @@ def build(config, dataset, event, context=None):
         net = vae_nets.last(net, config.latent_dim)
     if config.start_at_mean:
         net = vae_nets.shifted(net, dataset)
-    decoder = density.conditional(density.share_last(net) if shared else net, family, event)
+    decoder = density.conditional(density.with_shared_scale(net) if shared else net, family, event)
     parts = Parts(prior, posterior, decoder, tie)
     model = vae(*parts)
     init, objective, validation = _objectives(config, parts, model, len(dataset.train))
@@ -347,7 +347,7 @@ def _objectives(config, parts, model, examples):
     gaussian_kl = parts.prior.normal is not None and parts.posterior.normal is not None
     kl = config.kl if config.kl != "auto" else "analytic" if gaussian_kl else "sampled"
     weighed = {
-        "elbo": lambda beta: objectives.maximum_likelihood(vae(*parts, kl=kl), beta),
+        "elbo": lambda beta: objectives.negative_elbo(vae(*parts, kl=kl), beta),
         "free-bits": lambda beta: regularised.free_bits(*parts, nats=config.free_nats, beta=beta),
         "total-correlation": lambda beta: regularised.total_correlation(*parts, beta=beta, examples=examples),
     }

@@ -238,7 +238,7 @@ class Prepared(NamedTuple):
     dataset: Any
     condition: Any
     model: vae_parts.Model
-    plan: loop.Plan
+    plan: loop.TrainConfig
     trainer: engine.Engine
     settings: dict
     identity: dict
@@ -253,7 +253,7 @@ def prepare(config):
     per_epoch = order.steps_per_epoch(len(dataset.train), config.batch_size)
     steps = config.epochs * per_epoch if config.epochs is not None else (config.steps or 5000)
     common.warn_of_unfinished("the warm-up of the KL term", config.beta_warm_up, steps)
-    plan = loop.Plan(
+    plan = loop.TrainConfig(
         steps,
         config.batch_size,
         config.every or max(1, steps // 40),

@@ -13,11 +13,11 @@ IMAGE, VECTOR = (8, 8, 1), (3,)
 NETS = {
     "mlp": (denoisers.DenoisingMLP((16, 8)), VECTOR, None),
     "mlp with a vector": (denoisers.DenoisingMLP((16, 16)), VECTOR, jnp.ones((2, 3, 5))),
-    "flat": (denoisers.FlatNet(8, 2, patch=2, exponents=(1, 2)), IMAGE, None),
-    "flat with attention": (denoisers.FlatNet(8, 1, attention=True), IMAGE, None),
-    "flat bfloat16": (denoisers.FlatNet(8, 2, patch=2, dtype=jnp.bfloat16), IMAGE, None),
+    "flat": (denoisers.VDMResNet(8, 2, patch=2, exponents=(1, 2)), IMAGE, None),
+    "flat with attention": (denoisers.VDMResNet(8, 1, attention=True), IMAGE, None),
+    "flat bfloat16": (denoisers.VDMResNet(8, 2, patch=2, dtype=jnp.bfloat16), IMAGE, None),
     "unet with classes": (denoisers.UNet(8, (1, 2), 1, classes=4), IMAGE, jnp.array([[0, 1, 4], [2, 2, 3]])),
-    "flat of levels": (denoisers.FlatNet(8, 1, patch=2, outputs=3), (8, 8, 2), None),
+    "flat of levels": (denoisers.VDMResNet(8, 1, patch=2, outputs=3), (8, 8, 2), None),
     "unet of levels": (denoisers.UNet(8, (1, 2), 1, outputs=3), (8, 8, 2), None),
     "transformer of levels": (denoisers.Transformer(16, 1, 4, heads=2, outputs=3), (8, 8, 2), None),
     "transformer": (denoisers.Transformer(16, 2, 4, heads=2), IMAGE, None),
@@ -128,7 +128,7 @@ def test_blocks_begin_as_the_identity():
 
 def test_patches_that_do_not_tile_are_refused():
     for module in (
-        denoisers.FlatNet(4, 1, patch=3),
+        denoisers.VDMResNet(4, 1, patch=3),
         denoisers.UNet(4, (1, 1, 1)),
         denoisers.Transformer(4, 1, 3),
     ):

@@ -27,12 +27,13 @@ encoder = density.from_linen(nets.MLP((32,), (3, 2)), (1, 20))
 decoder = density.from_linen(nets.MLP((32,), (20, 1)), (1, 3))
 model = vae(density.standard_normal(3), density.conditional(encoder, density.normal(), (3,)),
             density.conditional(decoder, density.bernoulli(), (20,)))
-objective = objectives.preprocessed(objectives.maximum_likelihood(model), lambda key, raw: raw.astype(float))
+objective = objectives.preprocessed(objectives.negative_elbo(model), lambda key, raw: raw.astype(float))
 trainer = engine.build(objective, model.init, optax.adam(1e-2), ema=0.9)
 state, data = trainer.init(0), trainer.put(x)
 if "stop" in sys.argv:  # the first process is told to stop in the second round: both must leave after it
     import os, signal
     from dlvm_jax.train import loop
+    from dlvm_jax.train.config import TrainConfig
     from dlvm_jax.train.run import RunFolder
     rounds = []
     def validate(params):
@@ -42,7 +43,7 @@ if "stop" in sys.argv:  # the first process is told to stop in the second round:
         return {"score": 0.0}
     folder = RunFolder(sys.argv[-1], writes=parallel.is_primary())
     try:
-        loop.fit(trainer, loop.Plan(50, 64, 10), data, state, folder=folder, validate=validate, progress=False)
+        loop.run(trainer, TrainConfig(steps=50, batch_size=64, eval_every=10), data, state, folder=folder, validate=validate, progress=False)
     except loop.Interrupted as stop:
         print(json.dumps({"rounds": len(rounds), "stop": str(stop)}))
     sys.exit()

@@ -5,7 +5,7 @@ TensorFlow Datasets is imported only when a set is asked for.
 """
 
 from dlvm_jax.data import factors
-from dlvm_jax.data.loading import Data, load, names, protocols
+from dlvm_jax.data.loading import Data, Spec, load, names, protocols
 from dlvm_jax.data.protocol import Protocol
 
-__all__ = ["Data", "Protocol", "factors", "load", "names", "protocols"]
+__all__ = ["Data", "Protocol", "Spec", "factors", "load", "names", "protocols"]

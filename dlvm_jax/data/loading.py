@@ -7,10 +7,31 @@ from typing import NamedTuple
 import numpy as np
 
 from dlvm_jax.data import builders
-from dlvm_jax.data.protocol import PROTOCOLS, TRANSFORMS, Protocol, pick
+from dlvm_jax.data.protocol import PROTOCOLS, TRANSFORMS, Protocol
 from dlvm_jax.data.sources import SOURCES
+from dlvm_jax.settings import pick
 
-__all__ = ["Data", "load", "names", "protocols"]
+__all__ = ["Data", "Spec", "load", "names", "protocols"]
+
+
+class Spec(NamedTuple):
+    """What a model must know of its data: all of it is saved with a run.
+
+    name, protocol, protocol_hash: which data, under which protocol
+    event_shape: of one example;  examples: number of training examples
+    levels: values an element takes (0: real numbers), as integers where `discrete`;  bin_width: their distance
+    classes: number of labels, None where there are none
+    """
+
+    name: str
+    protocol: str
+    protocol_hash: str
+    event_shape: tuple[int, ...]
+    examples: int
+    levels: int
+    discrete: bool
+    bin_width: float
+    classes: int | None = None
 
 
 class Data(NamedTuple):
@@ -35,6 +56,24 @@ class Data(NamedTuple):
     discrete: bool
     preprocess: Callable
     protocol: Protocol
+
+    @property
+    def spec(self) -> Spec:
+        """What a model must know of these data."""
+        labels = [
+            part for part in (self.train_labels, self.valid_labels, self.test_labels) if part is not None
+        ]
+        return Spec(
+            self.name,
+            self.protocol.name,
+            self.protocol.hash,
+            tuple(self.train.shape[1:]),
+            len(self.train),
+            self.levels,
+            self.discrete,
+            self.bin_width,
+            1 + max(int(part.max(initial=0)) for part in labels) if labels else None,
+        )
 
 
 def of_vectors(name, splits, protocol):

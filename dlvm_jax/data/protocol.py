@@ -5,7 +5,6 @@ Grey values used as soft Bernoulli labels are not offered: the cross-entropy is 
 by many nats.
 """
 
-import difflib
 import hashlib
 import json
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 
 from dlvm_jax.functional.flows import image
 
-__all__ = ["PROTOCOLS", "TRANSFORMS", "Protocol", "Transform", "pick"]
+__all__ = ["PROTOCOLS", "TRANSFORMS", "Protocol", "Transform"]
 
 
 class Protocol(NamedTuple):
@@ -172,12 +171,3 @@ PROTOCOLS = {  # the first of each set is its default
         for p in _common((45000, 5000, 10000), "this library")
     ),
 }
-
-
-def pick(table, name, what):
-    """The entry of a dictionary, or a ValueError that says what there is and what was perhaps meant."""
-    if name in table:
-        return table[name]
-    close = difflib.get_close_matches(str(name), table, 1, 0.5)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"unknown {what} {name!r}; there are {', '.join(table)}{hint}")

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.data.loading import of_vectors
-from dlvm_jax.data.protocol import Protocol, pick
+from dlvm_jax.data.protocol import Protocol
+from dlvm_jax.settings import pick
 
 __all__ = [
     "TOYS",

@@ -2,12 +2,12 @@
 
 from dlvm_jax.evaluate import (
     annealed,
+    baseline_code_lengths,
     diagnostics,
     disentanglement,
     importance,
     likelihood,
     pictures,
-    simple_codes,
 )
 from dlvm_jax.evaluate.likelihood import Record, active_units, evaluate
 
@@ -15,11 +15,11 @@ __all__ = [
     "Record",
     "active_units",
     "annealed",
+    "baseline_code_lengths",
     "diagnostics",
     "disentanglement",
     "evaluate",
     "importance",
     "likelihood",
     "pictures",
-    "simple_codes",
 ]

@@ -10,11 +10,11 @@ import numpy as np
 
 from dlvm_jax.functional.divergences import MonteCarlo
 
-__all__ = ["Weighting", "weighting"]
+__all__ = ["ImportanceDiagnostics", "importance_diagnostics"]
 
 
-class Weighting(NamedTuple):
-    """The figures of `weighting`, in nats but for the last; each with a standard error.
+class ImportanceDiagnostics(NamedTuple):
+    """The figures of `importance_diagnostics`, in nats but for the last; each with a standard error.
 
     log_partition: log Z, estimated;  kl: KL(q || p) with that estimate;  kl_known: KL(q || p) with a known log Z, or None
     effective: effective sample size, percent of the number of samples
@@ -26,7 +26,7 @@ class Weighting(NamedTuple):
     effective: MonteCarlo
 
 
-def weighting(log_weights, log_partition=None):
+def importance_diagnostics(log_weights, log_partition=None):
     r"""log Z, KL(q || p) and effective sample size from log-weights [N] of samples of q; `log_partition` is log Z, if known.
 
     $\log\hat Z = \log\tfrac1N\sum_n w_n,\quad \mathrm{KL} = \log\hat Z - \tfrac1N\sum_n\log w_n,\quad
@@ -49,7 +49,7 @@ def weighting(log_weights, log_partition=None):
     known = None
     if log_partition is not None:
         known = MonteCarlo(float(log_partition - log_weights.mean()), error(log_weights))
-    return Weighting(
+    return ImportanceDiagnostics(
         log_partition=MonteCarlo(estimate, error(weights)),
         kl=MonteCarlo(kl, error(weights - log_weights)),
         kl_known=known,

@@ -81,7 +81,7 @@ def reconstruction(model, corrupt=None, penalty=None, weight=1.0):
     examples, as the squared error is.  Metrics: "squared_error", and "penalty" where there is one.
     """
 
-    def objective(params, key, x):
+    def objective(params, key, x, step=None):
         seen = x if corrupt is None else corrupt(key, x)
         decoded = model.decode(params, model.encode(params, seen))
         error = autoencoding.squared_error(x, decoded, model.event_ndim).mean()
@@ -141,7 +141,7 @@ def classification(model, fine_tune):
     the head has a gradient.  Frozen parameters have gradient zero: use an optimiser without weight decay.
     """
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         x, labels = batch
         if not fine_tune:
             params = {**params, "encoder": jax.lax.stop_gradient(params["encoder"])}

@@ -19,8 +19,8 @@ from dlvm_jax.functional import densities
 
 __all__ = [
     "Density",
-    "Family",
     "Net",
+    "OutputDistribution",
     "bernoulli",
     "categorical",
     "conditional",
@@ -32,8 +32,8 @@ __all__ = [
     "logistic_mixture",
     "normal",
     "require_kind",
-    "share_last",
     "standard_normal",
+    "with_shared_scale",
 ]
 
 KINDS = ("exact", "weight", "bound")
@@ -57,6 +57,7 @@ class Density(NamedTuple):
     terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob
     reparameterised: whether samples carry the gradient of their parameters; a posterior's must
     space:    where x lives, and on whose volume its density is: `FLAT`, `DISCRETE`, or a curved space by name
+    share:    (params, posterior_params) -> params: as a VAE's prior it uses the posterior's parameters too (a VampPrior)
     """
 
     init: Callable
@@ -68,6 +69,7 @@ class Density(NamedTuple):
     terms: Callable | None = None
     reparameterised: bool = True
     space: str = FLAT
+    share: Callable | None = None
 
 
 def require_kind(density, kinds, use):
@@ -113,7 +115,7 @@ def from_linen(module, *input_shapes):
     return Net(lambda key: module.init(key, *map(example, input_shapes)), module.apply)
 
 
-class Family(NamedTuple):
+class OutputDistribution(NamedTuple):
     """A distribution given the numbers a network puts out: `width` numbers for each of the D elements of a flattened event.
 
     log_prob(x [*batch, D], outputs [*batch, D, width]) -> [*batch]; sample(key, outputs, shape) -> [*shape, *batch, D];
@@ -135,7 +137,7 @@ def _two(outputs):
 
 def normal():
     """Diagonal Gaussian, mean and log-standard deviation from the network."""
-    return Family(
+    return OutputDistribution(
         2,
         lambda x, out: densities.normal_log_prob(x, *_two(out)),
         lambda key, out, shape: densities.normal_sample(key, *_two(out), shape),
@@ -152,7 +154,7 @@ def fixed_normal(std=1.0):
     def two(out):
         return out[..., 0], jnp.log(jnp.full_like(out[..., 0], std))
 
-    return Family(
+    return OutputDistribution(
         1,
         lambda x, out: densities.normal_log_prob(x, *two(out)),
         lambda key, out, shape: densities.normal_sample(key, *two(out), shape),
@@ -163,7 +165,7 @@ def fixed_normal(std=1.0):
 
 def bernoulli():
     """Independent bits, logits from the network."""
-    return Family(
+    return OutputDistribution(
         1,
         lambda x, out: densities.bernoulli_log_prob(x, out[..., 0]),
         lambda key, out, shape: densities.bernoulli_sample(key, out[..., 0], shape),
@@ -174,7 +176,7 @@ def bernoulli():
 
 def categorical(levels):
     """Independent integer levels 0..L-1, logits from the network."""
-    return Family(
+    return OutputDistribution(
         levels,
         densities.categorical_log_prob,
         densities.categorical_sample,
@@ -189,7 +191,7 @@ def _discretised(levels, log_prob, sample):
     def two(out):
         return jax.nn.sigmoid(out[..., 0]), out[..., 1] - 2.0
 
-    return Family(
+    return OutputDistribution(
         2,
         lambda x, out: log_prob(x, *two(out), levels),
         lambda key, out, shape: sample(key, *two(out), levels, shape),
@@ -225,7 +227,7 @@ def logistic_mixture(levels, components):
         weights = jax.nn.softmax(logits, axis=-1)
         return jnp.clip(levels * jnp.sum(weights * location, axis=-1) - 0.5, 0, levels - 1)
 
-    return Family(
+    return OutputDistribution(
         3 * components,
         lambda x, out: densities.discretised_logistic_mixture_log_prob(x, *three(out), levels),
         lambda key, out, shape: densities.discretised_logistic_mixture_sample(
@@ -236,7 +238,7 @@ def logistic_mixture(levels, components):
     )
 
 
-def share_last(net):
+def with_shared_scale(net):
     """A network with one more number for each element, last, a trained constant that is the same everywhere.
 
     With `normal()` and a network of width 1 it is the Gaussian decoder with one shared, learned standard deviation.
@@ -253,10 +255,10 @@ def share_last(net):
     return Net(init, apply)
 
 
-def conditional(net, family, event_shape):
+def conditional(net, distribution, event_shape):
     """The exact density p(x | context) whose numbers come from a network of the context: an encoder or a decoder.
 
-    The network maps the context to [*batch, *event_shape, family.width]; x is [*batch, *event_shape].
+    The network maps the context to [*batch, *event_shape, distribution.width]; x is [*batch, *event_shape].
     """
     event_shape = tuple(event_shape)
     ndim = len(event_shape)
@@ -268,34 +270,37 @@ def conditional(net, family, event_shape):
         return x.reshape(*x.shape[:-1], *event_shape)
 
     def outputs_at(params, context):
-        numbers, expected = net.apply(params, context), (*event_shape, family.width)
+        numbers, expected = net.apply(params, context), (*event_shape, distribution.width)
         if numbers.shape[-len(expected) :] != expected:
             raise ValueError(
                 f"the network of events of shape {event_shape} puts out [*batch, {', '.join(map(str, expected))}], one number "
-                f"for each of the family's {family.width}, got an array of shape {numbers.shape}"
+                f"for each of the distribution's {distribution.width}, got an array of shape {numbers.shape}"
             )
-        return flatten(numbers, (family.width,))
+        return flatten(numbers, (distribution.width,))
 
     def sample(params, key, context=None, shape=()):
         outputs = outputs_at(params, context)
-        x = family.sample(key, outputs, shape)
-        return unflatten(x), family.log_prob(x, outputs)
+        x = distribution.sample(key, outputs, shape)
+        return unflatten(x), distribution.log_prob(x, outputs)
 
     def log_prob(params, key, x, context=None):
         if x.shape[x.ndim - ndim :] != event_shape:
             raise ValueError(
                 f"this density is of events of shape {event_shape}, got an array of shape {x.shape}"
             )
-        return family.log_prob(flatten(x), outputs_at(params, context))
+        return distribution.log_prob(flatten(x), outputs_at(params, context))
 
     def mean(params, context=None):
-        return unflatten(family.mean(outputs_at(params, context)))
+        return unflatten(distribution.mean(outputs_at(params, context)))
 
     def parameters(params, context=None):
-        return family.normal(outputs_at(params, context))
+        return distribution.normal(outputs_at(params, context))
 
-    normal_parameters = parameters if family.normal and ndim == 1 else None
-    drawn = {"reparameterised": not family.discrete, "space": DISCRETE if family.discrete else FLAT}
+    normal_parameters = parameters if distribution.normal and ndim == 1 else None
+    drawn = {
+        "reparameterised": not distribution.discrete,
+        "space": DISCRETE if distribution.discrete else FLAT,
+    }
     return Density(net.init, sample, log_prob, "exact", mean, normal_parameters, **drawn)
 
 

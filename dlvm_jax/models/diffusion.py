@@ -41,8 +41,8 @@ __all__ = [
     "fixed",
     "guided",
     "learned",
-    "maximum_bound",
     "ode_density",
+    "vlb_loss",
 ]
 
 
@@ -59,7 +59,7 @@ def fixed(noise):
 
 
 def learned(low=-5.0, high=13.3, knots=16):
-    """A monotone schedule of log-SNR whose inside `maximum_bound` trains to less variance; its ends are fixed.
+    """A monotone schedule of log-SNR whose inside `vlb_loss` trains to less variance; its ends are fixed.
 
     Source: Kingma, Salimans, Poole, Ho 2021, section 3.2 and appendix I.2.
     """
@@ -136,7 +136,7 @@ def denoiser(net, schedule, event_shape, target="edm", data_std=1.0, level_log_p
         noise = noise_of(params)
         scale = targets.preconditioning(noise, t, data_std).input
         log_snr = jnp.broadcast_to(noise.log_snr(jnp.asarray(t, float)), batch)
-        return net.apply(params["net"], process.over_event(scale, x) * x, log_snr, context, key)
+        return net.apply(params["net"], process.expand_to_event(scale, x) * x, log_snr, context, key)
 
     def denoise(params, x, t, context=None, key=None):
         prediction, noise = predict(params, x, t, context, key), noise_of(params)
@@ -147,7 +147,9 @@ def denoiser(net, schedule, event_shape, target="edm", data_std=1.0, level_log_p
         if target != "edm":
             return targets.to_x0(noise, target, prediction, x, t)
         scales = targets.preconditioning(noise, t, data_std)
-        return process.over_event(scales.skip, x) * x + process.over_event(scales.out, x) * prediction
+        return (
+            process.expand_to_event(scales.skip, x) * x + process.expand_to_event(scales.out, x) * prediction
+        )
 
     return Denoiser(init, noise_of, predict, denoise, target, event_shape, data_std)
 
@@ -288,7 +290,7 @@ def guided(model, classes, weight):
     return model._replace(denoise=denoise)
 
 
-def maximum_bound(model, levels=None):
+def vlb_loss(model, levels=None):
     """The diffusion term of minus the mean bound, the only one that trains, with dropout where the network has some.
 
     The others depend on the ends of log-SNR alone, which are fixed; `bound_density` has them.  Of a schedule's inside the bound
@@ -296,7 +298,7 @@ def maximum_bound(model, levels=None):
     Salimans, Poole, Ho 2021, appendix I.2).  Metric "diffusion", in nats.
     """
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         key_bound, key_dropout = jax.random.split(key)
         terms = lambda params: _bound(model, params, key_bound, *unpack(batch), levels, key_dropout)  # noqa: E731
         held = jax.lax.stop_gradient(params)
@@ -317,7 +319,7 @@ def denoising(model, weight="epsilon", levels=None, times_of=times.uniform_times
     point, summed over the event.  It tells nothing about a learned schedule, which stays as it is.
     """
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         x, context = unpack(batch)
         params = {**params, "schedule": jax.lax.stop_gradient(params["schedule"])}
         noise, ndim = model.process(params), len(model.event_shape)

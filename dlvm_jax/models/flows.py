@@ -23,10 +23,10 @@ __all__ = [
     "Bijection",
     "Scalar",
     "actnorm",
-    "adapted",
     "chain",
     "continuous",
     "coupling",
+    "data_dependent_init",
     "inverted",
     "lu_linear",
     "masked_autoregressive",
@@ -327,6 +327,6 @@ def transformed(base, bijection):
     return Density(init, sample, log_prob, "exact", reparameterised=base.reparameterised, space=base.space)
 
 
-def adapted(density_params, bijection, x, context=None):
+def data_dependent_init(density_params, bijection, x, context=None):
     """The parameters of a `transformed` density after its flow has been set by a batch of data (`actnorm`)."""
     return {**density_params, "flow": _adapt(bijection, density_params["flow"], x, context)}

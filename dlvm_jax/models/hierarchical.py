@@ -7,17 +7,17 @@ import jax.numpy as jnp
 
 from dlvm_jax.models.density import FLAT, KINDS, Density, join
 
-__all__ = ["borrow_top_posterior", "joint", "swapped"]
+__all__ = ["hierarchical", "reorder"]
 
 
-def joint(first, second, dim, markov=False):
+def hierarchical(first, second, dim, markov=False):
     """The density p(z2 | c) p(z1 | z2, c) of the vector [z2, z1], z2 its first `dim` numbers.
 
     first: the density of z2 (under the context c);  second: that of z1 under z2 (with c, or without it where `markov`).  The
     kind is the weaker of the two; `mean` is that of z2, and that of z1 at the mean of z2, which is E[z1] only where it is
     linear in z2.  As a prior p(z2) p(z1 | z2) and a posterior q(z2 | x) q(z1 | x, z2) it makes the two-layer
     VAE of Tomczak & Welling 2018.  That of Burda, Grosse, Salakhutdinov 2016 has q(z1 | x) q(z2 | z1): a Markov chain whose
-    first variable is z1 (`swapped`).
+    first variable is z1 (`reorder`).
     """
     given = (lambda z, context: z) if markov else join
     kind = max(first.kind, second.kind, key=KINDS.index)
@@ -55,6 +55,10 @@ def joint(first, second, dim, markov=False):
         z1 = second.mean(params["second"], given(z2, context))
         return jnp.concatenate([jnp.broadcast_to(z2, (*z1.shape[:-1], dim)), z1], axis=-1)
 
+    def share(params, posterior_params):
+        """The first part's parameters with those of the posterior's first part."""
+        return {**params, "first": first.share(params["first"], posterior_params["first"])}
+
     has_mean = first.mean is not None and second.mean is not None
     return Density(
         init,
@@ -64,16 +68,17 @@ def joint(first, second, dim, markov=False):
         mean if has_mean else None,
         reparameterised=first.reparameterised and second.reparameterised,
         space=FLAT if first.space == second.space == FLAT else f"{first.space} and {second.space}",
+        share=share if first.share else None,
     )
 
 
-def swapped(density, dim):
-    """The density of the vector [b, a], given that of [a, b], a its first `dim` numbers.  Shapes as those of `joint`.
+def reorder(density, dim):
+    """The density of the vector [b, a], given that of [a, b], a its first `dim` numbers.  Shapes as those of `hierarchical`.
 
     Raises ValueError for one of a curved space.
     """
     if density.space != FLAT:
-        raise ValueError(f"only vectors of R^M are swapped, got a density on {density.space}")
+        raise ValueError(f"only vectors of R^M are reordered, got a density on {density.space}")
 
     def log_prob(params, key, z, context=None):
         return density.log_prob(params, key, jnp.roll(z, dim, axis=-1), context)
@@ -88,10 +93,3 @@ def swapped(density, dim):
     return density._replace(
         sample=sample, log_prob=log_prob, mean=density.mean and mean, normal=None, terms=None
     )
-
-
-def borrow_top_posterior(params):
-    """The `tie` of a two-layer VAE with a VampPrior on z2: the prior's first part with the posterior's."""
-    prior = params["prior"]
-    first = {**prior["first"], "posterior": params["posterior"]["first"]}
-    return {**params, "prior": {**prior, "first": first}}

@@ -43,16 +43,16 @@ def _held(tree):
     return jax.lax.stop_gradient(tree)
 
 
-def implicit_prior_objective(prior_net, prior, posterior, decoder, tie=None):
+def implicit_prior_objective(prior_net, prior, posterior, decoder):
     """The ELBO under an `implicit_prior`, and the discriminator's loss that trains its ratio, as one scalar.
 
     The ELBO does not train the ratio, the discriminator does not train the posterior (Takahashi et al. 2019).
     Metrics "bound" (which here holds the discriminator's normaliser) and "discriminator".
     """
-    parts = Parts(prior, posterior, decoder, tie)
+    parts = Parts(prior, posterior, decoder)
     model = vae(*parts)
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         x, context = unpack(batch)
         key_model, key_z, key_base = jax.random.split(key, 3)
         bound = model.log_prob({**params, "prior": _held(params["prior"])}, key_model, x, context).mean()
@@ -64,7 +64,7 @@ def implicit_prior_objective(prior_net, prior, posterior, decoder, tie=None):
     return objective
 
 
-def adversarial_autoencoder(discriminator, prior, posterior, decoder, tie=None, *, weight=1.0):
+def adversarial_autoencoder(discriminator, prior, posterior, decoder, *, weight=1.0):
     """Reconstruction, and a discriminator between posterior and prior samples in place of the KL (Makhzani et al. 2016).
 
     discriminator: a `Net` [*batch, M] -> [*batch];  weight: of the generator's loss.  Returns (init, objective); the
@@ -72,14 +72,14 @@ def adversarial_autoencoder(discriminator, prior, posterior, decoder, tie=None, 
     the discriminator sees the codes held.  The result is evaluated as the VAE of the same parts.  Raises ValueError for parts
     that `vae` refuses.
     """
-    parts = Parts(prior, posterior, decoder, tie)
+    parts = Parts(prior, posterior, decoder)
     vae(*parts)  # refuses parts that do not fit
 
     def init(key):
         key_parts, key_discriminator = jax.random.split(key)
         return {**parts.init(key_parts), "discriminator": discriminator.init(key_discriminator)}
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         x, context = unpack(batch)
         key_z, key_prior, key_lik = jax.random.split(key, 3)
         own = parts.tied(params)

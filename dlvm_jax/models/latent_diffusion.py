@@ -33,7 +33,7 @@ def mixed(model, weight=0.5):
     def denoise(params, x, t, context=None, key=None):
         m = jax.nn.sigmoid(params["mixing"])
         skip = targets.preconditioning(model.process(params), t, 1.0).skip
-        return (1 - m) * process.over_event(skip, x) * x + m * model.denoise(params, x, t, context, key)
+        return (1 - m) * process.expand_to_event(skip, x) * x + m * model.denoise(params, x, t, context, key)
 
     return model._replace(init=init, denoise=denoise)
 

@@ -1,10 +1,8 @@
-"""What training minimises: `objective(params, key, batch) -> (loss, metrics)`, one scalar and a few more.
+"""What training minimises: `objective(params, key, batch, step=None) -> (loss, metrics)`, one scalar and a few more.
 
-A batch is x, or the tuple (x, context).  Means over the batch are taken here and nowhere else.  An objective that changes in
-the course of training takes a keyword `step`, which the engine fills in.
+A batch is x, or the tuple (x, context).  Means over the batch are taken here and nowhere else.  The engine passes the step of
+training, which a warm-up needs; without it, as in validation, an objective is what it becomes at the end.
 """
-
-import inspect
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +13,7 @@ from dlvm_jax.models.density import require_kind
 __all__ = [
     "importance_weighted",
     "log_weights",
-    "maximum_likelihood",
+    "negative_elbo",
     "preprocessed",
     "reverse_kl",
     "split",
@@ -41,12 +39,12 @@ def warm_up(objective_of, final, steps):
 
     def objective(params, key, batch, step=None):
         weight = final if step is None else final * jnp.minimum(step / steps, 1.0)
-        return objective_of(weight)(params, key, batch)
+        return objective_of(weight)(params, key, batch, step)
 
     return objective
 
 
-def maximum_likelihood(density, beta=1.0):
+def negative_elbo(density, beta=1.0):
     """Minus the mean log-density, or its bound: the (beta-)ELBO for a VAE (Kingma & Welling 2014; Higgins et al. 2017).
 
     Metrics: "bound" (beta = 1, whatever beta is) and the density's terms.  Raises ValueError for a beta on a density
@@ -55,7 +53,7 @@ def maximum_likelihood(density, beta=1.0):
     if density.terms is None and not (isinstance(beta, (int, float)) and beta == 1):
         raise ValueError(f"beta={beta} needs a density made of reconstruction and kl; this one has no terms")
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         x, context = unpack(batch)
         if density.terms is None:
             bound = density.log_prob(params, key, x, context).mean()
@@ -88,7 +86,7 @@ def importance_weighted(density, samples, alpha=0.0):
     """Minus the mean importance-weighted bound of K samples (Burda et al. 2016), or Renyi's of order alpha (Li & Turner 2016)."""
     weights = log_weights(density, samples)
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         bound = bounds.renyi(weights(params, key, *unpack(batch)), alpha).mean()
         return -bound, {"bound": bound}
 
@@ -106,7 +104,7 @@ def reverse_kl(density, log_density, beta=1.0):
     if not density.reparameterised:
         raise ValueError("the reverse KL needs samples that carry gradients; this density's do not")
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         rows = len(jax.tree.leaves(batch)[0])
         x, log_q = density.sample(params, key, shape=(rows,))
         log_q = density.log_prob(params, None, x) if log_q is None else log_q
@@ -118,9 +116,7 @@ def reverse_kl(density, log_density, beta=1.0):
 
 def transformed(objective, prepare):
     """The objective of what `prepare(key, batch)` -> (key, batch) makes of a batch."""
-    if "step" in inspect.signature(objective).parameters:
-        return lambda params, key, batch, step=None: objective(params, *prepare(key, batch), step=step)
-    return lambda params, key, batch: objective(params, *prepare(key, batch))
+    return lambda params, key, batch, step=None: objective(params, *prepare(key, batch), step)
 
 
 def preprocessed(objective, preprocess):

@@ -23,7 +23,7 @@ def _gaussian(part, use, role="posterior"):
         raise ValueError(f"{use} needs a diagonal Gaussian {role}")
 
 
-def free_bits(prior, posterior, decoder, tie=None, *, nats, beta=1.0):
+def free_bits(prior, posterior, decoder, *, nats, beta=1.0):
     r"""The ELBO in which each latent unit may spend `nats` of KL for nothing.
 
     $\mathbb E[\log p(x|z)] - \beta\sum_i\max(\lambda, \mathbb E_x[\mathrm{KL}_i])$, the mean over the minibatch inside the
@@ -33,9 +33,9 @@ def free_bits(prior, posterior, decoder, tie=None, *, nats, beta=1.0):
     _gaussian(prior, "free bits", "prior")
     if nats < 0:
         raise ValueError(f"free bits are at least 0 nats, got {nats}")
-    parts = Parts(prior, posterior, decoder, tie)
+    parts = Parts(prior, posterior, decoder)
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         x, context = unpack(batch)
         own = parts.tied(params)
         key_z, key_lik = jax.random.split(key)
@@ -52,7 +52,7 @@ def free_bits(prior, posterior, decoder, tie=None, *, nats, beta=1.0):
     return objective
 
 
-def info(prior, posterior, decoder, tie=None, *, kl_weight, mmd_weight):
+def info(prior, posterior, decoder, *, kl_weight, mmd_weight):
     r"""InfoVAE: the KL weighed anew, and a divergence between the aggregated posterior and the prior (Zhao et al. 2019).
 
     $\mathbb E[\log p(x|z)] - a\,\mathrm{KL}(q(z|x)\Vert p(z)) - b\,\mathrm{MMD}^2(q(z), p(z))$; in the paper's letters
@@ -62,10 +62,10 @@ def info(prior, posterior, decoder, tie=None, *, kl_weight, mmd_weight):
     """
     if kl_weight < 0 or mmd_weight < 0:
         raise ValueError(f"the weights of KL and MMD are at least 0, got {kl_weight} and {mmd_weight}")
-    parts = Parts(prior, posterior, decoder, tie)
+    parts = Parts(prior, posterior, decoder)
     vae(*parts)  # refuses parts that do not fit
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         x, context = unpack(batch)
         own = parts.tied(params)
         key_z, key_lik, key_prior, key_other = jax.random.split(key, 4)
@@ -82,7 +82,7 @@ def info(prior, posterior, decoder, tie=None, *, kl_weight, mmd_weight):
     return objective
 
 
-def total_correlation(prior, posterior, decoder, tie=None, *, beta, examples):
+def total_correlation(prior, posterior, decoder, *, beta, examples):
     r"""beta-TCVAE: the KL in three parts, of which the total correlation of the latent units has the weight beta.
 
     $\mathbb E[\log p(x|z)] - I(x; z) - \beta\,\mathrm{TC}(z) - \sum_j\mathrm{KL}(q(z_j)\Vert p(z_j))$, the parts by minibatch
@@ -91,9 +91,9 @@ def total_correlation(prior, posterior, decoder, tie=None, *, beta, examples):
     """
     _gaussian(posterior, "total correlation")
     _gaussian(prior, "total correlation", "prior")
-    parts = Parts(prior, posterior, decoder, tie)
+    parts = Parts(prior, posterior, decoder)
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         x, context = unpack(batch)
         if context is not None:
             raise ValueError("total correlation is of one aggregated posterior; use a VAE without a context")

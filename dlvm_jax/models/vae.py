@@ -5,7 +5,6 @@ can be the prior of another.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,13 +20,11 @@ class Parts(NamedTuple):
     """What a VAE is made of; `vae(*parts)` joins them.
 
     prior, posterior, decoder: the three `Density`s
-    tie: (params) -> params, fills in what one part borrows from another (a VampPrior the posterior's parameters), or None
     """
 
     prior: Density
     posterior: Density
     decoder: Density
-    tie: Callable | None = None
 
     def init(self, key):
         """Fresh parameters of the three parts, {"prior", "posterior", "decoder"}."""
@@ -39,8 +36,10 @@ class Parts(NamedTuple):
         }
 
     def tied(self, params):
-        """The parameters with everything borrowed filled in."""
-        return params if self.tie is None else self.tie(params)
+        """The parameters, with those of the posterior filled in where the prior uses them too (a VampPrior)."""
+        if self.prior.share is None:
+            return params
+        return {**params, "prior": self.prior.share(params["prior"], params["posterior"])}
 
     def prior_sample(self, params, key, x, context):
         """A draw of the prior for each example of x; `params` already tied."""
@@ -52,12 +51,12 @@ def _kind(prior, decoder, kl):
     return "weight" if unbiased and kl == "sampled" else "bound"
 
 
-def vae(prior, posterior, decoder, tie=None, *, kl="sampled"):
+def vae(prior, posterior, decoder, *, kl="sampled"):
     """The VAE p(x) = E_p(z) p(x|z) with posterior q(z|x), as a `Density` (Kingma & Welling 2014, eq. 6 and 7).
 
     `kl="sampled"` gives a "weight" (if prior and decoder are no bounds), `kl="analytic"` a "bound" of lower variance, for
     Gaussian prior and posterior.  `prior` is sampled and scored under the context, `posterior` under x (with the context),
-    `decoder` under z (with the context); `tie` as in `Parts`.  Raises ValueError for a posterior that is not exact or of
+    `decoder` under z (with the context).  Raises ValueError for a posterior that is not exact or of
     another space than the prior, or a KL with no closed form.
     """
     require_kind(posterior, ("exact",), "a posterior")
@@ -76,7 +75,7 @@ def vae(prior, posterior, decoder, tie=None, *, kl="sampled"):
     if kl == "analytic" and (prior.normal is None or posterior.normal is None):
         raise ValueError("an analytic KL needs a Gaussian prior and posterior; use kl='sampled'")
 
-    parts = Parts(prior, posterior, decoder, tie)
+    parts = Parts(prior, posterior, decoder)
 
     def draw(params, key, condition, context):
         """A latent sample and its KL, with one pass through the posterior's network."""
@@ -115,7 +114,7 @@ def vae(prior, posterior, decoder, tie=None, *, kl="sampled"):
     return Density(parts.init, sample, log_prob, _kind(prior, decoder, kl), terms=terms, space=decoder.space)
 
 
-def dreg(prior, posterior, decoder, tie=None, *, samples):
+def dreg(prior, posterior, decoder, *, samples):
     """Training objective: the importance-weighted bound with doubly reparameterised gradients (Tucker et al. 2019, eq. 8).
 
     `(params, key, batch) -> (loss, metrics)` for the parameters of `vae(prior, posterior, decoder)`.  Raises ValueError
@@ -124,9 +123,9 @@ def dreg(prior, posterior, decoder, tie=None, *, samples):
     require_kind(vae(prior, posterior, decoder), ("weight",), "an importance-weighted bound")
     if samples < 1:
         raise ValueError(f"an importance-weighted bound needs at least one sample, got {samples}")
-    parts = Parts(prior, posterior, decoder, tie)
+    parts = Parts(prior, posterior, decoder)
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         params = parts.tied(params)
         x, context = unpack(batch)
         key_z, key_lik, key_prior = jax.random.split(key, 3)

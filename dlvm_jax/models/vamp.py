@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from dlvm_jax.functional import mixtures
 from dlvm_jax.models.density import Density, batch_of
 
-__all__ = ["borrow_posterior", "vamp"]
+__all__ = ["vamp"]
 
 
 def vamp(posterior, pseudo_inputs, scale=1.0, train=True):
     r"""The prior $p(z) = \frac1K\sum_k q(z\mid u_k)$, u_k pseudo-inputs (Tomczak & Welling 2018, eq. 9).
 
-    posterior: an exact conditional density, whose parameters are lent through `borrow_posterior`
+    posterior: an exact conditional density, whose parameters the prior shares (`Density.share`)
     pseudo_inputs: [K, *event], where the u_k start, in [0, scale]: training examples, or noise;  scale: the largest input
     train: whether they are trained (then scale * sigmoid of a free array; a hard clip would stop learning at the ends), or stay
 
@@ -51,9 +51,9 @@ def vamp(posterior, pseudo_inputs, scale=1.0, train=True):
         z = flat.reshape(*full, -1)
         return z, log_prob(params, None, z)
 
-    return Density(init, sample, log_prob, "exact", space=posterior.space)
+    return Density(init, sample, log_prob, "exact", space=posterior.space, share=_share)
 
 
-def borrow_posterior(params):
-    """The `tie` of a VAE with a VampPrior: the prior's parameters together with the posterior's."""
-    return {**params, "prior": {**params["prior"], "posterior": params["posterior"]}}
+def _share(params, posterior_params):
+    """The prior's parameters together with the posterior's."""
+    return {**params, "posterior": posterior_params}

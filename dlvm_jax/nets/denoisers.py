@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from dlvm_jax.functional.flows.image import check_tiles, depth_to_space, space_to_depth
 from dlvm_jax.nets.conv import Conv
 
-__all__ = ["Conditioning", "DenoisingMLP", "FlatNet", "Transformer", "UNet", "fourier_features"]
+__all__ = ["Conditioning", "DenoisingMLP", "Transformer", "UNet", "VDMResNet", "fourier_features"]
 
 ZERO = nn.initializers.zeros
 
@@ -149,7 +149,7 @@ def _repeated(block, depth, h, told, deterministic):
     return stack(block, h, None)[0]
 
 
-class FlatNet(nn.Module):
+class VDMResNet(nn.Module):
     """Residual blocks at one resolution, on patches of the image, with Fourier features (Kingma et al. 2021, appendix B).
 
     The blocks are scanned, so compile time does not grow with the depth.  Shapes: [*batch, h, w, c] -> same.

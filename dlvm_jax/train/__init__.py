@@ -1,5 +1,27 @@
 """Training: one engine for every model, with checkpoints, exact resume, progress and guards."""
 
-from dlvm_jax.train import checkpoint, cost, engine, loop, optimisers, order, parallel, run, validation
+from dlvm_jax.train import (
+    checkpoint,
+    config,
+    cost,
+    engine,
+    loop,
+    optimisers,
+    order,
+    parallel,
+    run,
+    validation,
+)
 
-__all__ = ["checkpoint", "cost", "engine", "loop", "optimisers", "order", "parallel", "run", "validation"]
+__all__ = [
+    "checkpoint",
+    "config",
+    "cost",
+    "engine",
+    "loop",
+    "optimisers",
+    "order",
+    "parallel",
+    "run",
+    "validation",
+]

@@ -5,7 +5,7 @@ import math
 import jax
 from jax.extend import core
 
-__all__ = ["operations"]
+__all__ = ["flops"]
 
 
 def _product(eqn):
@@ -45,7 +45,7 @@ def _count(jaxpr):
     return total
 
 
-def operations(function, *arguments):
+def flops(function, *arguments):
     """Floating-point operations in the matrix products and convolutions of one call; arguments may be shapes.
 
     A scan counts as often as it turns, of a conditional the most expensive branch, the body of an open-ended loop once.

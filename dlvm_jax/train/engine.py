@@ -1,13 +1,11 @@
 """One training engine for every model.
 
-A model hands over `objective(params, key, batch) -> (loss, metrics)` and nothing else.  The data live on the device; a
+A model hands over `objective(params, key, batch, step) -> (loss, metrics)` and nothing else.  The data live on the device; a
 chunk of steps is one jitted `lax.scan` with donated state, so Python is not in the loop.  The randomness of step t is
 `fold_in(key, t)` and the minibatch of step t depends on the seed and t alone (see `order`), so a state is all that a run needs
 to go on, bit for bit.
 """
 
-import functools
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -89,8 +87,7 @@ def _largest(state):
 def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, devices=None):
     """Build an `Engine`.
 
-    objective:  (params, key, batch) -> (loss, metrics), scalars; batch is a minibatch of the data's leading axis.  One that
-                changes in the course of training (a warm-up) takes a keyword `step` besides.
+    objective:  (params, key, batch, step) -> (loss, metrics), scalars; batch is a minibatch of the data's leading axis
     init:       (key) -> params
     optimizer:  an Optax gradient transformation
     ema:        decay of the parameters' moving average, or None for none
@@ -108,7 +105,6 @@ def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, device
     mesh = parallel.mesh(devices)
     replicated = NamedSharding(mesh, PartitionSpec())
     sharded = NamedSharding(mesh, PartitionSpec("data"))
-    follows_step = "step" in inspect.signature(objective).parameters
 
     def create(seed):
         key_init, key_run = jax.random.split(jax.random.key(seed))
@@ -122,8 +118,7 @@ def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, device
                 f"a batch of {index.shape[0]} does not split over {mesh.size} device(s) and {accumulate} micro-batch(es)"
             )
         batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[index], sharded), data)
-        current = functools.partial(objective, step=state.step) if follows_step else objective
-        gradient = _gradient(current, accumulate)
+        gradient = _gradient(lambda params, key, batch: objective(params, key, batch, state.step), accumulate)
         (loss, metrics), grads = gradient(state.params, jax.random.fold_in(state.key, state.step), batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import time
-from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -12,7 +11,7 @@ from tqdm import tqdm
 
 from dlvm_jax.train import order, parallel
 
-__all__ = ["Interrupted", "NonFiniteError", "Plan", "fit"]
+__all__ = ["Interrupted", "NonFiniteError", "run"]
 
 
 class NonFiniteError(FloatingPointError):
@@ -20,7 +19,7 @@ class NonFiniteError(FloatingPointError):
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop; everything up to its last round is saved.  `signum` is the signal.
+    """The run was asked to stop; everything up to its last evaluation is saved.  `signum` is the signal.
 
     Like KeyboardInterrupt it is no Exception, so that nothing takes it for an error and goes on.
     """
@@ -28,30 +27,6 @@ class Interrupted(BaseException):
     def __init__(self, signum, where):
         super().__init__(f"stopped by signal {signum} at {where}; resume to go on from there")
         self.signum = signum
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and how often.
-
-    steps: training steps in all; batch_size; every: steps of a round (validation, log line, checkpoint after each);
-    patience: rounds without a better validation score after which training stops, None for never; seeds: one seed of the
-    minibatches for each run trained together; patience_from: the step from which rounds count (the end of a warm-up);
-    shuffle: whether each epoch has an order of its own.
-    """
-
-    steps: int
-    batch_size: int
-    every: int
-    patience: int | None = None
-    seeds: tuple[int, ...] = (0,)
-    patience_from: int = 0
-    shuffle: bool = True
-
-    def __post_init__(self):
-        for name in ("steps", "batch_size", "every", "patience"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 def _guard(metrics, start, checkpoints):
@@ -73,20 +48,18 @@ def _guard(metrics, start, checkpoints):
     )
 
 
-def _stopped_early(history, plan):
+def _stopped_early(history, config, patience_from):
     scores = [
-        line["valid_score"]
-        for line in history
-        if "valid_score" in line and line["step"] >= plan.patience_from
+        line["valid_score"] for line in history if "valid_score" in line and line["step"] >= patience_from
     ]
-    patience = plan.patience
+    patience = config.patience
     return (
         patience is not None and len(scores) > patience and min(scores[-patience:]) >= min(scores[:-patience])
     )
 
 
 class _Signals:
-    """Turns SIGTERM and SIGINT into a request to stop after the round; agreed between processes."""
+    """Turns SIGTERM and SIGINT into a request to stop at the next evaluation; agreed between processes."""
 
     def __init__(self):
         self.received = None
@@ -117,33 +90,36 @@ class _Signals:
         return received or None
 
 
-def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, progress=True):
-    """Train until `plan.steps`, from `state` (fresh, or restored); returns the last state.
+def run(
+    engine, config, data, state, *, folder, checkpoints=None, validate=None, patience_from=0, progress=True
+):
+    """Train until `config.steps`, from `state` (fresh, or restored); returns the last state.
 
     engine:      from `engine.build`;  data: arrays with the examples on the leading axis, already put on the devices
     folder:      `RunFolder` for the log;  checkpoints: `Checkpoints`, or None to keep none
-    validate:    (parameters) -> {"score": a float, lower is better, and more} after each round
+    validate:    (parameters) -> {"score": a float, lower is better, and more} at each evaluation
+    config:      a resolved `TrainConfig`;  patience_from: the step from which evaluations count for its patience
     Raises ValueError for arrays of different lengths, a state of another number of seeds, and patience without validation,
     NonFiniteError (naming step and metric) and Interrupted (after saving) on SIGTERM or SIGINT.
     """
     lengths = [len(leaf) for leaf in jax.tree.leaves(data)]
     if min(lengths) < (examples := max(lengths)):
         raise ValueError(f"the arrays of the data must have one length, got {lengths}")
-    if np.size(state.step) != len(plan.seeds):
+    if np.size(state.step) != len(config.seeds):
         raise ValueError(
-            f"the state is of {np.size(state.step)} seeds, the plan of {len(plan.seeds)}; build both for the same"
+            f"the state is of {np.size(state.step)} seeds, the configuration of {len(config.seeds)}; build both for the same"
         )
-    if plan.patience is not None and validate is None:
+    if config.patience is not None and validate is None:
         raise ValueError(
-            f"patience of {plan.patience} rounds needs validation; give validate, or no patience"
+            f"patience of {config.patience} evaluations needs validation; give validate, or no patience"
         )
-    order.steps_per_epoch(examples, plan.batch_size)  # refuses an impossible batch size
+    order.steps_per_epoch(examples, config.batch_size)  # refuses an impossible batch size
     step = int(np.max(state.step))
     history = [line for line in folder.metrics() if line["step"] <= step]
     folder.rewind(step)
     before, started = folder.seconds(), time.monotonic()
     bar = tqdm(
-        total=plan.steps,
+        total=config.steps,
         initial=step,
         unit="step",
         disable=not (progress and parallel.is_primary()),
@@ -152,11 +128,11 @@ def fit(engine, plan, data, state, *, folder, checkpoints=None, validate=None, p
     with bar, _Signals() as signals, contextlib.ExitStack() as leaving:
         if checkpoints is not None:
             leaving.callback(checkpoints.wait)  # an error must not lose the checkpoint on its way to the disk
-        while step < plan.steps and not _stopped_early(history, plan):
-            count = min(plan.every - step % plan.every, plan.steps - step)
+        while step < config.steps and not _stopped_early(history, config, patience_from):
+            count = min(config.eval_every - step % config.eval_every, config.steps - step)
             rows = [
-                order.minibatches(examples, plan.batch_size, seed, step, count, plan.shuffle)
-                for seed in plan.seeds
+                order.minibatches(examples, config.batch_size, seed, step, count, config.shuffle)
+                for seed in config.seeds
             ]
             indices = rows[0] if len(rows) == 1 else np.stack(rows, axis=1)
             state, metrics = engine.chunk(state, data, indices)

@@ -1,10 +1,22 @@
 """Optimisers and learning-rate schedules by name, made of Optax's."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
 
+from dlvm_jax.settings import pick
+
 __all__ = ["OPTIMISERS", "SCHEDULES", "make"]
+
+
+class Entry(NamedTuple):
+    """An optimiser `make(learning_rate)`, or a schedule `make(peak, steps, warm_up)`, and what a help text says of it."""
+
+    make: Callable
+    help: str = ""
 
 
 SUMMED = 20  # examples of a batch of Burda et al. 2016
@@ -36,25 +48,24 @@ def _stages(peak, steps, warm_up):
 
 
 OPTIMISERS = {
-    "adam": optax.adam,
-    "adam-burda": _adam_of_burda,
-    "adamax": optax.adamax,
-    "adamw": optax.adamw,
-    "rmsprop": optax.rmsprop,
-    "sgd": optax.sgd,
+    "adam": Entry(optax.adam),
+    "adam-burda": Entry(_adam_of_burda, "of Burda et al. 2016, for gradients summed over 20 examples"),
+    "adamax": Entry(optax.adamax),
+    "adamw": Entry(optax.adamw),
+    "rmsprop": Entry(optax.rmsprop),
+    "sgd": Entry(optax.sgd),
 }
 
 SCHEDULES = {
-    "constant": lambda peak, steps, warm_up: optax.linear_schedule(0.0, peak, warm_up) if warm_up else peak,
-    "cosine": lambda peak, steps, warm_up: optax.warmup_cosine_decay_schedule(0.0, peak, warm_up, steps),
-    "stages": _stages,
+    "constant": Entry(
+        lambda peak, steps, warm_up: optax.linear_schedule(0.0, peak, warm_up) if warm_up else peak
+    ),
+    "cosine": Entry(
+        lambda peak, steps, warm_up: optax.warmup_cosine_decay_schedule(0.0, peak, warm_up, steps),
+        "falls to zero",
+    ),
+    "stages": Entry(_stages, "eight, each three times as long as the one before, Burda et al. 2016"),
 }
-
-
-def _pick(table, name, what):
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; there are {', '.join(sorted(table))}")
-    return table[name]
 
 
 def make(name, learning_rate, steps, *, schedule="constant", warm_up=0, clip=None):
@@ -68,6 +79,6 @@ def make(name, learning_rate, steps, *, schedule="constant", warm_up=0, clip=Non
         raise ValueError(f"the warm-up lies between 0 and the {steps} steps, got {warm_up}")
     if clip is not None and not clip > 0:
         raise ValueError(f"the global norm is clipped to a positive value, got {clip}")
-    rate = _pick(SCHEDULES, schedule, "schedule")(learning_rate, steps, warm_up)
-    optimiser = _pick(OPTIMISERS, name, "optimiser")(rate)
+    rate = pick(SCHEDULES, schedule, "schedule").make(learning_rate, steps, warm_up)
+    optimiser = pick(OPTIMISERS, name, "optimiser").make(rate)
     return optimiser if clip is None else optax.chain(optax.clip_by_global_norm(clip), optimiser)

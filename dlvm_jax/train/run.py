@@ -2,8 +2,8 @@
 
 config.json     the settings
 manifest.json   versions, devices, precision, commit
-metrics.jsonl   one line a round, deterministic: an interrupted and resumed run writes the same bytes
-timing.jsonl    seconds of training at each round
+metrics.jsonl   one line an evaluation, deterministic: an interrupted and resumed run writes the same bytes
+timing.jsonl    seconds of training at each evaluation
 checkpoints/    see `checkpoint`
 """
 
@@ -104,7 +104,7 @@ class RunFolder:
         temporary.replace(self.root / name)
 
     def log(self, step, metrics, seconds):
-        """Append one round to metrics.jsonl and timing.jsonl (and TensorBoard)."""
+        """Append one evaluation to metrics.jsonl and timing.jsonl (and TensorBoard)."""
         if not self.writes:
             return
         self._append("metrics.jsonl", {"step": step, **metrics})
@@ -118,11 +118,11 @@ class RunFolder:
             self._writer.flush()
 
     def metrics(self):
-        """The rounds logged so far."""
+        """The evaluations logged so far."""
         return self._read("metrics.jsonl")
 
     def timing(self):
-        """The step and the seconds of training of each round so far."""
+        """The step and the seconds of training at each evaluation so far."""
         return self._read("timing.jsonl")
 
     def seconds(self):

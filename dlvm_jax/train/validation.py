@@ -1,4 +1,4 @@
-"""Validation between rounds: the objective's own metrics on held-out data, with fixed randomness."""
+"""Validation between chunks of training: the objective's own metrics on held-out data, with fixed randomness."""
 
 import itertools
 
@@ -10,10 +10,10 @@ __all__ = ["validator"]
 
 
 def validator(objective, data, *, seeds=1, batch_size=500, key=None):
-    """`validate(params) -> {"score", ...}` for `loop.fit`: means of the objective's metrics over all of `data`.
+    """`validate(params) -> {"score", ...}` for `loop.run`: means of the objective's metrics over all of `data`.
 
     The score is minus the metric "bound" where there is one (the beta = 1 bound, whatever is trained), else the loss, averaged
-    over seeds; the same draws are used each time, so scores of different rounds are comparable.  data: arrays [N, ...]
+    over seeds; the same draws are used each time, so scores of different evaluations are comparable.  data: arrays [N, ...]
     already transformed.  With several seeds each metric is a list.  A last batch of one example is joined to the one before.
     """
     count = len(jax.tree.leaves(data)[0])

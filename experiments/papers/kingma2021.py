@@ -33,7 +33,7 @@ PACE = (
     "for each doubling: the training is too short; at that pace 1.109 is three doublings away."
 )
 SHORT = (
-    "A table of four neighbours codes the same images in 3.441 bits/dim (`dlvm_jax.evaluate.simple_codes`)."
+    "A table of four neighbours codes the same images in 3.441 bits/dim (`dlvm_jax.evaluate.baseline_code_lengths`)."
 )
 COMMON = {
     "better": "lower",

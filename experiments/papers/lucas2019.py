@@ -23,14 +23,14 @@ def linear_vae(folder, quick):
     grey = dataset.preprocess(jax.random.key(0), dataset.train)
     train, test = (np.asarray(x, np.float32).reshape(len(x), -1) for x in (grey, dataset.test))
     encoder = density.from_linen(nets.MLP((), (LATENT, 2)), (1, train.shape[1]))
-    decoder = density.share_last(density.from_linen(nets.MLP((), (train.shape[1], 1)), (1, LATENT)))
+    decoder = density.with_shared_scale(density.from_linen(nets.MLP((), (train.shape[1], 1)), (1, LATENT)))
     model = vae(
         density.standard_normal(LATENT),
         density.conditional(encoder, density.normal(), (LATENT,)),
         density.conditional(decoder, density.normal(), train.shape[1:]),
     )
-    plan = loop.Plan(200 if quick else 30_000, 100, 200)
-    objective = objectives.maximum_likelihood(model)
+    plan = loop.TrainConfig(200 if quick else 30_000, 100, 200)
+    objective = objectives.negative_elbo(model)
     optimiser = optimisers.make("adam", 3e-3, plan.steps, schedule="cosine")
     devices = parallel.devices_for(plan.batch_size)
     trainer = engine.build(objective, model.init, optimiser, devices=devices)

@@ -65,8 +65,8 @@ def _cost(found):
     if "parameters" not in found:
         return []
     told = [f"{found['parameters']:,} parameters, {found['steps']:,} steps"]
-    if found.get("operations_per_step"):
-        told.append(f"{found['operations_per_step'] * found['steps']:.2g} operations in products")
+    if found.get("flops_per_step"):
+        told.append(f"{found['flops_per_step'] * found['steps']:.2g} operations in products")
     return [*told, f"{found['training_seconds']:.0f} s of training"]
 
 

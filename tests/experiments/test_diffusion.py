@@ -33,7 +33,7 @@ def test_a_run_in_the_plane_leaves_a_report(tmp_path):
     assert kl > -4 * error  # a divergence; false alarms 3e-5
     report = (config.out / "report.md").read_text()
     assert f"{result['record']['log_likelihood']:.4f}" in report and "by ODE" in report
-    for name in ("samples", "film", "film_x0", "solvers", "curves"):
+    for name in ("samples", "trajectory", "trajectory_x0", "solvers", "curves"):
         assert (config.out / f"{name}.png").stat().st_size > 5000
 
 

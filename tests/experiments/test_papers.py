@@ -115,7 +115,7 @@ def test_a_vae_row_reads_its_run(tmp_path):
     encoder, decoder = 64 * 16 + 16 + 16 * 4 + 4, 2 * 16 + 16 + 16 * 64 + 64
     assert found.details["parameters"] == 2 * (encoder + decoder) and found.details["steps"] == 40
     weights = 64 * 16 + 16 * 4 + 2 * 16 + 16 * 64  # three products each, but for the gradient of the images
-    assert found.details["operations_per_step"] == 2 * 2 * 100 * (3 * weights - 64 * 16)
+    assert found.details["flops_per_step"] == 2 * 2 * 100 * (3 * weights - 64 * 16)
 
 
 @pytest.mark.slow

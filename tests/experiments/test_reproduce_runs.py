@@ -227,7 +227,7 @@ def test_a_row_cut_short_at_random_gives_the_same_result(tmp_path):
         assert cuts < 40
     assert cuts > 1  # at least one start was not the last
     cut = json.loads(record.read_text())
-    for name in ("value", "standard_error", "elbo", "protocol_hash", "operations_per_step"):
+    for name in ("value", "standard_error", "elbo", "protocol_hash", "flops_per_step"):
         assert cut[name] == whole[name], name
 
 

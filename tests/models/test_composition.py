@@ -66,10 +66,14 @@ def test_prior_and_posterior_of_different_spaces_are_refused():
         (vamp.vamp(round_, jnp.zeros((2, 4))), flat, "a prior on the sphere"),
         (
             curved.uniform_sphere(6),
-            hierarchical.joint(round_, round_, 3),
+            hierarchical.hierarchical(round_, round_, 3),
             "sphere in R.3 and the sphere in R.3",
         ),
-        (hierarchical.joint(sphere, normal, 3), hierarchical.joint(flat, round_, 3), "one latent space"),
+        (
+            hierarchical.hierarchical(sphere, normal, 3),
+            hierarchical.hierarchical(flat, round_, 3),
+            "one latent space",
+        ),
         (bits, flat, "a prior on discrete values"),
         (vae(normal, flat, bits), flat, "a prior on discrete values"),
     ):
@@ -78,7 +82,7 @@ def test_prior_and_posterior_of_different_spaces_are_refused():
     for prior, posterior in (
         (curved.standard_wrapped_normal(3, 2.0), bent),
         (sphere, round_),
-        (hierarchical.joint(normal, sphere, 3), hierarchical.joint(flat, round_, 3)),
+        (hierarchical.hierarchical(normal, sphere, 3), hierarchical.hierarchical(flat, round_, 3)),
         (vae(normal, flat, flat), flat),
     ):
         assert vae(prior, posterior, decoder).kind == "weight"
@@ -86,8 +90,8 @@ def test_prior_and_posterior_of_different_spaces_are_refused():
 
 def test_maps_of_other_spaces_are_refused():
     sphere = curved.uniform_sphere(3)
-    with pytest.raises(ValueError, match=r"only vectors of R\^M are swapped, got a density on the sphere"):
-        hierarchical.swapped(hierarchical.joint(sphere, sphere, 3), 3)
+    with pytest.raises(ValueError, match=r"only vectors of R\^M are reordered, got a density on the sphere"):
+        hierarchical.reorder(hierarchical.hierarchical(sphere, sphere, 3), 3)
     with pytest.raises(
         ValueError, match=r"only vectors of R\^M are standardised, got a density on the sphere"
     ):
@@ -135,7 +139,7 @@ def test_each_draw_of_a_joint_density_has_its_own_randomness():
         return jnp.broadcast_to(first, shape), -9.0
 
     inner = vae(density.standard_normal(1), law(lambda x: (jax.tree.leaves(x)[0], 0.0)), law(inner_decoder))
-    joint = hierarchical.joint(density.standard_normal(1), inner, 1)
+    joint = hierarchical.hierarchical(density.standard_normal(1), inner, 1)
     params = joint.init(jax.random.key(0))
     for context, shape in (
         (None, (15,)),
@@ -148,7 +152,7 @@ def test_each_draw_of_a_joint_density_has_its_own_randomness():
         assert z.shape == (*shape, *(() if context is None else (5,)), 2)
         ordered = np.sort(z[..., 1].reshape(-1))
         assert (np.diff(ordered) > 2e-3).all()  # shared draws are 1e-4 apart
-    drawn = hierarchical.joint(density.standard_normal(1), law(lambda z: (0.5 * z, -1.0)), 1)
+    drawn = hierarchical.hierarchical(density.standard_normal(1), law(lambda z: (0.5 * z, -1.0)), 1)
     z, value = drawn.sample({"first": {}, "second": {}}, jax.random.key(2), None, (2, 3))
     exact = densities.normal_log_prob(z[..., :1], 0.0, 0.0) + densities.normal_log_prob(
         z[..., 1:], 0.5 * z[..., :1], -1.0
@@ -177,7 +181,7 @@ def test_dreg_draws_what_is_inside_the_decoder_for_each_sample():
 
 
 def test_the_second_stage_of_a_latent_diffusion_sees_the_context():
-    seen = lambda params, key, batch: (batch[0].sum() + 100 * batch[1].sum(), {})  # noqa: E731
+    seen = lambda params, key, batch, step=None: (batch[0].sum() + 100 * batch[1].sum(), {})  # noqa: E731
     posterior = law(lambda given: (given[0] + given[1], -20.0))
     x, label = jnp.ones((4, 1)), jnp.full((4, 1), 2.0)
     loss, _ = latent_diffusion.encoded(seen, posterior, {})({}, jax.random.key(0), (x, label))

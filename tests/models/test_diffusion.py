@@ -10,7 +10,7 @@ from dlvm_jax.functional.diffusion import ancestral, process, schedules, solvers
 from dlvm_jax.functional.diffusion import objectives as functional_objectives
 from dlvm_jax.models import density, diffusion, objectives
 from dlvm_jax.models.vae import vae
-from dlvm_jax.nets.denoisers import DenoisingMLP, FlatNet
+from dlvm_jax.nets.denoisers import DenoisingMLP, VDMResNet
 
 NOISE = schedules.linear_log_snr(-8.0, 12.0)
 GAUSSIAN = exact.gaussian(np.array([0.5, -1.0]), np.array([[0.5, 0.2], [0.2, 0.3]]))
@@ -200,7 +200,7 @@ def test_training_maximises_the_bound_that_is_evaluated():
     """At the same key its loss is the KL of the evaluated bound, less the divergence at t_max; the gradients agree up to sign."""
     model, params = random_model(dim=2)
     key, x = jax.random.key(3), jax.random.normal(jax.random.key(1), (16, 2))
-    objective = jax.jit(jax.value_and_grad(diffusion.maximum_bound(model), has_aux=True))
+    objective = jax.jit(jax.value_and_grad(diffusion.vlb_loss(model), has_aux=True))
     (loss, metrics), slope = objective(params, key, x)
     dens, key_bound = diffusion.bound_density(model, sampler), jax.random.split(key)[0]
     bound, rise = jax.jit(jax.value_and_grad(lambda p: dens.log_prob(p, key_bound, x).mean()))(params)
@@ -240,7 +240,7 @@ def test_a_learned_schedule_descends_the_variance_of_the_bound():
         process=lambda params: schedule.process(params["schedule"]), denoise=denoise
     )
     params = {"net": {}, "schedule": schedule.init(jax.random.key(0))}
-    objective, x = diffusion.maximum_bound(model), 0.1 * jax.random.normal(jax.random.key(1), (512, 1))
+    objective, x = diffusion.vlb_loss(model), 0.1 * jax.random.normal(jax.random.key(1), (512, 1))
 
     def step(params, key):
         slope = jax.grad(objective, has_aux=True)(params, key, x)[0]
@@ -303,7 +303,7 @@ def test_a_diffusion_prior_in_a_vae_is_a_bound():
 def test_labels_are_dropped_at_their_rate():
     seen = {}
 
-    def objective(params, key, batch):
+    def objective(params, key, batch, step=None):
         seen["labels"] = batch[1]
         return 0.0, {}
 
@@ -334,7 +334,7 @@ def test_labels_reach_the_network():
 
 def test_dropout_acts_with_a_key_alone():
     """And both objectives bring one."""
-    net = diffusion.denoising_net(FlatNet(8, 1, 2, dropout=0.5), (4, 4, 1))
+    net = diffusion.denoising_net(VDMResNet(8, 1, 2, dropout=0.5), (4, 4, 1))
     model = diffusion.denoiser(net, diffusion.fixed(NOISE), (4, 4, 1))
     keys = iter(jax.random.split(jax.random.key(1), 100))
     params = jax.tree.map(
@@ -349,7 +349,7 @@ def test_dropout_acts_with_a_key_alone():
     still = model._replace(
         denoise=lambda params, x, t, context=None, key=None: model.denoise(params, x, t, context)
     )
-    for objective in (diffusion.maximum_bound, diffusion.denoising):
+    for objective in (diffusion.vlb_loss, diffusion.denoising):
         assert (
             jax.jit(objective(model))(params, jax.random.key(4), x)[0]
             != jax.jit(objective(still))(params, jax.random.key(4), x)[0]
@@ -372,11 +372,9 @@ def test_impossible_models_are_refused():
     with pytest.raises(ValueError, match="at least two levels, got 1"):
         diffusion.bound_density(model, sampler, 1)
     with pytest.raises(ValueError, match=r"in \[0, 1\], got 2"):
-        diffusion.drop_labels(diffusion.maximum_bound(model), 10, 2.0)
+        diffusion.drop_labels(diffusion.vlb_loss(model), 10, 2.0)
     with pytest.raises(ValueError, match="got x alone"):
-        diffusion.drop_labels(diffusion.maximum_bound(model), 10, 0.1)(
-            params, jax.random.key(0), jnp.ones((2, 2))
-        )
+        diffusion.drop_labels(diffusion.vlb_loss(model), 10, 0.1)(params, jax.random.key(0), jnp.ones((2, 2)))
     with pytest.raises(ValueError, match="steers to a label"):
         diffusion.guided(model, 3, 1.0).denoise(params, jnp.ones((2, 2)), 0.5)
 

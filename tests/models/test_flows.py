@@ -191,7 +191,7 @@ def test_actnorm_is_set_by_data():
     dens = flows.transformed(density.standard_normal(DIM), flow)
     with pytest.raises(ValueError, match="cannot be inverted"):
         flows.inverted(flow)
-    adapted = flows.adapted(dens.init(jax.random.key(0)), flow, x)
+    adapted = flows.data_dependent_init(dens.init(jax.random.key(0)), flow, x)
     assert np.isfinite(jax.jit(dens.log_prob)(adapted, None, x)).all()
 
 

@@ -24,7 +24,8 @@ def gaussian_denoiser(mean, std):
 
     def denoise(params, x, t, context=None, key=None):
         a, s = (
-            process.over_event(f(NOISE, jnp.asarray(t, float)), x) for f in (process.alpha, process.sigma)
+            process.expand_to_event(f(NOISE, jnp.asarray(t, float)), x)
+            for f in (process.alpha, process.sigma)
         )
         return params["mean"] + a * params["std"] ** 2 * (x - a * params["mean"]) / (
             a**2 * params["std"] ** 2 + s**2
@@ -91,7 +92,7 @@ def test_without_its_network_a_mixed_score_is_the_standard_normal():
 def test_mixing_starts_where_it_is_told_and_learns():
     model, params = random_model(0.1)
     np.testing.assert_allclose(jax.nn.sigmoid(params["mixing"]), 0.1, rtol=1e-5)
-    objective = objectives.maximum_likelihood(diffusion.bound_density(model, sampler))
+    objective = objectives.negative_elbo(diffusion.bound_density(model, sampler))
     slope = jax.jit(jax.grad(lambda p: objective(p, jax.random.key(0), jnp.ones((8, 2)))[0]))(params)
     assert all((g != 0).any() for g in jax.tree.leaves(slope["net"])) and (slope["mixing"] != 0).all()
 
@@ -165,7 +166,7 @@ def test_the_second_stage_sees_draws_of_the_frozen_posterior():
     )
     seen = {}
 
-    def objective(params, key, z):
+    def objective(params, key, z, step=None):
         seen["z"] = z
         return 0.0, {}
 

@@ -120,7 +120,7 @@ def test_vamp_prior_trains_the_posterior_through_the_tie():
     prior = vamp.vamp(posterior, RNG.rand(3, 4))
     params = {"prior": prior.init(jax.random.key(0)), "posterior": posterior.init(jax.random.key(1))}
     z = jnp.ones((1, 2))
-    slope = jax.jit(jax.grad(lambda p: prior.log_prob(vamp.borrow_posterior(p)["prior"], None, z)[0]))
+    slope = jax.jit(jax.grad(lambda p: prior.log_prob(prior.share(p["prior"], p["posterior"]), None, z)[0]))
     gradient = slope(params)
     for leaf in jax.tree.leaves(gradient):
         assert (leaf != 0).any()
@@ -155,8 +155,8 @@ def test_two_layers_of_a_linear_model_have_its_evidence():
         return densities.multivariate_normal_log_prob(z, *below(context))
 
     q1 = density.Density(lambda key: {}, sample, log_prob, "exact")
-    posterior = hierarchical.swapped(hierarchical.joint(q1, exact_posterior(top), 3, markov=True), 3)
-    prior = hierarchical.joint(density.standard_normal(2), linear_decoder(top), 2)
+    posterior = hierarchical.reorder(hierarchical.hierarchical(q1, exact_posterior(top), 3, markov=True), 3)
+    prior = hierarchical.hierarchical(density.standard_normal(2), linear_decoder(top), 2)
     decoder = linear_decoder(low)
     decoder = decoder._replace(
         log_prob=lambda params, key, x, z: linear_decoder(low).log_prob(params, key, x, z[..., 2:])
@@ -174,15 +174,15 @@ def test_two_layers_of_a_linear_model_have_its_evidence():
 def test_joint_kind_is_the_weaker_and_its_mean_goes_through():
     prior, posterior, _ = small_parts()
     weak = posterior._replace(kind="bound")
-    assert hierarchical.joint(prior, weak, 2).kind == "bound"
+    assert hierarchical.hierarchical(prior, weak, 2).kind == "bound"
     doubled = density.Net(lambda key: {}, lambda params, z: jnp.stack([2 * z, z], -1))
-    both = hierarchical.joint(
+    both = hierarchical.hierarchical(
         gaussian.learned_normal(2), density.conditional(doubled, density.normal(), (2,)), 2
     )
     params = moved(both.init(jax.random.key(0)))
     mean = params["first"]["mean"]
     np.testing.assert_array_equal(both.mean(params), jnp.concatenate([mean, 2 * mean]))
-    turned = hierarchical.swapped(both, 2)
+    turned = hierarchical.reorder(both, 2)
     np.testing.assert_array_equal(turned.mean(params), jnp.concatenate([2 * mean, mean]))
     draw, there = turned.sample(params, jax.random.key(1)), both.sample(params, jax.random.key(1))
     np.testing.assert_array_equal(draw[0], jnp.concatenate([there[0][2:], there[0][:2]]))
@@ -196,7 +196,11 @@ def test_a_posterior_whose_samples_lose_part_of_the_gradient_is_refused():
     params = moved(mixed.init(jax.random.key(0)))
     gradient = jax.grad(lambda p: mixed.sample(p, jax.random.key(1), shape=(9,))[0].sum())(params)
     assert (gradient["logits"] == 0).all() and (gradient["mean"] != 0).any()
-    for part in (mixed, hierarchical.joint(posterior, mixed, 2), hierarchical.joint(mixed, posterior, 2)):
+    for part in (
+        mixed,
+        hierarchical.hierarchical(posterior, mixed, 2),
+        hierarchical.hierarchical(mixed, posterior, 2),
+    ):
         with pytest.raises(ValueError, match="samples carry no gradient of its parameters"):
             vae(prior, part, decoder)
 
@@ -279,7 +283,7 @@ def test_adversarial_autoencoder_holds_what_is_not_its_own():
 
 def test_a_shared_scale_is_one_trained_number_for_every_element():
     net = density.Net(lambda key: {}, lambda params, z: jnp.broadcast_to(z[..., None], (*z.shape, 1)))
-    shared = density.share_last(net)
+    shared = density.with_shared_scale(net)
     params = {"net": {}, "shared": jnp.array([0.3])}
     out = shared.apply(params, jnp.arange(4.0)[None])
     np.testing.assert_allclose(out, np.stack([np.arange(4.0), np.full(4, 0.3)], -1)[None], rtol=1e-6)
@@ -319,7 +323,9 @@ def test_logistic_mixture_of_the_decoder_sums_to_one():
 
 
 def test_warm_up_grows_linearly_and_validation_uses_the_final_weight():
-    objective = objectives.warm_up(lambda beta: lambda params, key, batch: (beta * 1.0, {}), 4.0, 10)
+    objective = objectives.warm_up(
+        lambda beta: lambda params, key, batch, step=None: (beta * 1.0, {}), 4.0, 10
+    )
     assert [float(objective(None, None, None, step=s)[0]) for s in (0, 5, 10, 20)] == [0.0, 2.0, 4.0, 4.0]
     assert float(objective(None, None, None)[0]) == 4.0
     raw = objectives.preprocessed(objective, lambda key, x: x)

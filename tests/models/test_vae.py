@@ -207,7 +207,7 @@ def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match="positive standard deviation"):
         density.fixed_normal(0.0)
     with pytest.raises(ValueError, match="no terms"):
-        objectives.maximum_likelihood(parts[0], beta=2.0)
+        objectives.negative_elbo(parts[0], beta=2.0)
 
 
 FAMILIES = {
@@ -254,7 +254,7 @@ def test_context_reaches_every_part():
     values = [model.log_prob(params, jax.random.key(1), x, c) for c in (context, context[::-1])]
     assert values[0].shape == (5,) and not np.allclose(*values)
     assert model.sample(params, jax.random.key(2), context, (7,))[0].shape == (7, 5, 4)
-    loss, _ = objectives.maximum_likelihood(model)(params, jax.random.key(1), (x, context))
+    loss, _ = objectives.negative_elbo(model)(params, jax.random.key(1), (x, context))
     assert np.isfinite(loss)
 
 
@@ -265,7 +265,7 @@ def test_objectives_of_one_sample_agree():
     params = model.init(jax.random.key(0))
     x = (jax.random.uniform(jax.random.key(1), (20, 4)) < 0.5).astype(float)
     made = [
-        objectives.maximum_likelihood(model),
+        objectives.negative_elbo(model),
         objectives.importance_weighted(model, 1),
         dreg(*parts, samples=1),
     ]
@@ -273,7 +273,7 @@ def test_objectives_of_one_sample_agree():
     losses = np.array([jax.jit(jax.vmap(lambda k, o=o: o(params, k, x)[0]))(keys) for o in made])
     errors = losses.std(1) / np.sqrt(len(keys))
     assert np.ptp(losses.mean(1)) < 5 * errors.max()
-    loss, metrics = jax.jit(objectives.maximum_likelihood(model, beta=4.0))(params, keys[0], x)
+    loss, metrics = jax.jit(objectives.negative_elbo(model, beta=4.0))(params, keys[0], x)
     assert float(loss) == pytest.approx(float(4 * metrics["kl"] - metrics["reconstruction"]), rel=1e-6)
     assert float(metrics["bound"]) == pytest.approx(
         float(metrics["reconstruction"] - metrics["kl"]), rel=1e-6
@@ -289,7 +289,7 @@ def test_every_objective_has_a_gradient_in_every_part(samples):
     for make in (
         objectives.importance_weighted(model, samples),
         dreg(*parts, samples=samples),
-        objectives.maximum_likelihood(model),
+        objectives.negative_elbo(model),
     ):
         gradient = jax.jit(jax.grad(lambda p, o=make: o(p, jax.random.key(2), x)[0]))(params)
         for leaf in jax.tree.leaves(gradient):

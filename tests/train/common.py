@@ -7,12 +7,13 @@ import optax
 
 from dlvm_jax.train import engine, loop
 from dlvm_jax.train.checkpoint import Checkpoints
+from dlvm_jax.train.config import TrainConfig
 from dlvm_jax.train.run import RunFolder
 
 X = np.random.RandomState(0).randn(64, 5).astype(np.float32)
 
 
-def objective(params, key, batch):
+def objective(params, key, batch, step=None):
     """Noisy autoencoding by one matrix."""
     noise = 0.1 * jax.random.normal(key, batch.shape)
     bound = -jnp.square((batch + noise) @ params["w"] - batch).sum(-1).mean()
@@ -36,8 +37,8 @@ def fit(
     state = trainer.init(seed)
     if resume:
         state = kept.restore(state)[1]
-    plan = loop.Plan(steps, 8, every, patience, (seed,))
-    state = loop.fit(
+    plan = TrainConfig(steps=steps, batch_size=8, eval_every=every, patience=patience, seeds=(seed,))
+    state = loop.run(
         trainer,
         plan,
         trainer.put(X),

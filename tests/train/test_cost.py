@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dlvm_jax.train.cost import operations
+from dlvm_jax.train.cost import flops
 
 SQUARE = jnp.ones((4, 4))
 
@@ -16,9 +16,9 @@ def layers(w, x):
 def test_a_scan_counts_each_turn_and_a_gradient_two_more_products():
     w, x = jnp.ones((8, 16, 16)), jnp.ones((4, 16))
     once = 2 * 8 * 4 * 16 * 16
-    assert operations(layers, w, x) == once
-    assert operations(jax.grad(layers), w, x) == 3 * once
-    assert operations(jax.jit(jax.vmap(layers, in_axes=(0, None))), jnp.stack([w, w]), x) == 2 * once
+    assert flops(layers, w, x) == once
+    assert flops(jax.grad(layers), w, x) == 3 * once
+    assert flops(jax.jit(jax.vmap(layers, in_axes=(0, None))), jnp.stack([w, w]), x) == 2 * once
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
@@ -27,13 +27,13 @@ def test_a_convolution_is_a_product_at_each_place(strides):
     dimensions = ("NHWC", "HWIO", "NHWC")
     convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, strides, "SAME", dimension_numbers=dimensions)  # noqa: E731
     places = 2 * 8 * 8 // (strides[0] * strides[1])
-    assert operations(convolve, x, kernel) == 2 * places * 7 * 3 * 3 * 5
+    assert flops(convolve, x, kernel) == 2 * places * 7 * 3 * 3 * 5
 
 
 def test_of_a_conditional_the_expensive_branch_counts():
     choose = lambda x: jax.lax.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, x)  # noqa: E731
-    assert operations(choose, SQUARE) == 2 * 2 * 4**3
+    assert flops(choose, SQUARE) == 2 * 2 * 4**3
 
 
 def test_shapes_are_enough():
-    assert operations(lambda x: x @ x, jax.ShapeDtypeStruct((4, 4), jnp.float32)) == 2 * 4**3
+    assert flops(lambda x: x @ x, jax.ShapeDtypeStruct((4, 4), jnp.float32)) == 2 * 4**3

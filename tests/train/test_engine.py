@@ -70,7 +70,7 @@ def test_seeds_trained_together_equal_seeds_trained_alone():
 
 
 def test_accumulated_gradient_equals_the_whole_batch():
-    def plain(params, key, batch):
+    def plain(params, key, batch, step=None):
         return objective(params, jax.random.key(0), batch * 0 + batch)[0] * 0 + jnp.square(
             batch @ params["w"] - batch
         ).sum(-1).mean(), {}
@@ -85,7 +85,7 @@ def test_accumulated_gradient_equals_the_whole_batch():
 def test_micro_batches_have_their_own_randomness():
     """A loss that is the noise alone: with one key for all, the mean over micro-batches would be one micro-batch's."""
 
-    def noise(params, key, batch):
+    def noise(params, key, batch, step=None):
         return jax.random.normal(key) + 0 * params["w"].sum(), {}
 
     _, metrics = run(engine.build(noise, init, optax.sgd(0.0), accumulate=4), 1)
@@ -95,7 +95,7 @@ def test_micro_batches_have_their_own_randomness():
 
 
 def test_an_objective_may_follow_the_step():
-    def objective(params, key, batch, step):
+    def objective(params, key, batch, step=None):
         return params["w"].sum() * 0 + step, {}
 
     _, metrics = run(engine.build(objective, init, optax.sgd(0.0), accumulate=2), 5)

@@ -12,6 +12,7 @@ import pytest
 
 from dlvm_jax.train import engine, loop, run, validation
 from dlvm_jax.train.checkpoint import Checkpoints
+from dlvm_jax.train.config import TrainConfig
 from dlvm_jax.train.run import RunFolder, manifest
 from tests.train.common import X, assert_same, build, fit, init, objective
 
@@ -33,7 +34,7 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path):
 
 
 def test_non_finite_metric_stops_with_step_metric_and_checkpoint(tmp_path):
-    def sick(params, key, batch):
+    def sick(params, key, batch, step=None):
         loss, metrics = objective(params, key, batch)
         return loss, {**metrics, "kl": jnp.where(jnp.abs(params["w"]).sum() > 3.3, jnp.nan, 1.0)}
 
@@ -48,7 +49,7 @@ def test_non_finite_metric_stops_with_step_metric_and_checkpoint(tmp_path):
 def test_parameters_that_overflow_are_not_saved_and_earlier_checkpoints_stay(tmp_path):
     """sqrt has an infinite gradient at 0: the loss of the last step of a round is finite, the parameters after it are not."""
 
-    def edge(params, key, batch):
+    def edge(params, key, batch, step=None):
         return jnp.sqrt(params["w"]).sum(), {}
 
     trainer = engine.build(edge, lambda key: {"w": jnp.zeros(1)}, optax.sgd(1.0))
@@ -84,9 +85,9 @@ def test_nan_in_the_data_stops_at_the_first_step(tmp_path):
     with pytest.raises(
         loop.NonFiniteError, match=r"step 0: .*loss = nan; no checkpoint was written yet; check the data"
     ):
-        loop.fit(
+        loop.run(
             trainer,
-            loop.Plan(10, 8, 5),
+            TrainConfig(steps=10, batch_size=8, eval_every=5),
             trainer.put(bad),
             trainer.init(0),
             folder=RunFolder(tmp_path),
@@ -170,7 +171,7 @@ def test_validation_leaves_no_single_example_in_a_last_batch(count, batch_size, 
     """A total correlation or an MMD of one example does not exist; every example counts as much as before."""
     seen = []
 
-    def mean(params, key, batch):
+    def mean(params, key, batch, step=None):
         seen.append(len(batch))  # once for each size, when it is compiled
         return batch.mean(), {}
 
@@ -217,32 +218,38 @@ def test_manifest_says_what_produced_a_result():
     assert content["packages"]["jax"] and content["devices"] and content["matmul_precision"]
 
 
-@pytest.mark.parametrize("name", ["steps", "batch_size", "every", "patience"])
-def test_impossible_plans_are_refused(name):
+@pytest.mark.parametrize("name", ["steps", "batch_size", "eval_every", "patience"])
+def test_impossible_configurations_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        loop.Plan(**{"steps": 1, "batch_size": 1, "every": 1, name: 0})
+        TrainConfig(**{name: 0}).check()
 
 
 def test_what_does_not_belong_together_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="patience of 2 rounds needs validation"):
+    with pytest.raises(ValueError, match="patience of 2 evaluations needs validation"):
         fit(tmp_path, patience=2)
     trainer = build(seeds=2)
     for seeds, state, data, line in (
-        ((0,), trainer.init((0, 1)), X, "the state is of 2 seeds, the plan of 1"),
-        ((0, 1), build().init(0), X, "the state is of 1 seeds, the plan of 2"),
+        ((0,), trainer.init((0, 1)), X, "the state is of 2 seeds, the configuration of 1"),
+        ((0, 1), build().init(0), X, "the state is of 1 seeds, the configuration of 2"),
         ((0, 1), trainer.init((0, 1)), (X, X[:5]), r"one length, got \[64, 5\]"),
     ):
         with pytest.raises(ValueError, match=line):
-            loop.fit(trainer, loop.Plan(2, 8, 1, seeds=seeds), data, state, folder=RunFolder(tmp_path))
+            loop.run(
+                trainer,
+                TrainConfig(steps=2, batch_size=8, eval_every=1, seeds=seeds),
+                data,
+                state,
+                folder=RunFolder(tmp_path),
+            )
     with pytest.raises(ValueError, match="no examples to validate on"):
         validation.validator(objective, X[:0])
 
 
 def test_a_plan_without_shuffling_takes_the_examples_in_their_order(tmp_path):
     """Against the same steps on those rows; 64 examples, of which 60 fill the six batches of ten."""
-    plan = loop.Plan(12, 10, 5, shuffle=False)
+    plan = TrainConfig(steps=12, batch_size=10, eval_every=5, shuffle=False)
     trainer = build()
-    state = loop.fit(
+    state = loop.run(
         trainer, plan, trainer.put(X), trainer.init(0), folder=RunFolder(tmp_path), progress=False
     )
     rows = np.tile(np.arange(60, dtype=np.int32).reshape(6, 10), (2, 1))

@@ -8,7 +8,7 @@ power: see `classifier_free`.
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.diffusion.process import alpha, over_event, sigma
+from dlvm_jax.functional.diffusion.process import alpha, expand_to_event, sigma
 
 __all__ = ["classifier", "classifier_free"]
 
@@ -30,7 +30,7 @@ def classifier_free(conditional, unconditional, weight):
     """
 
     def denoise(x, t):
-        w = over_event(weight(t) if callable(weight) else weight, x)
+        w = expand_to_event(weight(t) if callable(weight) else weight, x)
         return (1 + w) * conditional(x, t) - w * unconditional(x, t)
 
     return denoise
@@ -61,6 +61,6 @@ def classifier(process, denoise, log_classifier, scale=1.0):
 
     def guided(x, t):
         gain = jnp.square(sigma(process, t)) / alpha(process, t)
-        return denoise(x, t) + scale * over_event(gain, x) * jax.grad(total)(x, t)
+        return denoise(x, t) + scale * expand_to_event(gain, x) * jax.grad(total)(x, t)
 
     return guided

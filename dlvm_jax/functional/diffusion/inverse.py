@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dlvm_jax.functional.diffusion.process import alpha, over_event, sigma, transition
+from dlvm_jax.functional.diffusion.process import alpha, expand_to_event, sigma, transition
 from dlvm_jax.functional.diffusion.solvers import Solver
 
 __all__ = [
@@ -120,7 +120,7 @@ def _informed(process, denoise, observe, y, weigh):
             raise ValueError(
                 f"observe gives shape {observed.shape}, but the observation y has {jnp.shape(y)}"
             )
-        gain = over_event(jnp.square(sigma(process, t)) / alpha(process, t), x).astype(x.dtype)
+        gain = expand_to_event(jnp.square(sigma(process, t)) / alpha(process, t), x).astype(x.dtype)
         transpose = jax.linear_transpose(observe, x0)
         adjoint = lambda v: transpose(v)[0]  # noqa: E731
         backward = lambda v: gain * pull(v)[0]  # noqa: E731
@@ -191,7 +191,7 @@ def pigdm(process, denoise, observe, y, std, data_std=1.0, iterations=5, *, even
         square = data_std**2
         noise = jnp.square(sigma(process, t))
         variance = noise * square / (jnp.square(alpha(process, t)) * square + noise)
-        scaled = lambda v: over_event(variance, v).astype(v.dtype) * v  # noqa: E731
+        scaled = lambda v: expand_to_event(variance, v).astype(v.dtype) * v  # noqa: E731
         return _solve(observe, adjoint, scaled, std, residual, iterations, ndim, event_ndim)
 
     return _informed(process, denoise, observe, y, weigh)

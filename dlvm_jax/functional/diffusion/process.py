@@ -20,7 +20,7 @@ __all__ = [
     "diffuse",
     "diffusion",
     "drift",
-    "over_event",
+    "expand_to_event",
     "posterior",
     "prior_log_prob",
     "prior_sample",
@@ -43,7 +43,7 @@ class Process(NamedTuple):
     steps: int | None = None
 
 
-def over_event(coefficient, x):
+def expand_to_event(coefficient, x):
     r"""A number for each example as an array that multiplies x.
 
     $c_b \mapsto c_{b,1,\ldots,1}$
@@ -51,7 +51,7 @@ def over_event(coefficient, x):
     Shapes: `coefficient` [*batch] (or a scalar), `x` [*batch, *event] -> [*batch, 1, ..., 1].  Raises ValueError when the batch
     axes of x are not those of the coefficient.  Source: broadcasting.
 
-    >>> over_event(jnp.ones(2), jnp.ones((2, 3, 4))).shape
+    >>> expand_to_event(jnp.ones(2), jnp.ones((2, 3, 4))).shape
     (2, 1, 1)
     """
     coefficient = jnp.asarray(coefficient)
@@ -103,7 +103,7 @@ def diffuse(process, x0, t, eps):
     >>> diffuse(rectified(), jnp.zeros(2), 0.5, jnp.ones(2)).tolist()
     [0.5, 0.5]
     """
-    return over_event(alpha(process, t), x0) * x0 + over_event(sigma(process, t), x0) * eps
+    return expand_to_event(alpha(process, t), x0) * x0 + expand_to_event(sigma(process, t), x0) * eps
 
 
 def _root(fall):
@@ -149,7 +149,7 @@ def posterior(process, x_t, x0, s, t):
     fall = process.log_snr(t) - process.log_snr(s)
     keep = jnp.exp(fall + process.log_alpha(s) - process.log_alpha(t))
     pull = -alpha(process, s) * jnp.expm1(fall)
-    mean = over_event(keep, x_t) * x_t + over_event(pull, x0) * x0
+    mean = expand_to_event(keep, x_t) * x_t + expand_to_event(pull, x0) * x0
     return mean, sigma(process, s) * _root(fall)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
 from dlvm_jax.functional.densities import GAUSS_NODES, GAUSS_WEIGHTS, discretised_normal_log_prob
-from dlvm_jax.functional.diffusion.process import alpha, over_event, sigma
+from dlvm_jax.functional.diffusion.process import alpha, expand_to_event, sigma
 from dlvm_jax.functional.numerics import as_float, log1mexp, sum_event
 
 __all__ = ["categorical_decoder", "expected_in_bins", "expected_level", "gaussian_decoder", "unit_levels"]
@@ -48,8 +48,8 @@ def gaussian_decoder(x, mean, log_std, levels=256, event_ndim=1):
 
 def _log_likelihoods(process, z, t, levels):
     """log q(z | level) of every level, up to a constant: [*batch, *event] -> [*batch, *event, L]."""
-    centre = over_event(alpha(process, t), z)[..., None] * unit_levels(jnp.arange(levels), levels)
-    return -0.5 * jnp.square((z[..., None] - centre) / over_event(sigma(process, t), z)[..., None])
+    centre = expand_to_event(alpha(process, t), z)[..., None] * unit_levels(jnp.arange(levels), levels)
+    return -0.5 * jnp.square((z[..., None] - centre) / expand_to_event(sigma(process, t), z)[..., None])
 
 
 def categorical_decoder(process, x, z, t, levels=256, event_ndim=1):
@@ -144,8 +144,8 @@ def expected_in_bins(process, logits, z, t, low, high):
     >>> expected_in_bins(edm(), jnp.zeros((1, 4)), jnp.array([9.0]), 80.0, -3.0, 5.0).round(2)
     Array([1.01], dtype=float32)
     """
-    s = jnp.broadcast_to(over_event(sigma(process, t) / alpha(process, t), z), z.shape)
-    u = z / over_event(alpha(process, t), z)
+    s = jnp.broadcast_to(expand_to_event(sigma(process, t) / alpha(process, t), z), z.shape)
+    u = z / expand_to_event(alpha(process, t), z)
     edges = jnp.linspace(low, high, logits.shape[-1] + 1, dtype=z.dtype)
     middle, span = 0.5 * (low + high), high - low
     narrow = span / logits.shape[-1] < 0.25 * s  # about where both are right to a few roundings

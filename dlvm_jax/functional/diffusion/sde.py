@@ -5,7 +5,7 @@ dx = [f x - (1 + l^2) / 2 g^2 score] dt + l g dw, backwards in time, has the mar
 
 import jax.numpy as jnp
 
-from dlvm_jax.functional.diffusion.process import diffusion, drift, over_event, sigma
+from dlvm_jax.functional.diffusion.process import diffusion, drift, expand_to_event, sigma
 from dlvm_jax.functional.diffusion.solvers import Solver, finish
 from dlvm_jax.functional.diffusion.targets import from_x0
 
@@ -51,7 +51,7 @@ def langevin(x, score, size, noise):
     >>> langevin(jnp.ones(1), -jnp.ones(1), 0.5, jnp.zeros(1)).tolist()
     [0.5]
     """
-    size = over_event(size, x)
+    size = expand_to_event(size, x)
     return x + size * score + jnp.sqrt(2 * size) * noise
 
 

@@ -134,7 +134,7 @@ def _draws(solver, count, x, noise):
     return jnp.asarray(noise, x.dtype), lambda i, given: given
 
 
-def _run(solver, times, sign, x, noise, film):
+def _run(solver, times, sign, x, noise, trajectory):
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x is a point of floating type, got {x.dtype}: cast it")
@@ -146,21 +146,21 @@ def _run(solver, times, sign, x, noise, film):
     def body(state, inputs):
         i, t, s, given = inputs
         state = _like(solver.step(state, t, s, draw(i, given)), state)
-        return state, state[:2] if film else None
+        return state, state[:2] if trajectory else None
 
     steps = (jnp.arange(count), times[:-1], times[1:], given)
     state, frames = lax.scan(body, solver.init(x), steps)
-    return (state[0], frames) if film else state[0]
+    return (state[0], frames) if trajectory else state[0]
 
 
-def sample(solver, times, x, noise=None, film=False):
+def sample(solver, times, x, noise=None, trajectory=False):
     r"""Points at the last time of a grid from points at its first: one scan over the steps.
 
     $x_{t_N}\leftarrow\cdots\leftarrow x_{t_1}\leftarrow x_{t_0},\quad t_0 > t_1 > \cdots > t_N$
 
     Shapes: `times` [N + 1] falling, `x` [*shape] -> [*shape].  noise: a typed key (the draws of step i come from
     fold_in(key, i), so they are never all in memory), an array [N, draws, *shape] of standard normals, or None for a
-    deterministic solver. film: also (x after each step, the x_0 predicted at its start), each [N, *shape].  Runs in the
+    deterministic solver. trajectory: also (x after each step, the x_0 predicted at its start), each [N, *shape].  Runs in the
     precision of x, times in float32 at least.  Raises ValueError for times that do not fall (where they are concrete), for
     noise of another shape and for an x that is not floating.
     Source: Ho, Jain, Abbeel 2020, algorithm 2.
@@ -172,17 +172,18 @@ def sample(solver, times, x, noise=None, film=False):
     >>> bool(jnp.isclose(out[0], 1.0, atol=0.01))
     True
     """
-    return _run(solver, times, -1, x, noise, film)
+    return _run(solver, times, -1, x, noise, trajectory)
 
 
-def encode(process, solver, times, x, film=False):
+def encode(process, solver, times, x, trajectory=False):
     r"""The latent of a point: a deterministic solver run from (nearly) clean to noise.
 
     $x_{t_0}\rightarrow x_{t_1}\rightarrow\cdots\rightarrow x_{t_N},\quad t_0 < t_1 < \cdots < t_N$
 
     Every solver without draws allows it: DDIM with eta = 0, `ode`, the deterministic ones of `dpm`, EDM without churn.
     Sampling the latent gives x back up to twice the solver's error, not exactly.  The first time must bear noise
-    (`process.t_min`): the ODE has no solution from a clean point.  Shapes: as `sample`, film too.  Raises ValueError for times
+    (`process.t_min`): the ODE has no solution from a clean point.  Shapes: as `sample`, trajectory
+    too.  Raises ValueError for times
     that do not rise, for a clean first time (where it is concrete) and for a solver with noise.
     Source: Song, Meng, Ermon 2021, section 4.3 and eq. 14.
 
@@ -197,7 +198,7 @@ def encode(process, solver, times, x, film=False):
         raise ValueError(f"only a deterministic solver encodes, this one uses {solver.draws} draws a step")
     if known_clean(process, times):
         raise ValueError("the ODE is singular at a clean first time: encode from process.t_min")
-    return _run(solver, times, 1, x, None, film)
+    return _run(solver, times, 1, x, None, trajectory)
 
 
 def time_between(process, low, high, log_snr):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from dlvm_jax.functional.diffusion.process import alpha, diffusion, drift, over_event, sigma
+from dlvm_jax.functional.diffusion.process import alpha, diffusion, drift, expand_to_event, sigma
 
 __all__ = ["TARGETS", "Preconditioning", "coefficients", "from_x0", "preconditioning", "to_x0"]
 
@@ -59,7 +59,7 @@ def to_x0(process, target, prediction, x_t, t):
     [3.0]
     """
     a, b = coefficients(process, target, t)
-    return (prediction - over_event(b, x_t) * x_t) / over_event(a, x_t)
+    return (prediction - expand_to_event(b, x_t) * x_t) / expand_to_event(a, x_t)
 
 
 def from_x0(process, target, x0, x_t, t):
@@ -75,7 +75,7 @@ def from_x0(process, target, x0, x_t, t):
     [-0.5]
     """
     a, b = coefficients(process, target, t)
-    return over_event(a, x_t) * x0 + over_event(b, x_t) * x_t
+    return expand_to_event(a, x_t) * x0 + expand_to_event(b, x_t) * x_t
 
 
 class Preconditioning(NamedTuple):

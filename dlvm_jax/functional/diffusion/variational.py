@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion.objectives import denoising_loss, weight
-from dlvm_jax.functional.diffusion.process import alpha, diffuse, over_event, posterior, sigma, transition
+from dlvm_jax.functional.diffusion.process import (
+    alpha,
+    diffuse,
+    expand_to_event,
+    posterior,
+    sigma,
+    transition,
+)
 from dlvm_jax.functional.diffusion.solvers import checked_times
 from dlvm_jax.functional.diffusion.targets import coefficients, to_x0
 from dlvm_jax.functional.divergences import kl_normal
@@ -118,7 +125,9 @@ def learned_log_std(process, fraction, s, t):
     >>> round(float(jnp.exp(learned_log_std(edm(), jnp.ones(1), 3.0, 5.0))[0]), 4)
     4.0
     """
-    small, large = (over_event(reverse_log_std(process, kind, s, t), fraction) for kind in ("small", "large"))
+    small, large = (
+        expand_to_event(reverse_log_std(process, kind, s, t), fraction) for kind in ("small", "large")
+    )
     return small + fraction * (large - small)
 
 
@@ -137,7 +146,9 @@ def step_kl(process, x0, x0_hat, s, t, log_std, event_ndim=1):
     0.0
     """
     (mean, std), (mean_hat, _) = (_posterior(process, point, s, t) for point in (x0, x0_hat))
-    return kl_normal(mean, over_event(jnp.log(std), x0), mean_hat, over_event(log_std, x0), event_ndim)
+    return kl_normal(
+        mean, expand_to_event(jnp.log(std), x0), mean_hat, expand_to_event(log_std, x0), event_ndim
+    )
 
 
 def step_weight(process, target, s, t, log_std):

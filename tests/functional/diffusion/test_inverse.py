@@ -20,7 +20,7 @@ from dlvm_jax.functional.diffusion.inverse import (
     pigdm,
     replacement,
 )
-from dlvm_jax.functional.diffusion.process import alpha, over_event, sigma, transition
+from dlvm_jax.functional.diffusion.process import alpha, expand_to_event, sigma, transition
 from dlvm_jax.functional.diffusion.solvers import Solver, karras_times, log_snr_times, sample
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -284,7 +284,7 @@ METHODS = {  # (event_ndim) -> method
 def test_images_batches_and_times(name):
     """Three event axes; each example by itself, also where it needs more iterations; times and y for each example."""
     process, observe = schedules.variance_preserving(), average_pooling(2)
-    denoise = lambda x, t: jnp.tanh(x) * over_event(1 / (1 + t), x)  # noqa: E731
+    denoise = lambda x, t: jnp.tanh(x) * expand_to_event(1 / (1 + t), x)  # noqa: E731
     run = jax.jit(lambda x, t, y: METHODS[name](3)(process, denoise, observe, y, 0.5)(x, t))
     x = jnp.asarray(
         np.random.RandomState(5).randn(3, 4, 6, 2) * np.array([0.1, 1.0, 5.0])[:, None, None, None]

@@ -239,7 +239,7 @@ def test_bad_input_is_named():
 def test_over_event_and_a_batch_of_times_equal_a_loop(x64):
     process, t = PROCESSES["variance_preserving"], jnp.array([0.2, 0.9])
     x0, eps = jnp.ones((2, 3, 4)), jnp.full((2, 3, 4), 0.5)
-    assert p.over_event(t, x0).shape == (2, 1, 1)
+    assert p.expand_to_event(t, x0).shape == (2, 1, 1)
     together = p.diffuse(process, x0, t, eps)
     for index in range(2):
         np.testing.assert_allclose(together[index], p.diffuse(process, x0[index], t[index], eps[index]))

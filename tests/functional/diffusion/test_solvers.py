@@ -114,7 +114,7 @@ def test_film_and_keys():
     process = schedules.edm()
     solver, times = make("small", process), karras_times(process, 5)
     key, x = jax.random.key(3), jnp.ones((4, 2))
-    out, (xs, x0s) = sample(solver, times, x, key, film=True)
+    out, (xs, x0s) = sample(solver, times, x, key, trajectory=True)
     assert xs.shape == x0s.shape == (5, 4, 2)
     np.testing.assert_array_equal(xs[-1], out)
     np.testing.assert_allclose(x0s[-1], out, rtol=1e-12)

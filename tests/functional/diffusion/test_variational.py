@@ -31,7 +31,7 @@ def nodes(variance):
 def denoised(process, variance, x_t, t):
     """E[x_0 | x_t] of N(0, variance); t a scalar or one for each example."""
     a, noise = p.alpha(process, t), p.sigma(process, t)
-    return p.over_event(a * variance / (a**2 * variance + noise**2), x_t) * x_t
+    return p.expand_to_event(a * variance / (a**2 * variance + noise**2), x_t) * x_t
 
 
 def error_of_the_best(process, variance, t):

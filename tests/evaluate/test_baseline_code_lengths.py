@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import data
-from dlvm_jax.evaluate.simple_codes import simple_codes
+from dlvm_jax.evaluate.baseline_code_lengths import baseline_code_lengths
 
 
 def test_by_hand():
@@ -32,7 +32,7 @@ def test_by_hand():
             total -= np.log2((here.count(value) + 100 * base) / (len(here) + 100))
         return total / test.size
 
-    found = simple_codes(train, test, 9)
+    found = baseline_code_lengths(train, test, 9)
     assert found["histogram"] == pytest.approx(bits(lambda *place: None))
     assert found["histogram of each place"] == pytest.approx(bits(lambda x, n, i, j, c: (i, j, c)))
     assert found["table of four neighbours"] == pytest.approx(bits(context))
@@ -45,7 +45,7 @@ def test_figures_of_mnist():
     if not os.environ.get("DLVM_DATA"):
         pytest.skip("MNIST needs DLVM_DATA")
     mnist = data.load("mnist", "levels")
-    found = simple_codes(mnist.train, mnist.test, mnist.levels)
+    found = baseline_code_lengths(mnist.train, mnist.test, mnist.levels)
     rounded = {name: round(bits, 3) for name, bits in found.items()}
     assert (rounded["histogram"], rounded["histogram of each place"], rounded["xz"]) == (1.967, 1.689, 1.392)
     assert found["table of four neighbours"] == pytest.approx(1.225, abs=0.004)

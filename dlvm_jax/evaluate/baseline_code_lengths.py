@@ -4,7 +4,7 @@ import lzma
 
 import numpy as np
 
-__all__ = ["simple_codes"]
+__all__ = ["baseline_code_lengths"]
 
 
 def _bits(counts, prior, which, x):
@@ -21,7 +21,7 @@ def _contexts(x, levels):
     return np.ravel_multi_index(neighbours, (7,) * 4)
 
 
-def simple_codes(train, test, levels):
+def baseline_code_lengths(train, test, levels):
     """Bits per dimension of test images, integers [N, h, w, c] below `levels`, by codes fitted on training images.
 
     One histogram; one for each place; one for each context of four neighbours that come first in a raster scan, in seven bands

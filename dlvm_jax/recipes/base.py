@@ -1,0 +1,106 @@
+"""What a recipe is: the settings of a model by name, and how a model is built from them for given data.
+
+A recipe knows nothing of optimisers, files or command lines.  What it must measure on the training data (pseudo-inputs,
+standard deviations, frequencies of levels) it returns as `constants`, which a run saves: with a recipe, a `Spec` and these the
+model is built again without the data.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+
+from dlvm_jax.data import Data, Spec
+from dlvm_jax.models.density import Density
+from dlvm_jax.models.objectives import unpack
+from dlvm_jax.settings import Settings
+
+__all__ = ["Constants", "Model", "Recipe"]
+
+Constants = dict[str, np.ndarray]
+
+
+class Model(NamedTuple):
+    """A model ready for training and use; all are pure functions.  A batch is x, or (x, labels) where `labels` is true.
+
+    density:    its `Density`; None for a model without a log-density (an autoencoder)
+    init:       (key) -> params
+    objective:  (params, key, batch, step) -> (loss, metrics), what training descends, of x or (x, context)
+    validation: the same for held-out data, without warm-up
+
+    and, where it has them:
+    parts:      what the family's reports and diagnostics look at
+    encode:     (params, x or (x, context)) -> codes;  decode: (params, z or (z, context)) -> the mean of x
+    split:      (batch) -> x or (x, context);  merge: (x, context) -> whole examples, for pictures
+    labels:     whether training takes the labels of the data too
+    adapt:      (params, batch) -> params, set once by the first examples (data-dependent initialisation)
+    solve:      (params, x) -> params in closed form, instead of training
+    score:      (params) -> {"score", ...}, lower is better, of a model that is trained without data
+    """
+
+    density: Density | None
+    init: Callable
+    objective: Callable
+    validation: Callable
+    parts: Any = None
+    encode: Callable | None = None
+    decode: Callable | None = None
+    split: Callable = lambda batch: batch
+    merge: Callable = lambda x, context: x
+    labels: bool = False
+    adapt: Callable | None = None
+    solve: Callable | None = None
+    score: Callable | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(Settings):
+    """The settings of a model.
+
+    training:  values of `train.TrainConfig` that this family is usually trained with, instead of its defaults
+    needs_data: False for a family that is trained without data
+    """
+
+    training: ClassVar[Mapping[str, Any]] = {}
+    needs_data: ClassVar[bool] = True
+
+    @property
+    def transform(self) -> str | None:
+        """The transformation of raw data that suits these settings (a name in `data.TRANSFORMS`), None for the set's usual."""
+        return None
+
+    @property
+    def warm_up(self) -> int:
+        """Steps until the objective no longer changes; early stopping counts from there."""
+        return 0
+
+    def check_data(self, spec: Spec) -> None:
+        """Raise ValueError, in one line, for settings that do not fit the data."""
+
+    def constants(self, data: Data, seed: int) -> Constants:
+        """What the model needs to know of the training data; deterministic given the seed."""
+        return {}
+
+    def build(self, spec: Spec, constants: Mapping[str, np.ndarray]) -> Model:
+        """The model for data of a spec.  Raises ValueError for settings that are impossible, or do not fit."""
+        raise ValueError(f"{type(self).__name__} does not say how its model is built")
+
+    def as_json(self) -> dict[str, Any]:
+        """The recipe as JSON: its name and its settings."""
+        return {"recipe": type(self).__name__, **self.as_dict()}
+
+
+def examples_of(model: Model, x: Any, labels: Any = None) -> Any:
+    """What a model takes of data: x, or (x, labels) where it is conditioned on them; ValueError where they are missing."""
+    if not model.labels:
+        return x
+    if labels is None:
+        raise ValueError("this model is conditioned on labels, and none were given; give (x, labels)")
+    return x, labels
+
+
+def count_of(batch: Any) -> int:
+    """Number of examples of a batch."""
+    return len(jax.tree.leaves(unpack(batch)[0])[0])

@@ -1,0 +1,88 @@
+"""How a model is trained: length, minibatches, optimiser, evaluations."""
+
+import dataclasses
+import math
+
+import optax
+
+from dlvm_jax.settings import Settings, choice, setting
+from dlvm_jax.train import optimisers, order
+
+__all__ = ["TrainConfig"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig(Settings):
+    """The settings of training; `resolved` fills in what is not given.
+
+    An evaluation is a pause of training: validation, a line of the log, a checkpoint.
+    """
+
+    steps: int | None = setting(None, "training steps; default 5000 unless epochs is given", at_least=1)
+    epochs: int | None = setting(None, "passes over the training set, instead of steps", at_least=1)
+    batch_size: int = setting(100, "examples of a step", at_least=1)
+    shuffle: bool = setting(True, "give the examples a new order in each epoch, not always their own")
+    optimiser: str = choice("adam", optimisers.OPTIMISERS, "optimiser")
+    learning_rate: float = setting(1e-3, "peak learning rate")
+    schedule: str = choice("constant", optimisers.SCHEDULES, "learning rate over all steps")
+    warm_up: int = setting(0, "steps of linear warm-up of the learning rate", at_least=0)
+    clip: float | None = setting(None, "clip the gradient's global norm")
+    ema: float | None = setting(
+        None, "decay of a moving average of the parameters, which is then evaluated", at_least=0, below=1
+    )
+    accumulate: int = setting(1, "micro-batches a step is split into, to save memory", at_least=1)
+    eval_every: int | None = setting(
+        None,
+        "steps between evaluations (validation, log, checkpoint); default a fortieth of the run",
+        at_least=1,
+    )
+    patience: int | None = setting(None, "stop after so many evaluations without improvement", at_least=1)
+    seeds: tuple[int, ...] = setting(
+        (0,), "random seeds; several are trained together", at_least=0, below=2**32
+    )
+
+    def check(self) -> None:
+        """Raise ValueError, in one line, for settings that are impossible whatever the data."""
+        super().check()
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds needs different seeds, such as 0 1, got {self.seeds}")
+        for name in ("learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} must be above 0 and finite, got {value}")
+
+    def resolved(self, examples: int) -> "TrainConfig":
+        """These settings for so many training examples: steps and the steps between evaluations filled in.
+
+        Raises ValueError for settings that are impossible, or do not fit so many examples.
+        """
+        self.check()
+        per_epoch = order.steps_per_epoch(examples, self.batch_size)
+        steps = self.epochs * per_epoch if self.epochs is not None else (self.steps or 5000)
+        eval_every = self.eval_every or max(1, steps // 40)
+        if not 0 <= self.warm_up < steps:
+            raise ValueError(f"warm_up must be below the {steps} steps of training, got {self.warm_up}")
+        evaluations = -(-steps // eval_every)
+        if self.patience is not None and self.patience >= evaluations:
+            raise ValueError(
+                f"patience={self.patience} needs more than the {evaluations} evaluations of this run; "
+                "lower it or eval_every"
+            )
+        if not self.shuffle and examples % self.batch_size:
+            raise ValueError(
+                f"without shuffle, batch_size must divide the {examples} training examples, got {self.batch_size}"
+            )
+        return dataclasses.replace(self, steps=steps, epochs=None, eval_every=eval_every)
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """The Optax optimiser of resolved settings."""
+        return optimisers.make(
+            self.optimiser,
+            self.learning_rate,
+            self.steps,
+            schedule=self.schedule,
+            warm_up=self.warm_up,
+            clip=self.clip,
+        )
