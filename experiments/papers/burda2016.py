@@ -1,7 +1,7 @@
 """Importance-weighted autoencoders (Burda, Grosse, Salakhutdinov 2016, table 1) on MNIST, and DReG on the same network."""
 
-from experiments.papers.recipes import EXPERIMENT, pace_row, paired_run, vae_run
-from experiments.papers.registry import Row
+from experiments.reproduce.readers import EXPERIMENT, pace_row, paired_run, vae_run
+from experiments.reproduce.registry import Row
 
 TABLE = "Burda, Grosse, Salakhutdinov 2016, table 1"
 PUBLISHED = {  # (layers, objective, k): log p(x)

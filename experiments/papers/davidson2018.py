@@ -1,8 +1,8 @@
 """Hyperspherical variational autoencoders (Davidson et al. 2018, table 1)."""
 
-from experiments.papers.recipes import vae_run
-from experiments.papers.registry import Row
-from experiments.tables import TABLES
+from experiments.reproduce.readers import vae_run
+from experiments.reproduce.registry import Row
+from experiments.tables.__main__ import TABLES
 
 PUBLISHED = {  # by dimension, None where the value is not confirmed
     "plane": {2: "-135.73", 5: "-110.21", 10: None, 20: "-88.90"},

@@ -1,7 +1,7 @@
 """Flows on images: RealNVP (Dinh, Sohl-Dickstein, Bengio 2017) and Glow (Kingma & Dhariwal 2018) on MNIST."""
 
-from experiments.papers.recipes import EXPERIMENT, flow_run
-from experiments.papers.registry import Row
+from experiments.reproduce.readers import EXPERIMENT, flow_run
+from experiments.reproduce.registry import Row
 
 OURS = (
     "Two scales of four steps, networks of one residual block and 32 channels, 8,000 steps of 32 images with new noise in each, "

@@ -1,7 +1,7 @@
 """Bits per dimension of diffusion models on 8-bit images: the VDM recipe (Kingma, Salimans, Poole, Ho 2021), and our own."""
 
-from experiments.papers.recipes import diffusion_run
-from experiments.papers.registry import Row
+from experiments.reproduce.readers import diffusion_run
+from experiments.reproduce.registry import Row
 
 VDM = {  # (blocks, channels): bits/dim on MNIST; our parameters, and operations in products
     (16, 64): ("0.936", "1,581,889", 3.6e16),
@@ -32,9 +32,7 @@ PACE = (
     "A quarter of the steps, along a cosine of its own, is worse by 0.069 +- 0.002 bits/dim on the same 2,000 test images, 0.034 "
     "for each doubling: the training is too short; at that pace 1.109 is three doublings away."
 )
-SHORT = (
-    "A table of four neighbours codes the same images in 3.441 bits/dim (`dlvm_jax.evaluate.baseline_code_lengths`)."
-)
+SHORT = "A table of four neighbours codes the same images in 3.441 bits/dim (`dlvm_jax.evaluate.baseline_code_lengths`)."
 COMMON = {
     "better": "lower",
     "tolerance": 0.02,

@@ -6,7 +6,7 @@ import numpy as np
 
 from dlvm_jax.exact import diffusion as exact
 from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, schedules, solvers
-from experiments.papers.registry import Measured, Row
+from experiments.reproduce.registry import Measured, Row
 
 MEAN, COVARIANCE = np.array([0.7, -1.2]), np.array([[0.9, 0.5], [0.5, 0.4]])
 GRIDS = (80, 160, 320)

@@ -10,9 +10,9 @@ from dlvm_jax.models import density, objectives
 from dlvm_jax.models.vae import vae
 from dlvm_jax.train import engine, loop, optimisers, parallel, validation
 from dlvm_jax.train.run import RunFolder
-from experiments import common
-from experiments.papers import recipes
-from experiments.papers.registry import Measured, Row
+from experiments import run as common
+from experiments.reproduce import readers as recipes
+from experiments.reproduce.registry import Measured, Row
 
 LATENT = 5
 

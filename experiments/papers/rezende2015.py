@@ -1,8 +1,8 @@
 """Variational inference with normalizing flows (Rezende & Mohamed 2015)."""
 
-from experiments.flow_energy_table import ROWS as RECIPES
-from experiments.papers.recipes import energy_run
-from experiments.papers.registry import Row
+from experiments.reproduce.readers import energy_run
+from experiments.reproduce.registry import Row
+from experiments.tables.flow_energy import ROWS as RECIPES
 
 ROWS = [
     Row(

@@ -1,8 +1,8 @@
 """Normalizing flows on tori and spheres (Rezende et al. 2020, table 1 and figure 3)."""
 
-from experiments.flow_energy_table import ROWS as RECIPES
-from experiments.papers.recipes import EXPERIMENT, energy_run
-from experiments.papers.registry import Row
+from experiments.reproduce.readers import EXPERIMENT, energy_run
+from experiments.reproduce.registry import Row
+from experiments.tables.flow_energy import ROWS as RECIPES
 
 SPHERE = {  # name: (row of the table of flows, published KL, published effective samples, tolerances, minutes)
     "moebius-spline": ("moebius-spline (1, 12, 32)", "0.05", "90", (0.01, 2.0), 1),

@@ -1,7 +1,7 @@
 """Conditional variational autoencoders that fill in quadrants of MNIST (Sohn, Lee, Yan 2015, table 1)."""
 
-from experiments.papers.recipes import vae_run
-from experiments.papers.registry import Row
+from experiments.reproduce.readers import vae_run
+from experiments.reproduce.registry import Row
 
 RERUN = {1: 71.8, 2: 51.0, 3: 24.2}
 

@@ -1,7 +1,7 @@
 """Probabilistic PCA in closed form (Tipping & Bishop 1999)."""
 
-from experiments.papers.recipes import ppca_run
-from experiments.papers.registry import Row
+from experiments.reproduce.readers import ppca_run
+from experiments.reproduce.registry import Row
 
 EXACT = {2: "543.67", 5: "653.88", 10: "741.12", 20: "836.06", 50: "979.35", 100: "1066.14"}
 

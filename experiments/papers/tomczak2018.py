@@ -1,7 +1,7 @@
 """VAE and two-layer VAE with a VampPrior (Tomczak & Welling 2018), against a rerun with several seeds (Norouzi et al. 2020)."""
 
-from experiments.papers.recipes import pace_row, vae_run
-from experiments.papers.registry import Row
+from experiments.reproduce.readers import pace_row, vae_run
+from experiments.reproduce.registry import Row
 
 RERUN = {  # (layers, data, prior): log p(x) and its spread
     (1, "mnist", "standard"): "-84.45 ± 0.12",

@@ -1,7 +1,7 @@
 """Flows as posteriors (van den Berg, Hasenclever, Tomczak, Welling 2018, tables 1 and 2), static MNIST and Frey Faces."""
 
-from experiments.papers.recipes import vae_run
-from experiments.papers.registry import Row
+from experiments.reproduce.readers import vae_run
+from experiments.reproduce.registry import Row
 
 # ELBO in nats on MNIST, minus the ELBO in bits per dimension on Frey Faces, each with its spread; and
 # how many parameters ours has

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax.data import tables
-from experiments import flow_density
+from experiments.flow import __main__ as flow_density
 
 ROWS = np.random.RandomState(0).randn(50, 3) * [1, 10, 0.1] + [5, 0, -2]
 

@@ -1,6 +1,6 @@
 """What the tests of the table of paper numbers share."""
 
-from experiments.papers.registry import Measured, Row
+from experiments.reproduce.registry import Measured, Row
 
 
 def row_of(value=1.0, published="1", **options):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import reproduce
+from experiments.reproduce import __main__ as reproduce
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dlvm_jax.train import loop
-from experiments import autoencoder
+from experiments.autoencoder import __main__ as autoencoder
 
 
 @pytest.mark.parametrize(

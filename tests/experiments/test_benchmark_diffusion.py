@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import benchmark_diffusion, benchmarking
+from experiments.benchmark import diffusion as benchmark_diffusion
+from experiments.benchmark import timing as benchmarking
 
 TINY = {"side": 4, "count": 2, "width": 4, "depth": 1}
 

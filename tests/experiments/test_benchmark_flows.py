@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import benchmark_flows, benchmarking
+from experiments.benchmark import flows as benchmark_flows
+from experiments.benchmark import timing as benchmarking
 
 HALF, NUMBERS = benchmark_flows.DIM // 2, 3 * benchmark_flows.BINS - 1
 IN_AND_MIDDLE = (

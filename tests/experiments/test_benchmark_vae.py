@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from experiments import benchmark, benchmark_diffusion, benchmark_flows, benchmark_vae, benchmarking
+from experiments.benchmark import __main__ as benchmark
+from experiments.benchmark import diffusion as benchmark_diffusion
+from experiments.benchmark import flows as benchmark_flows
+from experiments.benchmark import timing as benchmarking
+from experiments.benchmark import vae as benchmark_vae
 
 SMALL = {"EXAMPLES": 200, "BATCH": 20, "STEPS": 10, "HIDDEN": 8, "IMAGES": 10, "SAMPLES": 200}
 

@@ -8,7 +8,8 @@ import pytest
 
 from dlvm_jax import data as datasets
 from dlvm_jax.data import toys
-from experiments import diffusion, diffusion_report
+from experiments.diffusion import __main__ as diffusion
+from experiments.diffusion import report as diffusion_report
 
 TINY = diffusion.Config(
     width=8, depth=1, steps=20, batch_size=16, sample_steps=4, eval_samples=2, eval_limit=20, warm_up=2

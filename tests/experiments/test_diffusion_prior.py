@@ -6,7 +6,10 @@ import json
 import numpy as np
 import pytest
 
-from experiments import common, diffusion_prior, vae, vae_setup
+from experiments import run as common
+from experiments.diffusion import prior as diffusion_prior
+from experiments.vae import __main__ as vae
+from experiments.vae import setup as vae_setup
 
 TINY = diffusion_prior.Config(width=8, steps=20, batch_size=16, eval_samples=2, eval_limit=5)
 

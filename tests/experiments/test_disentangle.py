@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from experiments import disentangle
+from experiments.disentangle import __main__ as disentangle
 
 TINY = disentangle.Config(latent_dim=2, hidden=(8,), steps=4, batch_size=16)
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import flow_density
+from experiments.flow import __main__ as flow_density
 
 TINY = flow_density.Config(steps=20, batch_size=32, depth=2, width=8, hidden=1, bins=4, eval_limit=50)
 

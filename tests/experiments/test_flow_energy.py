@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from dlvm_jax.exact.energies import ENERGIES
-from experiments import flow_energy, flow_energy_report, flow_energy_setup, flow_energy_table
-from experiments.flow_energy_setup import FLOWS, Config
+from experiments.flow import energy as flow_energy
+from experiments.flow import energy_report as flow_energy_report
+from experiments.flow import energy_setup as flow_energy_setup
+from experiments.flow.energy_setup import FLOWS, Config
+from experiments.tables import flow_energy as flow_energy_table
 from tests.models.test_flows import moved
 
 TINY = Config(

@@ -16,8 +16,11 @@ from dlvm_jax.functional import bounds
 from dlvm_jax.models import density, objectives
 from dlvm_jax.models.density import join
 from dlvm_jax.train import checkpoint
-from experiments import conditions, vae, vae_nets, vae_parts
 from experiments.papers import burda2016
+from experiments.vae import __main__ as vae
+from experiments.vae import conditions
+from experiments.vae import nets as vae_nets
+from experiments.vae import parts as vae_parts
 
 IMAGES = np.unpackbits(np.arange(16, dtype=np.uint8)[:, None], axis=1)[:, 4:].reshape(16, 2, 2, 1)
 POSTERIORS = (

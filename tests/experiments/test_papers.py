@@ -7,9 +7,10 @@ import os
 import numpy as np
 import pytest
 
-from experiments import reproduce
-from experiments.papers import recipes, results
-from experiments.papers.registry import doubtful, every_row, verdict
+from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce import readers as recipes
+from experiments.reproduce import results
+from experiments.reproduce.registry import doubtful, every_row, verdict
 from tests.experiments.common import folders, row_of
 
 ROWS = every_row()

@@ -9,7 +9,7 @@ import pytest
 
 from dlvm_jax import data as datasets
 from dlvm_jax.functional import linear_gaussian
-from experiments import ppca
+from experiments.ppca import __main__ as ppca
 
 
 def results(folder):

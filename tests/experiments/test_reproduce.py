@@ -12,8 +12,8 @@ import pytest
 
 from dlvm_jax.train import loop
 from dlvm_jax.train.run import manifest
-from experiments import reproduce
-from experiments.papers.registry import Measured
+from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce.registry import Measured
 from tests.experiments.common import folders, row_of
 
 

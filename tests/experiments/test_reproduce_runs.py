@@ -17,23 +17,22 @@ from dlvm_jax import data
 from dlvm_jax.models import density
 from dlvm_jax.train import checkpoint
 from dlvm_jax.train.run import RunFolder
-from experiments import (
-    common,
-    diffusion,
-    diffusion_report,
-    diffusion_setup,
-    flow_density,
-    flow_energy,
-    flow_energy_report,
-    flow_energy_setup,
-    flow_report,
-    ppca,
-    reproduce,
-    vae,
-    vae_report,
-    vae_setup,
-)
-from experiments.papers import pieces, recipes
+from experiments import run as common
+from experiments.diffusion import __main__ as diffusion
+from experiments.diffusion import report as diffusion_report
+from experiments.diffusion import setup as diffusion_setup
+from experiments.flow import __main__ as flow_density
+from experiments.flow import energy as flow_energy
+from experiments.flow import energy_report as flow_energy_report
+from experiments.flow import energy_setup as flow_energy_setup
+from experiments.flow import report as flow_report
+from experiments.ppca import __main__ as ppca
+from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce import archive as pieces
+from experiments.reproduce import readers as recipes
+from experiments.vae import __main__ as vae
+from experiments.vae import report as vae_report
+from experiments.vae import setup as vae_setup
 from tests.experiments.common import row_of
 
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import tables, vae
+from experiments.tables import __main__ as tables
+from experiments.vae import __main__ as vae
 
 
 @pytest.mark.parametrize("name", tables.TABLES)

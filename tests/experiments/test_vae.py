@@ -17,7 +17,9 @@ import pytest
 import tyro
 
 from dlvm_jax.train import checkpoint, validation
-from experiments import common, vae, vae_setup
+from experiments import run as common
+from experiments.vae import __main__ as vae
+from experiments.vae import setup as vae_setup
 
 ROOT = Path(__file__).parent.parent.parent
 SHORT = ("--steps", "300", "--every", "20", "--hidden", "64", "--learning-rate", "0.005", "--latent-dim", "2")

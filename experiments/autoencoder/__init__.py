@@ -1,0 +1,1 @@
+"""Train autoencoders and use their codes."""

@@ -1,0 +1,45 @@
+"""Speed and memory against peers, in one run and one table: VAE, flows, diffusion.
+
+    python -m experiments.benchmark
+
+Ratios above one are in our favour.  `experiments.benchmark.vae`, `_flows` and `_diffusion` are its parts, each with details of
+its own.  Peers: `pip install -e '.[peers]'`; one that is not installed is left out.
+"""
+
+import dataclasses
+import platform
+
+import tyro
+
+from experiments import run as common
+from experiments.benchmark import diffusion as benchmark_diffusion
+from experiments.benchmark import flows as benchmark_flows
+from experiments.benchmark import timing as benchmarking
+from experiments.benchmark import vae as benchmark_vae
+
+LIBRARIES = ("dlvm_jax", "jax", "torch", "pythae", "flowjax", "distrax", "zuko", "nflows")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Compare this library with its peers, in one table."""
+
+    rounds: int = 1
+    """how often each candidate is started, in turn"""
+
+
+def main(config):
+    """Run all parts and print the table."""
+    common.at_least("rounds", config.rounds, 1)
+    print(", ".join(map(benchmarking.version, LIBRARIES)))
+    lines = [
+        line
+        for part in (benchmark_vae, benchmark_flows, benchmark_diffusion)
+        for line in part.compare(config.rounds)
+    ]
+    print(f"python {platform.python_version()}, {platform.processor() or platform.machine()}\n")
+    print(benchmarking.ratios(lines))
+
+
+if __name__ == "__main__":
+    common.main(main, tyro.cli(Config, description=__doc__))

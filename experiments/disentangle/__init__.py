@@ -1,0 +1,1 @@
+"""Disentanglement on shapes with known factors."""

@@ -1,0 +1,1 @@
+"""The machinery behind the table of paper numbers."""

@@ -1,0 +1,1 @@
+"""Tables of several runs on one budget."""
