@@ -102,7 +102,7 @@ def test_log_snr_and_class_reach_the_output():
     module = denoisers.DenoisingMLP((16,), classes=3)
     x = jnp.ones((1, 2))
     _, params = perturbed(module, x, jnp.zeros(1), jnp.array([0]))
-    out = lambda log_snr, label: module.apply(params, x, jnp.array([log_snr]), jnp.array([label]))  # noqa: E731
+    out = lambda log_snr, label: module.apply(params, x, jnp.array([log_snr]), jnp.array([label]))
     assert np.abs(out(0.0, 0) - out(0.5, 0)).max() > 1e-3
     assert np.abs(out(0.0, 0) - out(0.0, 3)).max() > 1e-3
 

@@ -26,7 +26,7 @@ def test_readme_holds_the_generated_table():
 
 
 def test_command_line_shows_a_formula_and_names_close_ones():
-    run = lambda name: subprocess.run(  # noqa: E731
+    run = lambda name: subprocess.run(
         [sys.executable, "-m", "dlvm_jax.formulas", name], capture_output=True, text=True, cwd=ROOT
     )
     shown = run("elbo")

@@ -65,7 +65,7 @@ def test_gated_convolutions_have_the_size_of_the_papers():
         params = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
         return sum(leaf.size for leaf in jax.tree.leaves(params))
 
-    gated = lambda inputs, features, places=25: 2 * features * (inputs * places + 1)  # noqa: E731
+    gated = lambda inputs, features, places=25: 2 * features * (inputs * places + 1)
     encoder = (
         gated(1, 32) + gated(32, 32) + gated(32, 64) + 2 * gated(64, 64) + gated(64, 256, 49) + 257 * 128
     )
@@ -105,7 +105,7 @@ def test_convolution_and_its_derivatives_are_flax_own(strides, padding, x64):
     params = theirs.init(jax.random.key(1), x)
 
     def all_of(module):
-        value = lambda params, x: jnp.sum(jnp.sin(module.apply(params, x)))  # noqa: E731
+        value = lambda params, x: jnp.sum(jnp.sin(module.apply(params, x)))
         _, forward = jax.jvp(lambda x: module.apply(params, x), (x,), (jnp.cos(x),))
         both = jax.grad(value, (0, 1))(params, x)
         second = jax.grad(lambda x: jnp.sum(jax.grad(value)(params, x)["params"]["kernel"] ** 2))(x)
@@ -133,7 +133,7 @@ def test_masked_network_of_any_width_sees_all_coordinates_before_and_none_after(
         lambda leaf: jax.random.uniform(jax.random.key(leaf.size), leaf.shape, minval=0.1, maxval=0.2),
         net.init(jax.random.key(0), inputs),
     )
-    row = lambda x: net.apply(params, (x, inputs[1]) if context else x)[0, :, 0]  # noqa: E731
+    row = lambda x: net.apply(params, (x, inputs[1]) if context else x)[0, :, 0]
     jacobian = np.asarray(jax.jacobian(row)(jnp.ones((1, dim))))[:, 0]
     assert not np.triu(jacobian).any()
     assert jacobian[-1, :-1].all()

@@ -54,7 +54,7 @@ def _render(factors, side):
     shape, size, angle, x, y = factors.T[..., None, None]
     radius = 0.2 + 0.2 * size / (LEVELS["size"] - 1)
     turn = angle * (math.pi / 2 / LEVELS["angle"])
-    centre = lambda level, name: level / (LEVELS[name] - 1) - 0.5  # noqa: E731
+    centre = lambda level, name: level / (LEVELS[name] - 1) - 0.5
     pixels = (jnp.arange(side) + 0.5) * 2 / side - 1
     right, down = pixels[None, None] - centre(x, "x"), pixels[None, :, None] - centre(y, "y")
     u = (jnp.cos(turn) * right + jnp.sin(turn) * down) / radius

@@ -116,7 +116,7 @@ def _aggregate(posterior, block):
     def run(params, x, z):
         if posterior.normal is not None:
             q = posterior.normal(params, x)
-            log_q = lambda z: normal_mixture_log_prob(z, *q)  # noqa: E731
+            log_q = lambda z: normal_mixture_log_prob(z, *q)
         else:
 
             def log_q(z):
@@ -153,7 +153,7 @@ def diagnose(parts, params, x, *, key, draws=10, block=100):
         z, *logs = _draw(parts, draws, block)(own, key_draws, x)
         flat = z.reshape(-1, *z.shape[2:])
         from_prior, _ = parts.prior.sample(own["prior"], key_prior, None, (len(flat),))
-        log_q = lambda z: np.asarray(_aggregate(parts.posterior, block)(own["posterior"], x, z), float)  # noqa: E731
+        log_q = lambda z: np.asarray(_aggregate(parts.posterior, block)(own["posterior"], x, z), float)
         inside, outside = log_q(flat), log_q(from_prior)
         units = None
         if parts.posterior.normal is not None and parts.prior.normal is not None:

@@ -32,7 +32,7 @@ def uniform_sphere(dim):
         z = spherical.uniform_sphere_sample(key, dim, shape + batch_of(context))
         return z, log_prob(params, None, z)
 
-    mean = lambda params, context=None: jnp.zeros(dim)  # noqa: E731
+    mean = lambda params, context=None: jnp.zeros(dim)
     return Density(lambda key: {}, sample, log_prob, "exact", mean, space=_sphere(dim))
 
 

@@ -184,7 +184,7 @@ def bound_times(noise, uniform):
     """
     if noise.t_min == 0:
         return times.Times(times.uniform_times(noise._replace(steps=None), uniform), 1.0)
-    fall = lambda t: jnp.square(process.diffusion(noise, t) / process.sigma(noise, t))  # noqa: E731
+    fall = lambda t: jnp.square(process.diffusion(noise, t) / process.sigma(noise, t))
     return times.importance_times(uniform, fall, jnp.geomspace(noise.t_min, noise.t_max, 1025))
 
 
@@ -253,7 +253,7 @@ def ode_density(model, sampler, steps=100, levels=None, hutchinson=False):
         probe = jax.random.rademacher(key_probe, x.shape, jnp.result_type(x, float)) if hutchinson else None
 
         def by_ode(z):
-            denoise = lambda x, t: model.denoise(params, x, t, context)  # noqa: E731
+            denoise = lambda x, t: model.denoise(params, x, t, context)
             return likelihood.log_likelihood(noise, denoise, z, steps, ndim, probe)[0]
 
         if levels is None:
@@ -300,7 +300,7 @@ def vlb_loss(model, levels=None):
 
     def objective(params, key, batch, step=None):
         key_bound, key_dropout = jax.random.split(key)
-        terms = lambda params: _bound(model, params, key_bound, *unpack(batch), levels, key_dropout)  # noqa: E731
+        terms = lambda params: _bound(model, params, key_bound, *unpack(batch), levels, key_dropout)
         held = jax.lax.stop_gradient(params)
         loss = terms({**params, "schedule": held["schedule"]}).diffusion.mean()
         metrics = {"diffusion": loss}

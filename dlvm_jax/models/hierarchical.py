@@ -35,7 +35,7 @@ def hierarchical(first, second, dim, markov=False):
     def sample(params, key, context=None, shape=()):
         keys = jax.random.split(key)
         z2, top = first.sample(params["first"], keys[0], context, shape)
-        draw = lambda key, z2: second.sample(params["second"], key, given(z2, context))  # noqa: E731
+        draw = lambda key, z2: second.sample(params["second"], key, given(z2, context))
         if context is not None and not shape:
             z1, below = draw(keys[1], z2)
         else:  # what a part is given has one batch axis, and each draw its own randomness

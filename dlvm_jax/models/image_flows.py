@@ -84,7 +84,7 @@ def multiscale(steps_of, shape, levels):
 
     def inverse(params, x, context=None):
         x, log_det = here.inverse(params["here"], image.squeeze(x)[0], context)
-        flat = lambda x: x.reshape(*x.shape[:-3], -1)  # noqa: E731
+        flat = lambda x: x.reshape(*x.shape[:-3], -1)
         if rest is None:
             return flat(x), log_det
         mine, below = jnp.split(x, 2, axis=-1)
@@ -114,7 +114,7 @@ def from_logits(alpha=1e-2, event_ndim=3):
 def reshaped(shape):
     """Flat vectors to images and back."""
     ndim = len(shape)
-    zero = lambda x, n: jnp.zeros(x.shape[: x.ndim - n])  # noqa: E731
+    zero = lambda x, n: jnp.zeros(x.shape[: x.ndim - n])
     return Bijection(
         lambda key: {},
         lambda params, z, context=None: (z.reshape(*z.shape[:-1], *shape), zero(z, 1)),
@@ -124,12 +124,12 @@ def reshaped(shape):
 
 def glow(scalar, shape, levels, steps, channels, blocks):
     """A flow from a flat latent vector to images in [0, 1]: Glow's steps at several scales, each level a scan."""
-    steps_of = lambda shape: repeated(glow_step(scalar, shape, channels, blocks), steps)  # noqa: E731
+    steps_of = lambda shape: repeated(glow_step(scalar, shape, channels, blocks), steps)
     return chain(multiscale(steps_of, shape, levels), from_logits())
 
 
 def realnvp(scalar, shape, levels, steps, channels, blocks):
     """The same with checkerboard couplings before the first squeeze (Dinh, Sohl-Dickstein, Bengio 2017)."""
-    steps_of = lambda shape: repeated(glow_step(scalar, shape, channels, blocks), steps)  # noqa: E731
+    steps_of = lambda shape: repeated(glow_step(scalar, shape, channels, blocks), steps)
     board = repeated(checkerboard(scalar, shape, channels, blocks), max(1, steps // 2))
     return chain(multiscale(steps_of, shape, levels), board, from_logits())

@@ -26,7 +26,7 @@ def implicit_prior(net, dim):
     base = standard_normal(dim)
 
     def log_prob(params, key, z, context=None):
-        ratio = lambda z: net.apply(params, z)  # noqa: E731
+        ratio = lambda z: net.apply(params, z)
         log_normaliser = log_mean_exp(ratio(base.sample({}, key, shape=(DRAWS,))[0]))
         return base.log_prob({}, None, z) + ratio(z) - (jnp.exp(log_normaliser) - 1)
 
@@ -57,7 +57,7 @@ def implicit_prior_objective(prior_net, prior, posterior, decoder):
         key_model, key_z, key_base = jax.random.split(key, 3)
         bound = model.log_prob({**params, "prior": _held(params["prior"])}, key_model, x, context).mean()
         z, _ = posterior.sample(_held(parts.tied(params))["posterior"], key_z, join(x, context))
-        logits = lambda z: prior_net.apply(params["prior"], z)  # noqa: E731
+        logits = lambda z: prior_net.apply(params["prior"], z)
         loss = adversarial.discriminator_loss(logits(z), logits(jax.random.normal(key_base, z.shape)))
         return loss - bound, {"bound": bound, "discriminator": loss}
 
@@ -86,7 +86,7 @@ def adversarial_autoencoder(discriminator, prior, posterior, decoder, *, weight=
         z, _ = posterior.sample(own["posterior"], key_z, join(x, context))
         reconstruction = decoder.log_prob(own["decoder"], key_lik, x, join(z, context)).mean()
         wanted = parts.prior_sample(own, key_prior, x, context)
-        logits = lambda params, z: discriminator.apply(params, z)  # noqa: E731
+        logits = lambda params, z: discriminator.apply(params, z)
         fooled = adversarial.generator_loss(logits(_held(params["discriminator"]), z))
         loss = adversarial.discriminator_loss(
             logits(params["discriminator"], _held(wanted)), logits(params["discriminator"], _held(z))

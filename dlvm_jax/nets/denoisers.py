@@ -104,7 +104,7 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x, told, deterministic=True):
-        conv = lambda init: Conv(self.channels, (3, 3), kernel_init=init, dtype=self.dtype)  # noqa: E731
+        conv = lambda init: Conv(self.channels, (3, 3), kernel_init=init, dtype=self.dtype)
         h = conv(nn.initializers.lecun_normal())(nn.silu(_norm(x.shape[-1])(x)))
         h = h + nn.Dense(self.channels, dtype=self.dtype)(nn.silu(told))[..., None, None, :]
         h = nn.Dropout(self.dropout)(nn.silu(_norm(self.channels)(h)), deterministic=deterministic)
@@ -204,7 +204,7 @@ class UNet(nn.Module):
     def __call__(self, x, log_snr, context=None, deterministic=True):
         check_tiles(x.shape, 2 ** (len(self.multipliers) - 1))
         told = Conditioning(4 * self.channels, self.classes)(log_snr, context)
-        res = lambda m, h: ResBlock(m * self.channels, self.dropout, self.dtype)(h, told, deterministic)  # noqa: E731
+        res = lambda m, h: ResBlock(m * self.channels, self.dropout, self.dtype)(h, told, deterministic)
         h = Conv(self.channels, (3, 3), dtype=self.dtype)(x)
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):

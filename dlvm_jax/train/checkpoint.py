@@ -29,7 +29,7 @@ class CheckpointError(ValueError):
 
 def _raw(tree):
     """The tree with random keys as plain integers, which is what is stored."""
-    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
     return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
 
 

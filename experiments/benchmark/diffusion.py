@@ -63,7 +63,7 @@ def our_sampler(model, name, steps, count):
 
     def adaptive(params, key):
         start = process.prior_sample(NOISE, key, (count, *model.event_shape))
-        denoise = lambda x, t: model.denoise(params, x, t)  # noqa: E731
+        denoise = lambda x, t: model.denoise(params, x, t)
         field = functools.partial(ode.probability_flow, NOISE, denoise)
         return ode.integrate(field, start, NOISE.t_max, NOISE.t_min, max_steps=steps).x
 
@@ -93,8 +93,8 @@ def torch_net():
     from torch.nn import functional as F
 
     features = 4 * WIDTH
-    norm = lambda: nn.GroupNorm(WIDTH // 4, WIDTH, eps=1e-6)  # noqa: E731
-    conv = lambda a, b: nn.Conv2d(a, b, 3, padding=1)  # noqa: E731
+    norm = lambda: nn.GroupNorm(WIDTH // 4, WIDTH, eps=1e-6)
+    conv = lambda a, b: nn.Conv2d(a, b, 3, padding=1)
 
     class Block(nn.Module):
         def __init__(self):
@@ -196,8 +196,8 @@ def agreement(side, count=4):
     moved = [np.asarray(leaf) + 0.03 * draw.normal(size=leaf.shape).astype(np.float32) for leaf in leaves]
     params = jax.tree.unflatten(tree, moved)
     give(net, params)
-    to_torch = lambda images: torch.tensor(np.asarray(images)).moveaxis(-1, 1)  # noqa: E731
-    distance = lambda ours, theirs: float(abs(ours - theirs).max() / abs(ours).max())  # noqa: E731
+    to_torch = lambda images: torch.tensor(np.asarray(images)).moveaxis(-1, 1)
+    distance = lambda ours, theirs: float(abs(ours - theirs).max() / abs(ours).max())
 
     start = draw.normal(size=(count, *model.event_shape)).astype(np.float32)
     solver = dpm.dpm_multistep(NOISE, lambda x, t: model.denoise(params, x, t))
@@ -230,7 +230,7 @@ def compile_worker(side, calls):
     """Seconds from a Python function to a compiled program, {sampler: [for each number of steps]}, best of `calls`."""
     jax.config.update("jax_enable_compilation_cache", False)
     lowered("DDIM", EVALUATIONS, side).compile()  # what JAX loads when it first compiles does not count
-    compiled = lambda name, steps: lambda: lowered(name, steps, side).compile()  # noqa: E731
+    compiled = lambda name, steps: lambda: lowered(name, steps, side).compile()
     return {
         name: [min(benchmarking.timed(compiled(name, steps), calls)) for steps in COMPILED]
         for name in SAMPLERS

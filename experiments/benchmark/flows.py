@@ -78,9 +78,9 @@ def flowjax(flow):
         nn_depth=len(HIDDEN),
         **spline,
     )
-    frozen = lambda leaf: isinstance(leaf, paramax.NonTrainable)  # noqa: E731
+    frozen = lambda leaf: isinstance(leaf, paramax.NonTrainable)
     params, static = equinox.partition(dist, equinox.is_inexact_array, is_leaf=frozen)
-    whole = lambda params: paramax.unwrap(equinox.combine(params, static))  # noqa: E731
+    whole = lambda params: paramax.unwrap(equinox.combine(params, static))
     return (
         params,
         lambda params, x: whole(params).log_prob(x),
@@ -144,7 +144,7 @@ def nflows(flow):
         def forward(self, x, context=None):
             return super().forward(x)
 
-    net = lambda inputs, outputs: Conditioner([inputs], [outputs], HIDDEN)  # noqa: E731
+    net = lambda inputs, outputs: Conditioner([inputs], [outputs], HIDDEN)
     mask = (torch.arange(DIM) >= DIM // 2).int()
     spline = {"num_bins": BINS, "tails": "linear", "tail_bound": BOUND}
 
@@ -284,7 +284,7 @@ def compare(rounds, calls=10):
         names = [name for name in CANDIDATES if (name, flow) != ("distrax", AUTOREGRESSIVE)]  # it has none
         options = "--flow", flow, "--calls", calls
         found = benchmarking.in_turn("experiments.benchmark.flows", names, rounds, *options)
-        median = lambda pick: {n: statistics.median(map(pick, r)) for n, r in found.items() if r}  # noqa: B023, E731
+        median = lambda pick: {n: statistics.median(map(pick, r)) for n, r in found.items() if r}  # noqa: B023
         columns = {job: median(lambda r, job=job: 1e3 * r[job]) for job in JOBS}
         rows = {name: {job: columns[job][name] for job in JOBS} for name in columns[JOBS[0]]}
         print_table(rows, flow, found)

@@ -33,7 +33,7 @@ def deviation(make, grid, steps):
             law = exact.gaussian(jnp.zeros(1), VARIANCE * jnp.eye(1))
             solver = make(process, lambda x, t: exact.denoiser(law, process, x, t))
             draws = (steps, solver.draws) if solver.draws else (1,)
-            sampler = lambda x, noise: solvers.sample(solver, times, x, noise if solver.draws else None)  # noqa: E731
+            sampler = lambda x, noise: solvers.sample(solver, times, x, noise if solver.draws else None)
             _, out = exact.output_law(jax.jit(sampler), jnp.zeros(1), start * jnp.eye(1), draws)
             return Measured(float(jnp.sqrt(out[0, 0] / VARIANCE)), 0.0, {"seeds": []})
 

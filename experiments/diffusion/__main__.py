@@ -52,8 +52,8 @@ def run(config):
     folder = RunFolder(config.out or common.new_folder(f"diffusion-{config.data}"))
     params, step = _train(config, dataset, model, data_std, density, folder)
     test = _given(classes, dataset.test, dataset.test_labels)
-    first = lambda count: jax.tree.map(lambda a: a[:count], test)  # noqa: E731
-    evaluated = lambda name, density, test, samples: common.evaluate_with_progress(  # noqa: E731
+    first = lambda count: jax.tree.map(lambda a: a[:count], test)
+    evaluated = lambda name, density, test, samples: common.evaluate_with_progress(
         density, params, test, dataset, config.seed, samples, folder.root / "evaluation" / name, chunk=1
     )
     record = evaluated("bound", density, first(config.eval_limit), config.eval_samples)
@@ -149,7 +149,7 @@ def plane_likelihood(model, params, toy, test):
     """Likelihood of test points by the ODE with the exact trace, and its distance from the exact one where that is known."""
     x = jnp.asarray(test)
     log_prob = np.asarray(jax.jit(diffusion.ode_density(model, None).log_prob)(params, None, x), np.float64)
-    mean = lambda values: [float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))]  # noqa: E731
+    mean = lambda values: [float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))]
     found = {"log p(x) by ODE": mean(log_prob)}
     if toy.log_prob is not None:
         found["KL(data, model) by ODE"] = mean(np.asarray(toy.log_prob(x), np.float64) - log_prob)

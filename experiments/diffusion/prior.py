@@ -83,7 +83,7 @@ def run(config):
     mean, std = latent_moments(posterior, held, dataset, jax.random.key(config.seed))
 
     denoiser = vae_parts.latent_denoiser(settings.latent_dim, config.width)
-    scaled = lambda density: latent_diffusion.standardised(density, mean, std)  # noqa: E731
+    scaled = lambda density: latent_diffusion.standardised(density, mean, std)
     bound = scaled(diffusion.bound_density(denoiser, vae_parts.latent_sampler))
     exact = scaled(diffusion.ode_density(denoiser, vae_parts.latent_sampler, vae_parts.ODE_STEPS))
     objective = latent_diffusion.encoded(objectives.negative_elbo(bound), posterior, held)

@@ -21,7 +21,7 @@ def _trajectory(model, params, grid_of, solver_of, rows, key):
     @jax.jit
     def run(params, key):
         noise = model.process(params)
-        denoise = lambda x, t: model.denoise(params, x, t)  # noqa: E731
+        denoise = lambda x, t: model.denoise(params, x, t)
         key_start, key_steps = jax.random.split(key)
         start = process.prior_sample(noise, key_start, (rows, *model.event_shape))
         grid = grid_of(noise)

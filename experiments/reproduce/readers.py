@@ -38,7 +38,7 @@ QUICK = {"steps": 200}  # of a row that is only tried out
 
 def details_of(folder):
     """Settings and cost of a run, from its folder."""
-    read = lambda name: json.loads((folder / name).read_text())  # noqa: E731
+    read = lambda name: json.loads((folder / name).read_text())
     settings = {name: value for name, value in read("config.json").items() if name not in ("out", "resume")}
     if not (folder / "cost.json").exists():  # nothing was trained
         return {"settings": settings}

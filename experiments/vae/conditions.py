@@ -52,7 +52,7 @@ def _quadrants(dataset, count):
 
     def split(x):
         flat = x.reshape(*x.shape[:-3], height * width, channels)
-        vector = lambda places: flat[..., places, :].reshape(*x.shape[:-3], -1)  # noqa: E731
+        vector = lambda places: flat[..., places, :].reshape(*x.shape[:-3], -1)
         return vector(hidden), vector(seen)
 
     def merge(x, context):

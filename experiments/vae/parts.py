@@ -272,7 +272,7 @@ def _bottom_up(config, encoder):
     """Prior p(z2) p(z1 | z2) and posterior q(z1 | x) q(z2 | z1), z2 half as large as z1 with networks half as wide."""
     latent, upper = config.latent_dim, _upper(config)
     half = dataclasses.replace(config, hidden=tuple(max(1, width // 2) for width in config.hidden))
-    normal = lambda inputs, outputs, inwards: density.conditional(  # noqa: E731
+    normal = lambda inputs, outputs, inwards: density.conditional(
         vae_nets.make(half, (inputs,), (outputs, 2), inwards), density.normal(), (outputs,)
     )
     prior = hierarchical.hierarchical(density.standard_normal(upper), normal(upper, latent, False), upper)

@@ -39,7 +39,7 @@ def _samples(model, params, key, contexts, rows):
 def _pictures(root, config, dataset, condition, model, params, test, key):
     """Samples, reconstructions, latent space and, for a Gaussian prior in the plane's sense, the manifold."""
     parts = model.parts
-    head = lambda count: jax.tree.map(lambda a: jnp.asarray(a[:count], jnp.float32), test)  # noqa: E731
+    head = lambda count: jax.tree.map(lambda a: jnp.asarray(a[:count], jnp.float32), test)
 
     def grid(name, x, context, columns, title):
         images = np.asarray(condition.merge(x, context), np.float32) / vae_nets.top(dataset)

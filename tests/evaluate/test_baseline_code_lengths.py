@@ -14,10 +14,10 @@ def test_by_hand():
     """Every probability recomputed one element at a time, in an image where each code has another context."""
     rng = np.random.RandomState(0)
     train, test = rng.randint(0, 9, (4, 3, 3, 2)), rng.randint(0, 9, (2, 3, 3, 2))
-    band = lambda v: 0 if v == 0 else 1 + (v - 1) * 6 // 8  # noqa: E731
+    band = lambda v: 0 if v == 0 else 1 + (v - 1) * 6 // 8
 
     def context(x, n, i, j, c):
-        at = lambda i, j: band(x[n, i, j, c]) if i >= 0 and 0 <= j < 3 else 0  # noqa: E731
+        at = lambda i, j: band(x[n, i, j, c]) if i >= 0 and 0 <= j < 3 else 0
         return at(i, j - 1), at(i - 1, j), at(i - 1, j - 1), at(i - 1, j + 1)
 
     def bits(which):

@@ -48,7 +48,7 @@ def test_marginal_equals_dense_gaussians(at, law):
 def test_score_is_the_gradient_and_tweedie_holds_to_second_order(at, law):
     """Score by autodiff; mean and covariance of x_0 from gradient and Hessian of log q(x_t)."""
     process, t = at
-    log_q = lambda x: exact.log_marginal(law, process, x, t)  # noqa: E731
+    log_q = lambda x: exact.log_marginal(law, process, x, t)
     score = exact.score(law, process, X, t)
     np.testing.assert_allclose(
         score, jax.jit(jax.vmap(jax.grad(log_q)))(jnp.asarray(X)), rtol=1e-9, atol=1e-12
@@ -73,7 +73,7 @@ def test_denoiser_equals_quadrature(x64):
         prior += 0.7 * scipy.stats.norm(2, np.sqrt(0.6)).pdf(x0)
         return prior * scipy.stats.norm(a * x0, s).pdf(x)
 
-    moment = lambda power: scipy.integrate.quad(lambda z: z**power * joint(z), -8, 9, epsabs=1e-12)[0]  # noqa: E731
+    moment = lambda power: scipy.integrate.quad(lambda z: z**power * joint(z), -8, 9, epsabs=1e-12)[0]
     mean = moment(1) / moment(0)
     np.testing.assert_allclose(
         exact.log_marginal(law, process, np.array([x]), t), np.log(moment(0)), atol=1e-8
@@ -129,7 +129,7 @@ def test_output_law_of_an_affine_sampler_and_refusal_of_another(x64):
     rng = np.random.RandomState(1)
     a, b, c = rng.randn(3, 3), rng.randn(2, 4, 3, 3), rng.randn(3)
     mean, root = rng.randn(3), rng.randn(3, 3)
-    sampler = lambda x, z: a @ x + jnp.einsum("nkij,nkj->i", b, z) + c  # noqa: E731
+    sampler = lambda x, z: a @ x + jnp.einsum("nkij,nkj->i", b, z) + c
     got_mean, got_covariance = exact.output_law(sampler, mean, root @ root.T, (2, 4))
     np.testing.assert_allclose(got_mean, a @ mean + c)
     wanted = a @ root @ root.T @ a.T + np.einsum("nkij,nklj->il", b, b)
@@ -148,7 +148,7 @@ def test_output_law_of_an_affine_sampler_and_refusal_of_another(x64):
 def test_output_law_multiplies_in_full_precision(monkeypatch):
     """TF32 would round the factors to ten bits, in the covariance and in the check that the sampler is affine."""
     monkeypatch.setattr(jnp, "allclose", lambda *_, **__: True)  # so that it can be traced
-    law = lambda mean, covariance: exact.output_law(lambda x, z: 2 * x + z[0], mean, covariance, (1,))  # noqa: E731
+    law = lambda mean, covariance: exact.output_law(lambda x, z: 2 * x + z[0], mean, covariance, (1,))
     traced = str(jax.make_jaxpr(law)(jnp.zeros(3), jnp.eye(3)))
     assert traced.count("dot_general[") == traced.count("precision=(Precision.HIGHEST") > 0
 

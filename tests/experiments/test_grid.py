@@ -62,7 +62,7 @@ def everywhere(params, key):
     """Parameters shrunk and moved at random: no start value hides a fault, and outputs are of order one."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
-    scale = lambda x: 0.2 / np.sqrt(x.shape[-2] if x.ndim > 1 else 1)  # noqa: E731
+    scale = lambda x: 0.2 / np.sqrt(x.shape[-2] if x.ndim > 1 else 1)
     moved = [0.6 * x + scale(x) * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
     return jax.tree.unflatten(tree, moved)
 
@@ -398,7 +398,7 @@ def test_bottom_up_the_decoder_sees_the_lower_layer_alone_and_starts_at_the_mean
     dataset = dataset_of(IMAGES[8:])  # the first pixel is always 1, the others are so in half of the images
     model = vae_parts.build(config, dataset, (2, 2, 1))
     params = model.init(jax.random.key(0))
-    decoder = lambda z: model.parts.decoder.mean(params["decoder"], z)  # noqa: E731
+    decoder = lambda z: model.parts.decoder.mean(params["decoder"], z)
     z = jax.random.normal(jax.random.key(1), (5, 6))  # two numbers of z2, four of z1
     np.testing.assert_array_equal(decoder(z), decoder(z.at[:, :2].add(1.0)))
     assert (decoder(z) != decoder(z.at[:, 2:].add(1.0))).any()

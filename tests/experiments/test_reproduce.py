@@ -49,7 +49,7 @@ def test_a_quick_row_is_labelled_and_not_recorded(tmp_path, toy, capsys):
 
 def test_unfinished_rows_come_the_quickest_first(tmp_path, toy):
     order = []
-    make = lambda name, minutes: dataclasses.replace(  # noqa: E731
+    make = lambda name, minutes: dataclasses.replace(
         row_of(),
         name=name,
         minutes=minutes,

@@ -244,7 +244,7 @@ def test_an_evaluation_goes_on_after_a_kill(tmp_path, monkeypatch):
         return params * x.sum((-1, -2, -3))
 
     flat = density.Density(None, None, log_prob, "exact", True)
-    run = lambda params, name: common.evaluate_with_progress(  # noqa: E731
+    run = lambda params, name: common.evaluate_with_progress(
         flat, params, dataset.test, dataset, 0, 1, tmp_path / name, batch_size=100
     )
     whole = run(jnp.float32(1), "whole")

@@ -311,5 +311,5 @@ def test_the_record_is_of_the_averaged_parameters_of_the_best_checkpoint(tmp_pat
     vae.run(vae.Config(**options, ema=0.9, out=tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] == 40
     params, ema = saved[40]
-    same = lambda a, b: jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))  # noqa: E731
+    same = lambda a, b: jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
     assert same(evaluated[0], ema) and not same(evaluated[0], params) and not same(ema, saved[80][1])

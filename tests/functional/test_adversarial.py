@@ -33,7 +33,7 @@ def test_the_optimal_discriminator_is_the_log_ratio_and_its_loss_the_jensen_shan
 
 def test_losses_are_the_cross_entropies_of_probabilities(x64):
     real, fake = jnp.array([2.0, -1.0]), jnp.array([0.5, -3.0, 1.0])
-    sigmoid = lambda d: 1 / (1 + np.exp(-np.asarray(d)))  # noqa: E731
+    sigmoid = lambda d: 1 / (1 + np.exp(-np.asarray(d)))
     loss = -np.log(sigmoid(real)).mean() - np.log(1 - sigmoid(fake)).mean()
     assert float(adversarial.discriminator_loss(real, fake)) == pytest.approx(loss, rel=1e-12)
     assert float(adversarial.generator_loss(fake)) == pytest.approx(-np.log(sigmoid(fake)).mean(), rel=1e-12)

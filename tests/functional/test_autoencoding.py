@@ -122,7 +122,7 @@ def test_contractive_penalty_is_that_of_the_dense_jacobian():
     expected = np.square(jacobian).sum((1, 2))
     np.testing.assert_allclose(autoencoding.contractive_penalty(deep_encoder, X), expected, rtol=1e-12)
     images = X[:18].reshape(3, 6, 7)  # two event axes and no network knows them flat
-    encode = lambda x: jnp.tanh(x.reshape(*x.shape[:-2], -1) @ np.tile(HIDDEN, (6, 1)))  # noqa: E731
+    encode = lambda x: jnp.tanh(x.reshape(*x.shape[:-2], -1) @ np.tile(HIDDEN, (6, 1)))
     expected = np.square(jax.vmap(jax.jacrev(encode))(images)).sum((1, 2, 3))
     np.testing.assert_allclose(autoencoding.contractive_penalty(encode, images, 2), expected, rtol=1e-12)
     assert autoencoding.contractive_penalty(deep_encoder, X[:18].reshape(2, 9, 7)).shape == (2, 9)

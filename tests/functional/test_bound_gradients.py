@@ -89,7 +89,7 @@ def test_impossible_samples_leave_finite_gradients():
         np.testing.assert_allclose(gradient, jax.nn.softmax(log_w), atol=1e-15)
     np.testing.assert_array_equal(jax.grad(bounds.importance_weighted)(jnp.full(3, -jnp.inf)), np.zeros(3))
     z = jnp.array([[1.0], [-1.0], [0.5]])
-    cut = lambda z: jnp.where(z[:, 0] > 0, -z[:, 0], -jnp.inf)  # noqa: E731
+    cut = lambda z: jnp.where(z[:, 0] > 0, -z[:, 0], -jnp.inf)
     value, gradient = jax.value_and_grad(lambda z: bounds.dreg(cut, z))(z)
     weight = np.exp([-1.0, -0.5]) / np.exp([-1.0, -0.5]).sum()
     assert float(value) == pytest.approx(float(bounds.importance_weighted(cut(z))))

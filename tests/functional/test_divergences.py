@@ -258,7 +258,7 @@ def test_mmd_is_unbiased_for_the_closed_form_of_gaussians(sizes, equal):
 
 def test_mmd_of_levels_in_eight_bits_does_not_wrap():
     x, y = np.random.RandomState(0).randint(0, 256, (2, 6, 3)).astype(np.uint8)
-    kernel = lambda x, y: divergences.rbf_kernel(x, y, 200.0)  # noqa: E731
+    kernel = lambda x, y: divergences.rbf_kernel(x, y, 200.0)
     wide = divergences.mmd(x.astype(np.float32), y.astype(np.float32), kernel)
     np.testing.assert_allclose(divergences.mmd(x, y, kernel), wide, rtol=1e-4)
 
@@ -271,7 +271,7 @@ def test_mmd_sums_over_the_right_pairs():
         (lambda a, b: divergences.inverse_multiquadratic_kernel(a, b, 3.0), lambda d: 3 / (3 + d)),
     ):
         for other in (y, x):
-            k = lambda a, b, formula=formula: formula(((a - b) ** 2).sum())  # noqa: E731
+            k = lambda a, b, formula=formula: formula(((a - b) ** 2).sum())
             within = [
                 np.mean([k(a, b) for i, a in enumerate(s) for j, b in enumerate(s) if i != j])
                 for s in (x, other)

@@ -57,7 +57,7 @@ def recursive(direction):
         side = sphere.on_circle(turn(0.7 * jnp.tanh(amount), phase, weight)[direction])
         for bend in bends[:-1]:
             inner = side
-            side = lambda s, h, bend=bend, inner=inner: flow(  # noqa: E731
+            side = lambda s, h, bend=bend, inner=inner: flow(
                 s, lift(0.7 * jnp.tanh(bend + h))[direction], lambda r, _: inner(r, h)
             )
         return flow(x, lift(0.7 * jnp.tanh(bends[-1]))[direction], side)
@@ -183,7 +183,7 @@ def test_one_radial_potential_moves_points_along_meridians():
     """theta' = theta - alpha sin(theta) e^(beta (cos theta - 1)), area sin(theta') dtheta' / (sin(theta) dtheta)."""
     theta, alpha, beta = np.linspace(0.05, 3.1, 30), 0.7, 4.0
     x = jnp.stack([jnp.sin(theta), 0 * theta, jnp.cos(theta)], -1)
-    gradient = lambda x: sphere.radial_gradient(  # noqa: E731
+    gradient = lambda x: sphere.radial_gradient(
         x, jnp.array([[0.0, 0.0, 1.0]]), jnp.array([alpha]), jnp.array([beta])
     )
     y, log_det = jax.jit(lambda x: sphere.exponential_map(x, gradient))(x)
@@ -207,7 +207,7 @@ def test_a_quadratic_potential_within_its_bound_is_invertible_and_the_entries_bo
     def least(mu, a):
         x = uniform_sphere_sample(jax.random.key(0), 3, (2000,))
         x = jnp.concatenate([x, jnp.eye(3), -jnp.eye(3)])
-        gradient = lambda x: sphere.polynomial_gradient(x, mu, a)  # noqa: E731
+        gradient = lambda x: sphere.polynomial_gradient(x, mu, a)
         moved = jax.vmap(jax.jacfwd(lambda x: sphere.exponential_map(x, gradient)[0]))
         y = sphere.exponential_map(x, gradient)[0]
         return jnp.linalg.det(
@@ -254,7 +254,7 @@ def test_inverse_where_the_slope_is_one_in_ten_thousand(dtype):
 
     @jax.jit
     def image(y, beta):
-        pull = lambda x: sphere.radial_gradient(x, centre, jnp.array([0.9999], dtype), beta[None])  # noqa: E731
+        pull = lambda x: sphere.radial_gradient(x, centre, jnp.array([0.9999], dtype), beta[None])
         return sphere.exponential_map(sphere.exponential_map_inverse(y, pull)[0], pull)[0]
 
     for beta in (0.1, 5.0, 300.0):

@@ -188,7 +188,7 @@ def test_a_linear_equation_has_the_matrix_exponential_and_the_trace():
     """The trace by every Rademacher probe, of which there are 2^D: their mean is exact, and each keeps its own all the way."""
     a = np.random.RandomState(0).randn(3, 3)
     z = jnp.asarray(np.random.RandomState(1).randn(5, 3))
-    field = lambda x, t: x @ a.T  # noqa: E731
+    field = lambda x, t: x @ a.T
     y, log_det = continuous(z, field, 100)
     np.testing.assert_allclose(y, z @ scipy.linalg.expm(a).T, atol=1e-7)
     np.testing.assert_allclose(log_det, np.trace(a), atol=1e-13)
@@ -255,7 +255,7 @@ def test_the_minimiser_of_flow_matching_takes_one_gaussian_to_another():
         t = jnp.full(len(x0), time)
 
         def loss(size, other, t=t):
-            field = lambda x, t: best(x, t) + size * other(x)  # noqa: E731
+            field = lambda x, t: best(x, t) + size * other(x)
             return weight @ flow_matching_loss(field, x0, x1, t)
 
         for other in (jnp.ones_like, lambda x: x, lambda x: x**3 - x**2):
@@ -268,6 +268,6 @@ def test_the_minimiser_of_flow_matching_takes_one_gaussian_to_another():
 
 
 def test_autoregressive_inverse_of_integers_is_not_cut_to_integers():
-    half = lambda z: (jnp.full_like(z, 0.5), jnp.zeros_like(z))  # noqa: E731
+    half = lambda z: (jnp.full_like(z, 0.5), jnp.zeros_like(z))
     z, _ = autoregressive.autoregressive_inverse(jnp.array([4, 5]), half)
     np.testing.assert_array_equal(z, [3.5, 4.5])

@@ -123,7 +123,7 @@ def test_samples_follow_the_density(dtype, dim, concentration):
     assert x.dtype == dtype
     np.testing.assert_allclose(jnp.linalg.norm(x, axis=-1), 1, atol=1e-6)
     height = np.asarray(x @ mu, np.float64)
-    law = lambda t: cdf_of_height(dim, concentration, t)  # noqa: E731
+    law = lambda t: cdf_of_height(dim, concentration, t)
     assert scipy.stats.kstest(height, law).pvalue > 1e-4
     normal = s.to_sphere(jnp.zeros(dim, dtype).at[-1].set(1) - mu[-1] * mu)
     side = np.asarray(x @ normal, np.float64) / np.sqrt(np.maximum(1 - height**2, 1e-12))

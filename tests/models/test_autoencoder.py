@@ -181,7 +181,7 @@ def test_trained_denoiser_approaches_tweedie(x64):
     itself to .02.
     """
     x = mixture_draws(100_000)[:, None]
-    features = lambda y: jnp.concatenate([bumps(y), y, jnp.ones_like(y)], axis=-1)  # noqa: E731
+    features = lambda y: jnp.concatenate([bumps(y), y, jnp.ones_like(y)], axis=-1)
     decoder = density.Net(lambda key: jnp.zeros(22), lambda t, z: (features(z) @ t)[..., None])
     model = autoencoder.autoencoder(no_parameters(lambda x: x), decoder)
     objective = autoencoder.reconstruction(model, corrupt=corrupt)

@@ -165,7 +165,7 @@ def test_dreg_draws_what_is_inside_the_decoder_for_each_sample():
 
     64,000 draws each, five standard errors of the difference, false alarm 6e-7; one inner draw for all samples: 17 more.
     """
-    tied = lambda given: (sum(jnp.broadcast_arrays(*given)), -1.0)  # noqa: E731
+    tied = lambda given: (sum(jnp.broadcast_arrays(*given)), -1.0)
     decoder = vae(density.standard_normal(1), law(lambda given: (0.3 * given[0], 0.2)), law(tied))
     parts = density.standard_normal(1), law(lambda x: (0.3 * x, 0.2)), decoder
     params = vae(*parts).init(jax.random.key(0))
@@ -181,7 +181,7 @@ def test_dreg_draws_what_is_inside_the_decoder_for_each_sample():
 
 
 def test_the_second_stage_of_a_latent_diffusion_sees_the_context():
-    seen = lambda params, key, batch, step=None: (batch[0].sum() + 100 * batch[1].sum(), {})  # noqa: E731
+    seen = lambda params, key, batch, step=None: (batch[0].sum() + 100 * batch[1].sum(), {})
     posterior = law(lambda given: (given[0] + given[1], -20.0))
     x, label = jnp.ones((4, 1)), jnp.full((4, 1), 2.0)
     loss, _ = latent_diffusion.encoded(seen, posterior, {})({}, jax.random.key(0), (x, label))
@@ -200,7 +200,7 @@ def test_a_narrow_full_normal_has_its_density(log_std):
 def test_a_narrow_type_is_inverted_in_float32():
     """Values that bfloat16 holds, with a scale that multiplies what rounding leaves."""
     x = jnp.array([[1.0, -0.5, 2.0, 0.25, -1.0, 0.75]])
-    conditioner = lambda z: (jnp.cumsum(z, -1) - z, jnp.full(z.shape, -0.7))  # noqa: E731
+    conditioner = lambda z: (jnp.cumsum(z, -1) - z, jnp.full(z.shape, -0.7))
     exact, narrow = (
         autoregressive.autoregressive_inverse(x.astype(t), conditioner)[0]
         for t in (jnp.float32, jnp.bfloat16)

@@ -182,7 +182,7 @@ def test_levels_are_sampled_as_integers():
 def test_denoising_is_the_weighted_error_at_its_times():
     """Recomputed with the same keys: levels, the weight with the model's scale, other times; and every array learns."""
     model, params = random_model(dim=2, data_std=0.5)
-    law = lambda noise, uniform: 0.1 + 0.5 * uniform  # noqa: E731
+    law = lambda noise, uniform: 0.1 + 0.5 * uniform
     objective = diffusion.denoising(model, "edm", 5, law)
     levels, key = jax.random.randint(jax.random.key(1), (32, 2), 0, 5).astype(float), jax.random.key(2)
     (loss, metrics), gradient = jax.value_and_grad(objective, has_aux=True)(params, key, levels)
@@ -233,7 +233,7 @@ def test_a_learned_schedule_descends_the_variance_of_the_bound():
     """With the exact denoiser of a narrow law the mean square falls by a quarter in 60 steps, and the bound stays."""
     law = exact.gaussian(np.zeros(1), np.array([[0.01]]))
     schedule = diffusion.learned(-8.0, 12.0, 8)
-    denoise = lambda params, x, t, context=None, key=None: row_by_row(  # noqa: E731
+    denoise = lambda params, x, t, context=None, key=None: row_by_row(
         law, schedule.process(params["schedule"]), x, t
     )
     model = perfect(law)._replace(

@@ -116,7 +116,7 @@ def linear_vae(prior):
         density.Net(lambda key: {}, lambda params, z: (z @ w.T)[..., None]), density.fixed_normal(std), (3,)
     )
     marginal = jnp.asarray(np.linalg.cholesky(w @ w.T + std**2 * np.eye(3)), jnp.float32)
-    truth = lambda x: densities.multivariate_normal_log_prob(x, jnp.zeros(3), marginal)  # noqa: E731
+    truth = lambda x: densities.multivariate_normal_log_prob(x, jnp.zeros(3), marginal)
     return vae(prior, posterior, decoder), truth
 
 
@@ -131,7 +131,7 @@ def test_elbo_with_exact_posterior_and_denoiser_is_the_evidence(scale):
     assert joint.kind == "bound"
     x = jnp.array([[0.5, -1.0, 0.3], [2.0, 0.0, 0.1], [0.0, 0.0, -0.7]])
     params = {"prior": model.init(jax.random.key(0)), "posterior": {}, "decoder": {}}
-    mean = lambda key: joint.log_prob(params, key, jnp.tile(x, (1000, 1))).reshape(-1, 3).mean(0)  # noqa: E731
+    mean = lambda key: joint.log_prob(params, key, jnp.tile(x, (1000, 1))).reshape(-1, 3).mean(0)
     draws = np.asarray(jax.lax.map(mean, jax.random.split(jax.random.key(2), 100)), np.float64)
     error = draws.std(0) / np.sqrt(len(draws))
     assert (np.abs(draws.mean(0) - truth(x)) < 4 * error + 1e-3).all() and (error < 0.05).all()

@@ -148,7 +148,7 @@ def test_shapes_that_would_broadcast_into_a_wrong_likelihood_are_refused():
 @pytest.mark.parametrize("shape", [(), (7,), (7, 6)])
 def test_a_vae_as_the_decoder_of_another_samples_any_shape(shape):
     """The inner VAE of x in R^4 is conditional on the outer latent in R^3."""
-    net = lambda inputs, out: density.from_linen(nets.MLP((8,), out), inputs)  # noqa: E731
+    net = lambda inputs, out: density.from_linen(nets.MLP((8,), out), inputs)
     inner = vae(
         density.standard_normal(2),
         density.conditional(net(((1, 4), (1, 3)), (2, 2)), density.normal(), (2,)),

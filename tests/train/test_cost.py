@@ -25,13 +25,13 @@ def test_a_scan_counts_each_turn_and_a_gradient_two_more_products():
 def test_a_convolution_is_a_product_at_each_place(strides):
     x, kernel = jnp.ones((2, 8, 8, 5)), jnp.ones((3, 3, 5, 7))
     dimensions = ("NHWC", "HWIO", "NHWC")
-    convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, strides, "SAME", dimension_numbers=dimensions)  # noqa: E731
+    convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, strides, "SAME", dimension_numbers=dimensions)
     places = 2 * 8 * 8 // (strides[0] * strides[1])
     assert flops(convolve, x, kernel) == 2 * places * 7 * 3 * 3 * 5
 
 
 def test_of_a_conditional_the_expensive_branch_counts():
-    choose = lambda x: jax.lax.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, x)  # noqa: E731
+    choose = lambda x: jax.lax.cond(x.sum() > 0, lambda x: x @ x @ x, lambda x: x @ x, x)
     assert flops(choose, SQUARE) == 2 * 2 * 4**3
 
 

@@ -203,5 +203,5 @@ def dpm_sde(process, denoise):
         return mean + std * noise[0], x0, here.astype(before.dtype), count + 1
 
     # `before` is far from any half log-SNR until the second step writes it
-    init = lambda x: (x, x, jnp.full((), 1e4, _wide(x)), jnp.zeros((), int))  # noqa: E731
+    init = lambda x: (x, x, jnp.full((), 1e4, _wide(x)), jnp.zeros((), int))
     return Solver(init, finish(process, denoise, step), 1)

@@ -122,8 +122,8 @@ def _informed(process, denoise, observe, y, weigh):
             )
         gain = expand_to_event(jnp.square(sigma(process, t)) / alpha(process, t), x).astype(x.dtype)
         transpose = jax.linear_transpose(observe, x0)
-        adjoint = lambda v: transpose(v)[0]  # noqa: E731
-        backward = lambda v: gain * pull(v)[0]  # noqa: E731
+        adjoint = lambda v: transpose(v)[0]
+        backward = lambda v: gain * pull(v)[0]
         residual = jnp.asarray(y, x.dtype) - observed
         return x0 + backward(adjoint(weigh(residual, backward, adjoint, t, x.ndim)))
 
@@ -135,8 +135,8 @@ def _solve(observe, adjoint, covariance, std, residual, iterations, ndim, event_
     if not 0 <= event_ndim <= ndim:
         raise ValueError(f"x of {ndim} axes does not have {event_ndim} event axes")
     variance = jnp.square(jnp.asarray(std, residual.dtype))
-    matvec = lambda v: observe(covariance(adjoint(v))) + variance * v  # noqa: E731
-    solve = lambda matvec, b: _conjugate_gradients(matvec, b, iterations, ndim - event_ndim)  # noqa: E731
+    matvec = lambda v: observe(covariance(adjoint(v))) + variance * v
+    solve = lambda matvec, b: _conjugate_gradients(matvec, b, iterations, ndim - event_ndim)
     return lax.custom_linear_solve(matvec, residual, solve, symmetric=True)
 
 
@@ -191,7 +191,7 @@ def pigdm(process, denoise, observe, y, std, data_std=1.0, iterations=5, *, even
         square = data_std**2
         noise = jnp.square(sigma(process, t))
         variance = noise * square / (jnp.square(alpha(process, t)) * square + noise)
-        scaled = lambda v: expand_to_event(variance, v).astype(v.dtype) * v  # noqa: E731
+        scaled = lambda v: expand_to_event(variance, v).astype(v.dtype) * v
         return _solve(observe, adjoint, scaled, std, residual, iterations, ndim, event_ndim)
 
     return _informed(process, denoise, observe, y, weigh)

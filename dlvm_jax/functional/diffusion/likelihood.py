@@ -45,7 +45,7 @@ def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, pri
 
     def slope(state, t):
         _, fall = jax.jvp(process.log_snr, (t,), (jnp.ones_like(t),))
-        field = lambda x: probability_flow(process, denoise, x, t) / fall  # noqa: E731
+        field = lambda x: probability_flow(process, denoise, x, t) / fall
         if probe is None:
             return exact_divergence(field, state[0], event_ndim)
         return hutchinson_divergence(field, state[0], probe, event_ndim)

@@ -219,7 +219,7 @@ def integrate(field, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1000):
         zero = jax.tree.map(jnp.zeros_like, x)
         error = too_large(x, new, _plus(zero, h, DORMAND_PRINCE_ERROR, slopes))
         kept = error <= 1  # False for NaN too
-        select = lambda new, old: jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, old)  # noqa: E731
+        select = lambda new, old: jax.tree.map(lambda a, b: jnp.where(kept, a, b), new, old)
         factor = jnp.where(error > 0, 0.9 * error**-0.2, jnp.where(error == 0, 5.0, 0.2))
         # The seventh stage is the first of the next step.
         first = select(jax.tree.map(lambda leaf: leaf[-1], slopes), first)

@@ -16,7 +16,7 @@ def _integrate(z, velocity, start, stop, steps, event_ndim, probe):
     z = as_float(z)
 
     def slope(state, t):
-        field = lambda z: velocity(z, t)  # noqa: E731
+        field = lambda z: velocity(z, t)
         if probe is None:
             return exact_divergence(field, state[0], event_ndim)
         return hutchinson_divergence(field, state[0], jnp.asarray(probe, z.dtype), event_ndim)

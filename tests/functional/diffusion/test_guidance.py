@@ -37,7 +37,7 @@ def test_exact_classifier_gives_the_class(name):
     process = PROCESSES[name]()
     both = exact.mixture(jnp.array([0.3, 0.7]), MEANS, np.stack([COVARIANCE] * 2))
     one = exact.gaussian(MEANS[1], COVARIANCE)
-    log_class = lambda x, t: jnp.log(exact.responsibilities(both, process, x, t)[..., 1])  # noqa: E731
+    log_class = lambda x, t: jnp.log(exact.responsibilities(both, process, x, t)[..., 1])
     guided = jax.jit(classifier(process, functools.partial(exact.denoiser, both, process), log_class))
     for t in times_of(process):
         # Where the noise is least the class is all but known and log p(c | x_t) has lost its digits.
@@ -54,7 +54,7 @@ def test_classifier_guidance_samples_the_class():
     """Scale 1 leads a solver to the class's law: its flow is that of one Gaussian."""
     process = schedules.edm()
     both = exact.mixture(jnp.array([0.5, 0.5]), MEANS, np.stack([COVARIANCE] * 2))
-    log_class = lambda x, t: jnp.log(exact.responsibilities(both, process, x, t)[..., 0])  # noqa: E731
+    log_class = lambda x, t: jnp.log(exact.responsibilities(both, process, x, t)[..., 0])
     guided = classifier(process, functools.partial(exact.denoiser, both, process), log_class)
     start = 80.0 * jnp.asarray(POINTS)
     out = sample(dpm_multistep(process, guided, order=3), log_snr_times(process, 200), start)
@@ -72,7 +72,7 @@ def guided_gaussians(process, weight, v_c=0.3, v_u=1.2):
 def test_classifier_free_flow(weight):
     """The flow scales as (v_c + sigma^2)^((1 + w) / 2) (v_u + sigma^2)^(-w / 2): not the density to a power."""
     process, v_c, v_u = schedules.edm(1e-3, 80.0), 0.3, 1.2
-    scale = lambda t: (v_c + t**2) ** ((1 + weight) / 2) * (v_u + t**2) ** (-weight / 2)  # noqa: E731
+    scale = lambda t: (v_c + t**2) ** ((1 + weight) / 2) * (v_u + t**2) ** (-weight / 2)
     run = runge_kutta(process, guided_gaussians(process, weight), "rk4")
     start = 80.0 * jnp.ones(1)
     out = sample(run, karras_times(process, 400, clean=False), start)
@@ -92,7 +92,7 @@ def test_classifier_free_is_one_in_every_target(target):
     process, t, w = schedules.variance_preserving(), 0.4, 1.7
     c, u = (functools.partial(exact.denoiser, exact.gaussian(m, COVARIANCE), process) for m in MEANS)
     x = jnp.asarray(POINTS)
-    predict = lambda denoise: from_x0(process, target, denoise(x, t), x, t)  # noqa: E731
+    predict = lambda denoise: from_x0(process, target, denoise(x, t), x, t)
     mixed = to_x0(process, target, (1 + w) * predict(c) - w * predict(u), x, t)
     np.testing.assert_allclose(classifier_free(c, u, w)(x, t), mixed, rtol=1e-10, atol=1e-12)
 
@@ -100,7 +100,7 @@ def test_classifier_free_is_one_in_every_target(target):
 def test_weight_of_time():
     """A weight may be a function of the time, and times may differ from example to example."""
     process = schedules.edm()
-    within = lambda t: jnp.where((t > 0.5) & (t < 3), 2.0, 0.0)  # noqa: E731
+    within = lambda t: jnp.where((t > 0.5) & (t < 3), 2.0, 0.0)
     x = jnp.asarray(POINTS[:, :1])
     for t, weight in ((0.1, 0.0), (1.0, 2.0), (10.0, 0.0)):
         expected = guided_gaussians(process, weight)(x, t)
@@ -111,7 +111,7 @@ def test_weight_of_time():
 
 def test_batches_gradients_and_errors():
     process = schedules.variance_preserving()
-    denoise = lambda x, t: jnp.tanh(x) / (1 + t)  # noqa: E731
+    denoise = lambda x, t: jnp.tanh(x) / (1 + t)
     guided = jax.jit(classifier(process, denoise, lambda x, t: jax.nn.log_sigmoid(x.sum(-1)), 1.5))
     x = jnp.asarray(POINTS)
     rows = jnp.stack([guided(row, 0.3) for row in x])
@@ -119,7 +119,7 @@ def test_batches_gradients_and_errors():
     # At a clean time the change vanishes.
     np.testing.assert_allclose(guided(x, 0.0), denoise(x, 0.0))
     assert guided(x.astype(jnp.float32), 0.3).dtype == jnp.float32
-    out = lambda s: sample(  # noqa: E731
+    out = lambda s: sample(
         dpm_multistep(process, classifier(process, denoise, lambda x, t: jax.nn.log_sigmoid(x.sum(-1)), s)),
         karras_times(process, 5),
         x,

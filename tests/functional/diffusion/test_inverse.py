@@ -284,7 +284,7 @@ METHODS = {  # (event_ndim) -> method
 def test_images_batches_and_times(name):
     """Three event axes; each example by itself, also where it needs more iterations; times and y for each example."""
     process, observe = schedules.variance_preserving(), average_pooling(2)
-    denoise = lambda x, t: jnp.tanh(x) * expand_to_event(1 / (1 + t), x)  # noqa: E731
+    denoise = lambda x, t: jnp.tanh(x) * expand_to_event(1 / (1 + t), x)
     run = jax.jit(lambda x, t, y: METHODS[name](3)(process, denoise, observe, y, 0.5)(x, t))
     x = jnp.asarray(
         np.random.RandomState(5).randn(3, 4, 6, 2) * np.array([0.1, 1.0, 5.0])[:, None, None, None]
@@ -313,7 +313,7 @@ def test_gradients_through_a_sampler(name):
     process, mask = schedules.edm(), jnp.array([1.0, 0.0, 1.0])
 
     def out(scale, y):
-        denoise = lambda x, t: scale * prior_denoiser(process)(x, t)  # noqa: E731
+        denoise = lambda x, t: scale * prior_denoiser(process)(x, t)
         informed = METHODS[name](1)(process, denoise, inpainting(mask), y, 0.5)
         return sample(dpm_multistep(process, informed), karras_times(process, 12), 80.0 * POINTS[0]).sum()
 
@@ -371,6 +371,6 @@ def test_approximations_are_gradients_of_their_likelihoods():
         (dps(*args, scale=0.7), std**2, 0.7),
         (vector_pigdm(*args, data_std), std**2 + ratio * (a @ a.T).item(), 1.0),
     ):
-        log_likelihood = lambda x, v=variance: -0.5 * jnp.sum((y - a @ prior(x, t)) ** 2) / v  # noqa: E731
+        log_likelihood = lambda x, v=variance: -0.5 * jnp.sum((y - a @ prior(x, t)) ** 2) / v
         change = weight * noise**2 / scale * jax.grad(log_likelihood)(x)
         np.testing.assert_allclose(got(x, t), prior(x, t) + change, rtol=1e-10)

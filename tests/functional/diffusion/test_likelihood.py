@@ -38,8 +38,8 @@ def mixture():
 
 def evaluate(law, process, x, **settings):
     """Log-likelihood with the exact denoiser and the exact law at the end of the path."""
-    denoise = lambda x, t: exact.denoiser(law, process, x, t)  # noqa: E731
-    prior = lambda x: exact.log_marginal(law, process, x, process.t_max)  # noqa: E731
+    denoise = lambda x, t: exact.denoiser(law, process, x, t)
+    prior = lambda x: exact.log_marginal(law, process, x, process.t_max)
     return likelihood.log_likelihood(process, denoise, x, prior=prior, **settings)
 
 
@@ -88,7 +88,7 @@ def test_hutchinson_over_all_probes(x64):
     each = jnp.stack([evaluate(gaussian(), process, x, steps=100, probe=probe)[0] for probe in probes])
     np.testing.assert_allclose(each.mean(0), evaluate(gaussian(), process, x, steps=100)[0], rtol=1e-12)
     values, axes = np.linalg.eigh(COVARIANCE)
-    at = lambda t: p.alpha(process, t) ** 2 * values + p.sigma(process, t) ** 2  # noqa: E731
+    at = lambda t: p.alpha(process, t) ** 2 * values + p.sigma(process, t) ** 2
     jacobian = axes @ np.diag(0.5 * np.log(at(process.t_max) / at(process.t_min))) @ axes.T
     np.testing.assert_allclose(each.var(0), 2 * 2 * jacobian[0, 1] ** 2, rtol=1e-6)
     assert jacobian[0, 1] ** 2 > 0.1
@@ -96,7 +96,7 @@ def test_hutchinson_over_all_probes(x64):
 
 def test_the_process_has_a_prior_and_an_event_any_shape(x64):
     process, x = PROCESSES["exploding"], jnp.asarray(POINTS[:4])
-    denoise = lambda x, t: exact.denoiser(gaussian(), process, x, t)  # noqa: E731
+    denoise = lambda x, t: exact.denoiser(gaussian(), process, x, t)
     log_prob, end = likelihood.log_likelihood(process, denoise, x, steps=50)
     flat, _ = evaluate(gaussian(), process, x, steps=50)
     difference = p.prior_log_prob(process, end) - exact.log_marginal(gaussian(), process, end, 1.0)
@@ -127,7 +127,7 @@ def test_dequantised_probability_is_unbiased_and_tightens(x64):
     """Two elements of eight levels: the exact mass of a bin; a mean over 4000 keys within 4.5 standard errors (1e-5)."""
     law, levels = scipy.stats.norm(0.1, 0.2), 8
     x = jnp.array([[3.0, 5.0]])
-    log_prob = lambda y: (-0.5 * jnp.square((y - 0.1) / 0.2) - jnp.log(0.2 * jnp.sqrt(2 * jnp.pi))).sum(-1)  # noqa: E731
+    log_prob = lambda y: (-0.5 * jnp.square((y - 0.1) / 0.2) - jnp.log(0.2 * jnp.sqrt(2 * jnp.pi))).sum(-1)
     edges = 2 * np.array([[3.0, 4.0], [5.0, 6.0]]) / levels - 1
     mass = np.prod(np.diff(law.cdf(edges), axis=1))
     keys = jax.random.split(jax.random.key(0), 4000)
@@ -149,7 +149,7 @@ def test_dequantised_levels_stay_below_the_next_one():
     """The last level of 256 with the uniform density on [-1, 1) and none beyond: -log 256 from each of a million elements.
 
     Noise of full float32 precision rounds 255 + u to 256 for one draw in 130,000, which is y = 1."""
-    inside = lambda y: jnp.where((y > -1) & (y < 1), -jnp.log(2.0), -jnp.inf).sum(-1)  # noqa: E731
+    inside = lambda y: jnp.where((y > -1) & (y < 1), -jnp.log(2.0), -jnp.inf).sum(-1)
     for level in (0, 255):
         x = jnp.full((1_000_000, 1), level)
         log_prob = jax.jit(lambda key, x: likelihood.dequantised_log_prob(key, inside, x))(
@@ -162,8 +162,8 @@ def test_half_precision_points_have_a_single_precision_likelihood():
     """The path, its times and the log-determinant are float32; a probe may be of integers."""
     process, x = PROCESSES["linear_log_snr"], jnp.asarray(POINTS, jnp.bfloat16)
     law = exact.gaussian(np.zeros(2), 0.5 * np.eye(2))  # a diagonal Jacobian: every Rademacher probe is exact
-    denoise = lambda x, t: exact.denoiser(law, process, x, t)  # noqa: E731
-    prior = lambda x: exact.log_marginal(law, process, x, process.t_max)  # noqa: E731
+    denoise = lambda x, t: exact.denoiser(law, process, x, t)
+    prior = lambda x: exact.log_marginal(law, process, x, process.t_max)
     truth = (
         scipy.stats.norm(0, np.sqrt(0.5)).logpdf(np.asarray(x, np.float64)).sum(1)
     )  # noise of t_min: below 1e-5

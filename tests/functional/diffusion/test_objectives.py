@@ -109,7 +109,7 @@ def test_gradient_against_central_differences(x64):
     for target in targets.TARGETS:
         for kind in objectives.WEIGHTS:
             w = objectives.weight(kind, process, t)
-            loss = lambda v: objectives.denoising_loss(process, target, v, x0, x_t, t, w).sum()  # noqa: B023, E731
+            loss = lambda v: objectives.denoising_loss(process, target, v, x0, x_t, t, w).sum()  # noqa: B023
             np.testing.assert_allclose(
                 jax.grad(loss)(guess), central_difference(loss, guess), rtol=2e-6, atol=1e-6
             )
@@ -188,13 +188,13 @@ def test_importance_times_leave_the_mean_and_lower_the_variance(x64):
     drawn from -d log-SNR / dt; the other density is no good, and unbiased all the same."""
     process = PROCESSES["preserving"]
     span = process.t_max - process.t_min
-    snr = lambda t: jnp.exp(process.log_snr(t))  # noqa: E731
+    snr = lambda t: jnp.exp(process.log_snr(t))
     ends = 1 + VARIANCE * snr(jnp.array([process.t_min, process.t_max]))
     integral = 0.5 * jnp.log(ends[0] / ends[1])
-    loss = lambda t: objectives.weight("likelihood", process, t) * error_of_the_best(process, t) * span  # noqa: E731
+    loss = lambda t: objectives.weight("likelihood", process, t) * error_of_the_best(process, t) * span
     u = (jnp.arange(400_000) + 0.5) / 400_000
     edges = jnp.geomspace(process.t_min, process.t_max, 401)
-    fall = lambda t: (p.diffusion(process, t) / p.sigma(process, t)) ** 2  # noqa: E731
+    fall = lambda t: (p.diffusion(process, t) / p.sigma(process, t)) ** 2
     loss, variances = jax.jit(loss), {}
     for name, density in {
         "flat": lambda t: t * 0 + 1,
@@ -215,7 +215,7 @@ def test_importance_times_leave_the_mean_and_lower_the_variance(x64):
 
 def test_importance_times_follow_their_density():
     """Masses 3/4 on [0, 1] and 1/4 on [1, 3]; a weight is the density of uniform times, 1/3, over this one."""
-    density = lambda t: jnp.where(t < 1, 6.0, 1.0)  # noqa: E731
+    density = lambda t: jnp.where(t < 1, 6.0, 1.0)
     t, w = times.importance_times(jnp.linspace(0, 1, 9), density, jnp.array([0.0, 1.0, 3.0]))
     np.testing.assert_allclose(t, [0, 1 / 6, 1 / 3, 0.5, 2 / 3, 5 / 6, 1, 2, 3], atol=1e-6)
     np.testing.assert_allclose(w[:6], (1 / 3) / (3 / 4), rtol=1e-6)

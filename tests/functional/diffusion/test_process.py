@@ -60,7 +60,7 @@ def test_the_stochastic_differential_equation_has_these_marginals(process):
     """d alpha = f alpha dt and d sigma^2 = (2 f sigma^2 + g^2) dt, by central differences (error h^2, about 1e-8)."""
     (t,) = times(process, 0.41237)  # not at a knot of a table
     h = 1e-6 * (process.t_max - process.t_min)
-    slope = lambda function: (function(t + h) - function(t - h)) / (2 * h)  # noqa: E731
+    slope = lambda function: (function(t + h) - function(t - h)) / (2 * h)
     f, g = p.drift(process, t), p.diffusion(process, t)
     np.testing.assert_allclose(slope(lambda t: p.alpha(process, t)), f * p.alpha(process, t), rtol=1e-6)
     growth = 2 * f * p.sigma(process, t) ** 2 + g**2
@@ -172,7 +172,7 @@ def test_targets_of_exact_noise(process):
     a, s = p.alpha(process, t), p.sigma(process, t)
     x_t = p.diffuse(process, x0, t, eps)
     h = 1e-6 * (process.t_max - process.t_min)
-    path = lambda t: p.diffuse(process, x0, t, eps)  # noqa: E731
+    path = lambda t: p.diffuse(process, x0, t, eps)
     wanted = {
         "x0": x0,
         "epsilon": eps,
@@ -196,7 +196,7 @@ def test_preconditioning_keeps_variance_one_and_amplifies_least(name, x64):
     a, noise = p.alpha(process, t), p.sigma(process, t)
     c = targets.preconditioning(process, t, data_std)
     np.testing.assert_allclose(c.input**2 * (a**2 * data_std**2 + noise**2), 1)
-    error = lambda skip: (1 - skip * a) ** 2 * data_std**2 + (skip * noise) ** 2  # noqa: E731  variance of x_0 - skip x_t
+    error = lambda skip: (1 - skip * a) ** 2 * data_std**2 + (skip * noise) ** 2  variance of x_0 - skip x_t
     np.testing.assert_allclose(error(c.skip) / c.out**2, 1)
     np.testing.assert_allclose(jax.grad(error)(c.skip), 0, atol=1e-12)
     if name == "edm":

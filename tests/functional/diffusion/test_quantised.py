@@ -148,7 +148,7 @@ def test_expected_in_bins_is_safe_far_out():
 
     @jax.jit
     def both(z, logits, t):
-        mean = lambda z, logits: quantised.expected_in_bins(VDM, logits, z, t, -1.0, 1.0)  # noqa: E731
+        mean = lambda z, logits: quantised.expected_in_bins(VDM, logits, z, t, -1.0, 1.0)
         return mean(z, logits), jax.grad(lambda *inputs: mean(*inputs).sum(), argnums=(0, 1))(z, logits)
 
     for t in (0.0, 1.0):

@@ -84,7 +84,7 @@ def test_implicit_is_denoising_but_for_a_constant():
 
 
 def test_sliced_is_implicit_in_expectation_over_all_probes():
-    score = lambda x: -field(x)  # noqa: E731
+    score = lambda x: -field(x)
     x = jnp.array([0.3, -1.2, 0.8])
     each = jax.vmap(lambda v: sm.sliced_score_matching(score, x, v))(probes(3))
     np.testing.assert_allclose(each.mean(), sm.implicit_score_matching(score, x), rtol=1e-12)
@@ -108,7 +108,7 @@ def test_least_squares_gives_the_exact_score_of_a_gaussian():
     for slope in jax.jit(jax.grad(loss))(exact):
         np.testing.assert_allclose(slope, 0, atol=1e-10)
     flat, unravel = ravel_pytree(jax.tree.map(jnp.zeros_like, exact))
-    quadratic = lambda v: loss(unravel(v))  # noqa: E731
+    quadratic = lambda v: loss(unravel(v))
     hessian, slope = jax.jit(lambda v: (jax.hessian(quadratic)(v), jax.grad(quadratic)(v)))(flat)
     solved = unravel(-jnp.linalg.solve(hessian, slope))
     for got, wanted in zip(solved, exact, strict=True):
@@ -123,6 +123,6 @@ def test_gradient_against_central_differences(kind):
         "implicit": lambda s: sm.implicit_score_matching(s, x),
         "sliced": lambda s: sm.sliced_score_matching(s, x, jnp.array([[1.0, -1.0], [1.0, 1.0]])),
     }
-    loss = lambda parameters: extra[kind](model(parameters)).sum()  # noqa: E731
+    loss = lambda parameters: extra[kind](model(parameters)).sum()
     at = jnp.array([-0.7, 1.1, 0.2])
     np.testing.assert_allclose(jax.grad(loss)(at), central_difference(loss, at), rtol=1e-7)

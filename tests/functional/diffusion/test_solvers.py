@@ -146,7 +146,7 @@ def test_churn_outside_its_range_changes_nothing():
     process, times, x = schedules.edm(), karras_times(schedules.edm(), 7), jnp.array([30.0, -50.0])
     calm = edm_heun(process, gaussian_denoiser(process))
     outside = edm_heun(process, gaussian_denoiser(process), churn=0.3, low=100.0)
-    run = lambda solver: jax.jit(lambda x: sample(solver, times, x, jax.random.key(0)))(x)  # noqa: E731
+    run = lambda solver: jax.jit(lambda x: sample(solver, times, x, jax.random.key(0)))(x)
     np.testing.assert_array_equal(run(calm), run(outside))
     heun = runge_kutta(process, gaussian_denoiser(process), "heun")  # for EDM the same method
     np.testing.assert_allclose(run(calm), run(heun), rtol=1e-10)
@@ -229,7 +229,7 @@ def test_adaptive_keeps_its_tolerance(name):
 def test_adaptive_under_jit_with_literal_times_and_a_trained_process():
     """x / (1 + t^2) denoises N(0, 1): the flow takes x to x sqrt((1 + s^2) / (1 + t^2))."""
     process, x = schedules.edm(), jnp.ones(1)
-    denoise = lambda x, t: x / (1 + t**2)  # noqa: E731
+    denoise = lambda x, t: x / (1 + t**2)
 
     def run(x, rate):  # any multiple of log-SNR would do; at 1 it is EDM's
         trained = process._replace(log_snr=lambda t: rate * process.log_snr(t))
@@ -263,7 +263,7 @@ def test_churn_at_the_last_level_has_a_gradient():
 
 
 def test_integrate_equals_scipy_and_reports_failure():
-    field = lambda x, t: {"a": x["b"], "b": -jnp.sin(x["a"]) * t}  # noqa: E731
+    field = lambda x, t: {"a": x["b"], "b": -jnp.sin(x["a"]) * t}
     out = integrate(field, {"a": jnp.ones(1), "b": jnp.zeros(1)}, 0.0, 5.0, 1e-9, 1e-9)
     assert out.steps < 130  # measured 107; the wrong power of the error more than doubles it
     peer = scipy.integrate.solve_ivp(
@@ -350,7 +350,7 @@ def test_finish_never_asks_at_a_clean_time():
     step = finish(process, gaussian_denoiser(process), make("heun", process).step)
     assert callable(step)
     heun = make("heun", process)
-    ends = lambda x: jax.vmap(lambda s: heun.step(heun.init(x), 1.0, s, None)[0])(jnp.array([0.5, 0.0]))  # noqa: E731
+    ends = lambda x: jax.vmap(lambda s: heun.step(heun.init(x), 1.0, s, None)[0])(jnp.array([0.5, 0.0]))
     for value in jax.jit(lambda x: (ends(x), jax.jacobian(ends)(x)))(jnp.ones(2)):
         assert np.isfinite(value).all()
 

@@ -44,7 +44,7 @@ def propagator(solver, dim):
 
     @jax.jit
     def advance(flat, covariance, t, s):
-        step = lambda flat, z: ravel_pytree(solver.step(unravel(flat), t, s, z))[0]  # noqa: E731
+        step = lambda flat, z: ravel_pytree(solver.step(unravel(flat), t, s, z))[0]
         z = jnp.zeros((solver.draws, dim))
         a, b = jax.jacfwd(step, (0, 1))(flat, z)
         b = b.reshape(len(flat), solver.draws * dim)
@@ -118,7 +118,7 @@ def test_edm_table(make, expected):
 )
 def test_euler_maruyama_table(churn, expected):
     process, data = schedules.variance_preserving()._replace(t_min=1e-3), 0.25
-    exact_at = lambda t: alpha(process, t) ** 2 * data + sigma(process, t) ** 2  # noqa: E731
+    exact_at = lambda t: alpha(process, t) ** 2 * data + sigma(process, t) ** 2
     make = functools.partial(euler_maruyama, churn=churn)
     run = propagator(build(process, scalar_law(data), make), 1)
     for steps, value in expected.items():
@@ -235,7 +235,7 @@ def test_law_of_a_step_with_churn(high, raised):
 
     Above S_max the level stays."""
     solver = edm_heun(schedules.edm(), lambda x, t: 0 * x, churn=0.2, high=high, inflation=1.5)
-    one = lambda x, z: solver.step(solver.init(x), 4.0, 3.0, z)[0]  # noqa: E731
+    one = lambda x, z: solver.step(solver.init(x), 4.0, 3.0, z)[0]
     mean, covariance = exact.output_law(one, jnp.array([2.0]), 5.0 * jnp.eye(1), (1,))
     added = 1.5**2 * (raised**2 - 4.0**2)
     np.testing.assert_allclose(mean[0], 2.0 * 3 / raised, rtol=1e-9)
@@ -245,9 +245,9 @@ def test_law_of_a_step_with_churn(high, raised):
 def test_law_of_a_corrected_step():
     """Two Langevin maps and one of Euler and Maruyama, composed by hand: each has a draw of its own."""
     process, t, s = schedules.edm(), 2.0, 1.5
-    denoise = lambda x, t: x / (1 + t**2)  # noqa: E731  data N(0, 1): the score is -x / (1 + t^2)
+    denoise = lambda x, t: x / (1 + t**2)  data N(0, 1): the score is -x / (1 + t^2)
     solver = predictor_corrector(process, denoise, euler_maruyama(process, denoise), 0.5, 2)
-    one = lambda x, z: solver.step(solver.init(x), t, s, z)[0]  # noqa: E731
+    one = lambda x, z: solver.step(solver.init(x), t, s, z)[0]
     _, covariance = exact.output_law(one, jnp.zeros(1), 3.0 * jnp.eye(1), (3,))
     size = 2 * 0.5**2 * t**2
     keep, square = 1 - size / (1 + t**2), 2 * t  # g^2 = 2 t

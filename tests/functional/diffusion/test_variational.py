@@ -111,7 +111,7 @@ def test_discrete_bound_draws_the_expected_terms(kind, x64):
     grid = jnp.arange(1, 11) / 10
     key_data, key_bound, key_time = jax.random.split(jax.random.key(0), 3)
     x0 = 0.5 * jax.random.normal(key_data, (4000, 1))
-    reverse = lambda x, s, t: (  # noqa: E731
+    reverse = lambda x, s, t: (
         denoised(process, variance, x, t),
         log_std_of(kind, process, variance, s, t),
     )
@@ -135,8 +135,8 @@ def test_sampled_steps_are_all_steps(x64):
     """Without noise in the network's error the term of step i does not depend on chance: their sum, step by step."""
     grid, x0 = jnp.arange(1, 6) / 5, jnp.array([[0.3, -0.8]])
     process = schedules.from_recursion(schedules.linear_betas(5, 0.1, 0.8))
-    reverse = lambda x, s, t: (0.5 * x0 + 0 * x, variational.reverse_log_std(process, "large", s, t))  # noqa: E731
-    decoder = lambda z: jnp.zeros(len(z))  # noqa: E731
+    reverse = lambda x, s, t: (0.5 * x0 + 0 * x, variational.reverse_log_std(process, "large", s, t))
+    decoder = lambda z: jnp.zeros(len(z))
 
     def run(**settings):
         return variational.discrete_bound(jax.random.key(0), process, reverse, decoder, x0, grid, **settings)
@@ -166,7 +166,7 @@ def test_continuous_bound_and_invariance_to_the_schedule(x64):
     closed = 0.5 * np.log((1 + variance * np.exp(13.3)) / (1 + variance * np.exp(-5.0)))
     assert round(closed, 7) == 5.9560146
     np.testing.assert_allclose(integral(VDM, variance), closed, rtol=1e-12)
-    warped = lambda logits: integral(schedules.piecewise_log_snr(-5.0, 13.3, logits), variance, 3)  # noqa: E731
+    warped = lambda logits: integral(schedules.piecewise_log_snr(-5.0, 13.3, logits), variance, 3)
     value, slope = jax.jit(jax.value_and_grad(warped))(jnp.array([0.3, -1.0, 1.5]))
     np.testing.assert_allclose(value, closed, rtol=1e-12)
     np.testing.assert_allclose(slope, 0, atol=1e-11)
@@ -185,7 +185,7 @@ def test_continuous_bound_by_monte_carlo(x64):
         ("odd", VDM, *odd),
         ("warp", warp, uniform, 1.0),
     ):
-        denoise = lambda x, t, process=process: denoised(process, 0.25, x, t)  # noqa: E731
+        denoise = lambda x, t, process=process: denoised(process, 0.25, x, t)
         decoder = continuous_decoder(process, 0.25, x0, process.t_min)
         terms = variational.continuous_bound(
             keys[3], process, denoise, decoder, x0, t, t_weight, prior_std=1.0
@@ -207,7 +207,7 @@ def test_ends_of_the_bounds(x64):
     terms = variational.continuous_bound(jax.random.key(0), process, lambda x, t: 0 * x, nothing, x0, t, 3.0)
     np.testing.assert_allclose(w / 2 @ terms.diffusion, 3.0 * 0.5 * (1 - 1 / 16) * 4.5, rtol=1e-9)
     np.testing.assert_allclose(terms.prior, 0.5 * 4.5 / 16)
-    reverse = lambda x, s, t: (x0, variational.reverse_log_std(process, "small", s, t))  # noqa: E731
+    reverse = lambda x, s, t: (x0, variational.reverse_log_std(process, "small", s, t))
     terms = variational.discrete_bound(jax.random.key(0), process, reverse, nothing, x0, [1.0, 1.2, 1.6])
     np.testing.assert_allclose(terms.prior, 0.5 * 4.5 / 1.6**2)
 
@@ -234,7 +234,7 @@ def test_prior_term(x64):
     closed = 0.5 * (a**2 * jnp.square(x0) + s**2 - 1 - jnp.log(s**2)).sum(-1)
     np.testing.assert_allclose(variational.prior_kl(VDM, x0, prior_std=1.0), closed, rtol=1e-10)
     np.testing.assert_allclose(variational.prior_kl(VDM, x0), 0.5 * (a**2 / s**2 * jnp.square(x0)).sum(-1))
-    bits = lambda process: float(variational.prior_kl(process, jnp.array([0.5]), prior_std=1.0)) / np.log(2)  # noqa: E731
+    bits = lambda process: float(variational.prior_kl(process, jnp.array([0.5]), prior_std=1.0)) / np.log(2)
     assert (round(bits(VDM), 5), round(bits(LINEAR) * 1e6, 1)) == (0.00122, 7.3)
 
 
@@ -296,7 +296,7 @@ def test_weights_of_ddpm(kind, x64):
 
 
 def test_first_step_of_a_table_takes_the_second_small_variance(x64):
-    small = lambda s, t: variational.reverse_log_std(LINEAR, "small", s, t)  # noqa: E731
+    small = lambda s, t: variational.reverse_log_std(LINEAR, "small", s, t)
     np.testing.assert_allclose(small(0.0, 0.001), small(0.001, 0.002), rtol=1e-12)
     assert (
         small(0.001, 0.002) < small(0.002, 0.003) < variational.reverse_log_std(LINEAR, "large", 0.002, 0.003)
@@ -344,7 +344,7 @@ def hybrid(t):
     levels = jnp.asarray(rng.randint(0, 256, (2, 3)))
     x0, eps = quantised.unit_levels(levels), jnp.asarray(rng.randn(2, 3))
     x_t = p.diffuse(LINEAR, x0, t, eps)
-    decoder = lambda mean, log_std: quantised.gaussian_decoder(levels, mean, log_std)  # noqa: E731
+    decoder = lambda mean, log_std: quantised.gaussian_decoder(levels, mean, log_std)
     guess, fraction = jnp.asarray(eps + 0.1 * rng.randn(2, 3)), jnp.asarray(rng.rand(2, 3))
     loss = jax.jit(
         lambda guess, fraction: variational.hybrid_loss(
