@@ -118,7 +118,7 @@ def test_reverse_kl_is_the_divergence_up_to_log_z():
     dens = flows.transformed(density.standard_normal(1), flows.actnorm(1))
     params = moved(dens.init)
     mean = -params["flow"]["shift"] * jnp.exp(-params["flow"]["log_scale"])  # x = (z - shift) / e^log_scale
-    target = lambda x: 7 - 0.5 * jnp.square(x[..., 0] - 1)  N(1, 1), log Z = 7 + log sqrt(2 pi)
+    target = lambda x: 7 - 0.5 * jnp.square(x[..., 0] - 1)  # N(1, 1), log Z = 7 + log sqrt(2 pi)
     rows, key = jnp.zeros((50_000, 1)), jax.random.key(1)
     loss, metrics = objectives.reverse_kl(dens, target)(params, key, rows)
     exact = divergences.kl_normal(mean, -params["flow"]["log_scale"], jnp.ones(1), jnp.zeros(1))

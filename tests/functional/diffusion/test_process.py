@@ -196,7 +196,7 @@ def test_preconditioning_keeps_variance_one_and_amplifies_least(name, x64):
     a, noise = p.alpha(process, t), p.sigma(process, t)
     c = targets.preconditioning(process, t, data_std)
     np.testing.assert_allclose(c.input**2 * (a**2 * data_std**2 + noise**2), 1)
-    error = lambda skip: (1 - skip * a) ** 2 * data_std**2 + (skip * noise) ** 2  variance of x_0 - skip x_t
+    error = lambda skip: (1 - skip * a) ** 2 * data_std**2 + (skip * noise) ** 2  # variance of x_0 - skip x_t
     np.testing.assert_allclose(error(c.skip) / c.out**2, 1)
     np.testing.assert_allclose(jax.grad(error)(c.skip), 0, atol=1e-12)
     if name == "edm":

@@ -245,7 +245,7 @@ def test_law_of_a_step_with_churn(high, raised):
 def test_law_of_a_corrected_step():
     """Two Langevin maps and one of Euler and Maruyama, composed by hand: each has a draw of its own."""
     process, t, s = schedules.edm(), 2.0, 1.5
-    denoise = lambda x, t: x / (1 + t**2)  data N(0, 1): the score is -x / (1 + t^2)
+    denoise = lambda x, t: x / (1 + t**2)  # data N(0, 1): the score is -x / (1 + t^2)
     solver = predictor_corrector(process, denoise, euler_maruyama(process, denoise), 0.5, 2)
     one = lambda x, z: solver.step(solver.init(x), t, s, z)[0]
     _, covariance = exact.output_law(one, jnp.zeros(1), 3.0 * jnp.eye(1), (3,))
