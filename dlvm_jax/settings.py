@@ -29,7 +29,7 @@ def tell_choices(table: Mapping[str, Any]) -> str:
     """The names of a table with the `help` of their entries, as a sentence."""
     told = []
     for name, entry in table.items():
-        text = getattr(entry, "help", "")
+        text = entry if isinstance(entry, str) else getattr(entry, "help", "")
         told.append(f"{name} ({text})" if text else str(name))
     return ", ".join(told)
 
@@ -44,6 +44,12 @@ def choice(default: str | None, table: Mapping[str, Any], help: str) -> Any:
     return dataclasses.field(
         default=default, metadata={"help": f"{help}: {tell_choices(table)}", "choices": table}
     )
+
+
+def _is_number(field: dataclasses.Field) -> bool:
+    """Whether a field is of numbers: by its bounds, or by its default."""
+    bounded = any(field.metadata.get(bound) is not None for bound in ("at_least", "below"))
+    return bounded or isinstance(field.default, (int, float))
 
 
 def _check_number(name: str, value: Any, given: Any, metadata: Mapping[str, Any]) -> None:
@@ -71,9 +77,32 @@ class Settings:
             elif isinstance(field.default, bool):
                 if not isinstance(value, bool):
                     raise ValueError(f"{field.name} must be True or False, got {value!r}")
-            elif field.metadata.get("at_least") is not None or field.metadata.get("below") is not None:
+            else:
                 for each in value if isinstance(value, (tuple, list)) else (value,):
-                    _check_number(field.name, each, value, field.metadata)
+                    if isinstance(each, (int, float)) or _is_number(field):
+                        _check_number(field.name, each, value, field.metadata)
+        self._check_uses()
+
+    def _check_uses(self) -> None:
+        """Settings that belong to some entries of a table are not given with others, and those that an entry needs are."""
+        chosen, owners = {}, {}
+        for field in dataclasses.fields(self):
+            table = field.metadata.get("choices", {})
+            entry = table.get(getattr(self, field.name))
+            chosen[field.name] = getattr(entry, "uses", ())
+            for name in getattr(entry, "needs", ()):
+                if getattr(self, name) is None:
+                    raise ValueError(f"{field.name}={getattr(self, field.name)!r} needs {name}; give it")
+            for name, other in table.items():
+                for used in getattr(other, "uses", ()):
+                    owners.setdefault(used, {}).setdefault(field.name, []).append(name)
+        for field in dataclasses.fields(self):
+            value, tables = getattr(self, field.name), owners.get(field.name)
+            if tables is None or value == field.default or any(field.name in chosen[t] for t in tables):
+                continue
+            where = " or ".join(f"{t} {' or '.join(names)}" for t, names in tables.items())
+            now = " and ".join(f"{t}={getattr(self, t)!r}" for t in tables)
+            raise ValueError(f"{field.name}={value!r} belongs to {where}, not to {now}; leave it out")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as JSON gives them back."""

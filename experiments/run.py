@@ -1,202 +1,220 @@
-"""What every experiment shares: one line for each error, numbered run folders, the compilation cache."""
+"""What every script shares: settings, the command line, a run from its settings to its report, one line for each error."""
 
-import contextlib
+import argparse
 import dataclasses
-import hashlib
 import json
-import math
 import os
+import re
 import sys
+import typing
 import warnings
-import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import jax
-import numpy as np
-from tqdm import tqdm
+import tyro
 
-from dlvm_jax.evaluate import evaluate
-from dlvm_jax.train import loop
-from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints, digest
-from dlvm_jax.train.cost import flops
+from dlvm_jax import data as datasets
+from dlvm_jax import train
+from dlvm_jax.recipes import Recipe
+from dlvm_jax.settings import setting
+from dlvm_jax.train import TrainConfig, parallel
+from dlvm_jax.train.checkpoint import CheckpointError
+from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
-from dlvm_jax.train.run import manifest, same_maker
+from dlvm_jax.train.run import RunFolder, new_folder
 
 __all__ = [
-    "at_least",
-    "best",
+    "Common",
     "carried_out",
-    "check_run",
-    "cost",
-    "evaluate_with_progress",
-    "evaluation_key",
+    "command_line",
+    "experiment",
     "finished",
     "main",
-    "new_folder",
-    "paired",
-    "read_config",
-    "restore",
-    "settings",
-    "start",
-    "train",
-    "warn_of_unfinished",
+    "recipe_of",
+    "training_of",
+    "with_training_of",
 ]
 
+ALIASES = {"seeds": ["--seed"], "likelihood": ["--decoder"]}
 
-def main(run, config):
-    """Run an experiment; bad input ends in one line on stderr and a status that is not 0."""
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Common(TrainConfig):
+    """The settings that every script has besides its recipe's."""
+
+    data: str = setting(
+        "digits",
+        "digits (embedded), mnist, fashion_mnist, binarized_mnist, omniglot, freyfaces, olivetti, cifar10; a file (.npy, "
+        ".npz, .csv), a folder of images; tfds:NAME",
+    )
+    protocol: str | None = setting(
+        None, "split and transformation by name (an unknown name lists them); default: what suits the model"
+    )
+    resize: tuple[int, int] | None = setting(None, "height and width of the images of a folder", at_least=1)
+    eval_limit: int | None = setting(None, "evaluate on the first so many test examples only", at_least=1)
+    out: Path | None = setting(None, "run folder; default runs/NAME-001, 002, ...")
+    resume: bool = setting(False, "go on with the run in out, to more steps if so many are given")
+    tensorboard: bool = setting(False, 'also write TensorBoard files (needs the extra "tensorboard")')
+    coordinator: str | None = setting(None, "several hosts: address:port of process 0")
+    processes: int | None = setting(None, "several hosts: how many processes", at_least=1)
+    process: int | None = setting(None, "several hosts: number of this process", at_least=0)
+
+    def check(self) -> None:
+        """Raise ValueError, in one line, for settings that are impossible whatever the data."""
+        super().check()
+        if self.resume and self.out is None:
+            raise ValueError("resume=True goes on with the run in out; say which")
+        if self.processes is not None and self.out is None:
+            raise ValueError("several processes need one out that all of them see")
+        if self.out is not None and not self.out.name:
+            raise ValueError(f"out is a folder, got {str(self.out)!r}; leave it out for a new one")
+
+
+def with_training_of(config: type) -> type:
+    """The configuration with the defaults of training that its recipe's family usually has."""
+    own = [
+        (
+            field.name,
+            field.type,
+            dataclasses.field(default=config.training[field.name], metadata=field.metadata),
+        )
+        for field in dataclasses.fields(config)
+        if field.name in config.training
+    ]
+    about = {"__doc__": config.__doc__, "__module__": config.__module__}
+    return dataclasses.make_dataclass(
+        config.__name__, own, bases=(config,), frozen=True, kw_only=True, namespace=about
+    )
+
+
+def _typed(config: type) -> type:
+    """A dataclass for tyro of the same settings: their help texts, choices and other names."""
+    hints, fields = typing.get_type_hints(config), []
+    for field in dataclasses.fields(config):
+        kind = hints[field.name]
+        if "choices" in field.metadata:
+            kind = Literal[tuple(field.metadata["choices"])]
+            kind = kind | None if field.default is None else kind
+        arg = tyro.conf.arg(help=field.metadata.get("help", ""), aliases=ALIASES.get(field.name))
+        fields.append((field.name, Annotated[kind, arg], dataclasses.field(default=field.default)))
+    return dataclasses.make_dataclass(config.__name__, fields, frozen=True, kw_only=True)
+
+
+def command_line(config: type, description: str, arguments: list[str] | None = None) -> Any:
+    """The configuration that the command line says; `--config FILE` has what a run folder's config.json has."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    file, rest = parser.parse_known_args(arguments)
+    typed = _typed(config)
+    default = None if file.config is None else typed(**_read(file.config, config))
+    text = f"{description}\n\n--config FILE starts from the settings in a run folder's config.json."
+    said = tyro.cli(typed, args=rest, default=default, description=text)
+    return config(**{field.name: getattr(said, field.name) for field in dataclasses.fields(said)})
+
+
+def _read(path: Path, config: type) -> dict[str, Any]:
+    """The settings of a file, without the folder that they were for."""
+    try:
+        values = json.loads(path.read_text())
+        config.check_names(values)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} holds no settings of this script: {error}") from None
+    if values.get("epochs"):
+        values.pop("steps", None)  # which the run filled in
+    values = config.from_dict(values | {"out": None, "resume": False})
+    return {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
+
+
+def main(run: Callable[[Any], Any], config: type, description: str) -> None:
+    """Run a script from its command line; bad input ends in one line on stderr and a status that is not 0."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlvm_jax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        run(config)
+        run(command_line(config, description))
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         sys.exit(128 + stop.signum)
     except KeyboardInterrupt:
         sys.exit(130)
     except (CheckpointError, NonFiniteError, ValueError, OSError) as error:
-        print(f"\nerror: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"\nerror: {as_options(str(error), config.names())}", file=sys.stderr)
         sys.exit(2)
 
 
-def new_folder(name):
-    """Create and return the first unused folder of runs/NAME-001, runs/NAME-002, ..."""
-    number = 1
-    while True:
-        try:
-            (folder := Path("runs") / f"{name}-{number:03d}").mkdir(parents=True)
-            return folder
-        except FileExistsError:
-            number += 1
+def as_options(message: str, names: tuple[str, ...]) -> str:
+    """A message of the library on one line, with settings as they are typed: latent_dim=0 is --latent-dim 0."""
+
+    def option(match: re.Match) -> str:
+        name, value = match.group(1), match.group(2)
+        if name not in names:
+            return match.group(0)
+        return f"--{name.replace('_', '-')}" + ("" if value == "True" else f" {value}")
+
+    text = re.sub(r"\b(\w+)='?([^\s',;()]+)'?", option, " ".join(message.split()))
+    underscored = "|".join(name for name in names if "_" in name)
+    return re.sub(rf"(?<![\w-])({underscored})\b", lambda m: f"--{m.group(1).replace('_', '-')}", text)
 
 
-def at_least(name, value, lowest):
-    """Raise ValueError unless a setting (None: not given) is finite and at least `lowest`."""
-    if value is not None and not lowest <= value < math.inf:
-        raise ValueError(f"--{name.replace('_', '-')} must be at least {lowest}, got {value}")
+def recipe_of(config: Any, kind: type[Recipe]) -> Recipe:
+    """The recipe in a script's configuration, which inherits from it."""
+    return kind(**{name: getattr(config, name) for name in kind.names()})
 
 
-def warn_of_unfinished(what, length, steps):
-    """Warn of a warm-up that training ends before."""
-    if length > steps:
-        warnings.warn(f"{what} of {length} steps does not end within the {steps} of training", stacklevel=2)
+def training_of(config: Any) -> dict[str, Any]:
+    """The settings of training in a script's configuration."""
+    return {name: getattr(config, name) for name in TrainConfig.names()}
 
 
-def check_run(config):
-    """Raise ValueError for an impossible length of training, impossible layers, or a run to resume that is not named."""
-    for name in ("steps", "epochs", "batch_size"):
-        at_least(name, getattr(config, name), 1)
-    if config.steps is not None and config.epochs is not None:
-        raise ValueError("give --steps or --epochs, not both")
-    if not config.hidden or min(config.hidden) < 1:
-        raise ValueError(f"--hidden needs at least one positive width, got {config.hidden}")
-    if config.resume and config.out is None:
-        raise ValueError("--resume goes on with the run in --out; say which")
+def experiment(
+    config: Any,
+    kind: type[Recipe],
+    finish: Callable[[Any, datasets.Data | None, Fitted, RunFolder], Mapping[str, Any]],
+    family: str,
+    load: Callable[[Any, Recipe], datasets.Data | None] | None = None,
+) -> Mapping[str, Any] | None:
+    """One run from its settings to its report: check, fit, evaluate and report by `finish`, result.json last.
 
-
-def settings(config):
-    """A configuration as JSON gives it back."""
-    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
-
-
-def read_config(root, kind):
-    """The configuration, of a script's `Config`, of a run in a folder; ValueError where there is none."""
-    try:
-        told = json.loads((root / "config.json").read_text())
-        names = {field.name for field in dataclasses.fields(kind)}
-        return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in told.items() if k in names})
-    except (FileNotFoundError, TypeError) as error:
-        raise ValueError(f"{root} holds no run of {kind.__module__}: {error}") from None
-
-
-def evaluation_key(seed):
-    """The random key of a seed's evaluation, apart from those of its initialisation and training."""
-    return jax.random.fold_in(jax.random.key(seed), 2**31)
-
-
-def paired(difference):
-    """Mean of the differences of single examples, and its standard error."""
-    return float(difference.mean()), float(difference.std(ddof=1) / math.sqrt(len(difference)))
-
-
-def restore(checkpoints, state, resume):
-    """The state to start from: the newest checkpoint's with `resume`, else the fresh one if the folder holds no run.
-
-    Raises ValueError for a folder that already holds a run which is not to be resumed.
+    finish: (config, data, fitted, folder) -> the result, after it has written pictures and report
+    family: of the name of a new folder;  load: (config, recipe) -> data, where they are no set by name or path
+    Returns the result, None in the processes that do not write.
     """
-    steps = checkpoints.steps()
-    if steps and not resume:
-        raise ValueError(
-            f"{checkpoints.folder.parent} already holds a run (up to step {steps[-1]}); add --resume to go on, "
-            "or choose another --out"
-        )
-    restored = checkpoints.restore(state) if resume else None
-    if resume and restored is None:
-        warnings.warn(
-            f"{checkpoints.folder.parent} holds no checkpoint yet: starting from the beginning", stacklevel=2
-        )
-    return state if restored is None else restored[1]
+    config.check()
+    recipe = recipe_of(config, kind)
+    parallel.initialise(config.coordinator, config.processes, config.process)
+    data = (load or load_data)(config, recipe)
+    root = config.out or new_folder(f"{family}-{Path(config.data).stem}")
+    if parallel.is_primary():
+        if data is not None:
+            print(f"{data.name}, {data.protocol.name}: {data.protocol.description}")
+        print(f"run folder {root}")
+    fitted = train.fit(
+        recipe,
+        data,
+        out=root,
+        resume=config.resume,
+        tensorboard=config.tensorboard,
+        record=config.as_dict(),
+        **training_of(config),
+    )
+    if not parallel.is_primary():
+        return None
+    folder = RunFolder(root)
+    result = finish(config, data, fitted, folder)
+    folder.write("result.json", result)
+    print(f"trained {folder.seconds():.0f} s; report in {root / 'report.md'}")
+    return result
 
 
-def start(trainer, plan):
-    """The state before the first step, of one seed or of several together."""
-    return trainer.init(plan.seeds if len(plan.seeds) > 1 else plan.seeds[0])
+def load_data(config: Any, recipe: Recipe) -> datasets.Data:
+    """The data set of a configuration, under the protocol that it names or that suits the recipe."""
+    return datasets.load(config.data, config.protocol, transform=recipe.transform, resize=config.resize)
 
 
-def best(root, identity, state):
-    """The best state of the run in a folder; `state` has its structure.  Raises ValueError where nothing is saved."""
-    kept = Checkpoints(root / "checkpoints", identity)
-    if not kept.steps():
-        raise ValueError(f"{root} holds no checkpoint yet; let its run finish")
-    _, found = kept.restore(state, kept.best_step())
-    kept.close()
-    return found
-
-
-def _manifest(root):
-    """What computes a run now, and under "before" what began it, each time on another machine or commit."""
-    path, now = root / "manifest.json", manifest()
-    if not path.exists():
-        return now
-    last = json.loads(path.read_text())
-    before = last.pop("before", [])
-    if not same_maker(last, now):
-        before.append(last)
-    return now | ({"before": before} if before else {})
-
-
-def train(folder, trainer, plan, data, validate, *, settings, identity, resume):
-    """Train, or go on, to the end in a `RunFolder`: the parameters of the best round, and its step.
-
-    settings: for config.json;  identity: of the checkpoints, what a run must agree in to go on.
-    """
-    kept = Checkpoints(folder.root / "checkpoints", identity)
-    state = restore(kept, start(trainer, plan), resume)
-    data = trainer.put(data)
-    folder.write("config.json", settings)
-    folder.write("manifest.json", _manifest(folder.root))
-    folder.write("cost.json", cost(trainer, plan, state, data))
-    state = loop.fit(trainer, plan, data, state, folder=folder, checkpoints=kept, validate=validate)
-    step, best = kept.restore(state, kept.best_step())
-    kept.close()
-    return trainer.eval_params(best), step
-
-
-FILLED_IN = (
-    "steps",
-    "every",
-    "width",
-    "target",
-    "flow",
-    "layers",
-    "components",
-    "bins",
-)  # by the scripts, where not given
-
-
-def finished(config):
+def finished(config: Any) -> bool:
     """Whether a finished run lies in `config.out`, with result.json, which its script writes last.
 
     Raises ValueError for one of other settings.
@@ -204,76 +222,17 @@ def finished(config):
     if not (config.out / "result.json").exists():
         return False
     there = json.loads((config.out / "config.json").read_text())
-    for name, wanted in settings(config).items():
-        filled_in = wanted is None and name in FILLED_IN
-        if name not in ("out", "resume") and not filled_in and there.get(name, wanted) != wanted:
+    for name, wanted in config.as_dict().items():
+        if name not in ("out", "resume") and wanted is not None and there.get(name, wanted) != wanted:
             raise ValueError(f"{config.out} is of {name} {there[name]}, not {wanted}; choose another folder")
     return True
 
 
-def carried_out(script, config):
+def carried_out(run: Callable[[Any], Any], config: Any) -> dict[str, Any]:
     """The result of a script's run in `config.out`: of the finished one, or of one that starts, or goes on, to its end.
 
     Raises ValueError for a finished run of other settings.
     """
     if not finished(config):
-        if hasattr(config, "resume"):
-            config = dataclasses.replace(config, resume=(config.out / "checkpoints").is_dir())
-        script.run(config)
+        run(dataclasses.replace(config, resume=(config.out / "checkpoints").is_dir()))
     return json.loads((config.out / "result.json").read_text())
-
-
-def cost(trainer, plan, state, data):
-    """What training takes, all seeds together: parameters, steps, and the floating-point operations of a step (see `flops`)."""
-    shape = (1, plan.batch_size) if len(plan.seeds) == 1 else (1, len(plan.seeds), plan.batch_size)
-    return {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "steps": plan.steps,
-        "flops_per_step": flops(trainer.chunk, state, data, np.zeros(shape, np.int32)),
-    }
-
-
-class _Batches(dict):
-    """Values of the finished batches of an evaluation, each also a file of a folder, whole or not at all."""
-
-    def __init__(self, folder):
-        self._folder = folder
-        super().__init__()
-        for path in folder.glob("*.npz"):
-            with contextlib.suppress(
-                OSError, ValueError, EOFError, zipfile.BadZipFile
-            ):  # damaged: computed again
-                super().__setitem__(int(path.stem), dict(np.load(path)))
-
-    def __setitem__(self, number, values):
-        super().__setitem__(number, values)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = self._folder / f"{number}.part"
-        with open(temporary, "wb") as file:
-            np.savez(file, **values)
-        temporary.replace(self._folder / f"{number}.npz")
-
-
-def evaluate_with_progress(density, params, test, dataset, seed, samples, folder, **options):
-    """The record of a density on test examples of a data set, with a progress bar.
-
-    An evaluation that was cut short goes on: its finished batches lie in `folder`, under a digest of all they depend on but
-    the density, so that each density has a folder of its own.
-    """
-    told = f"{digest((params, test))} {seed} {samples} {options.get('chunk')} {options.get('batch_size')}"
-    with tqdm(
-        total=len(jax.tree.leaves(test)[0]), unit="example", desc="evaluate", dynamic_ncols=True
-    ) as bar:
-        return evaluate(
-            density,
-            params,
-            test,
-            key=evaluation_key(seed),
-            samples=samples,
-            protocol=dataset.protocol.name,
-            protocol_hash=dataset.protocol.hash,
-            bin_width=dataset.bin_width,
-            progress=lambda done: bar.update(done - bar.n),
-            finished=_Batches(folder / hashlib.sha256(told.encode()).hexdigest()[:16]),
-            **options,
-        )

@@ -35,8 +35,8 @@ class Model(NamedTuple):
     encode:     (params, x or (x, context)) -> codes;  decode: (params, z or (z, context)) -> the mean of x
     split:      (batch) -> x or (x, context);  merge: (x, context) -> whole examples, for pictures
     labels:     whether training takes the labels of the data too
-    adapt:      (params, batch) -> params, set once by the first examples (data-dependent initialisation)
-    solve:      (params, x) -> params in closed form, instead of training
+    adapt:      (params, x) -> params, set once by the first examples (data-dependent initialisation)
+    solve:      (key, x) -> params in closed form from all training examples, instead of training
     score:      (params) -> {"score", ...}, lower is better, of a model that is trained without data
     """
 
@@ -59,12 +59,10 @@ class Model(NamedTuple):
 class Recipe(Settings):
     """The settings of a model.
 
-    training:  values of `train.TrainConfig` that this family is usually trained with, instead of its defaults
-    needs_data: False for a family that is trained without data
+    training: values of `train.TrainConfig` that this family is usually trained with, instead of its defaults
     """
 
     training: ClassVar[Mapping[str, Any]] = {}
-    needs_data: ClassVar[bool] = True
 
     @property
     def transform(self) -> str | None:
@@ -72,9 +70,17 @@ class Recipe(Settings):
         return None
 
     @property
-    def warm_up(self) -> int:
+    def objective_warm_up(self) -> int:
         """Steps until the objective no longer changes; early stopping counts from there."""
         return 0
+
+    def own_spec(self, batch_size: int) -> Spec | None:
+        """The spec of a model that is trained without data; None: the data say it."""
+        return None
+
+    def held_out(self, examples: Any) -> Any:
+        """What validation is computed on, of the held-out examples x or (x, labels)."""
+        return examples
 
     def check_data(self, spec: Spec) -> None:
         """Raise ValueError, in one line, for settings that do not fit the data."""
@@ -88,8 +94,10 @@ class Recipe(Settings):
         raise ValueError(f"{type(self).__name__} does not say how its model is built")
 
     def as_json(self) -> dict[str, Any]:
-        """The recipe as JSON: its name and its settings."""
-        return {"recipe": type(self).__name__, **self.as_dict()}
+        """The recipe as JSON: its name (with its module, of one outside of this package) and its settings."""
+        kind = type(self)
+        own = kind.__module__.startswith(__package__ + ".")
+        return {"recipe": kind.__name__ if own else f"{kind.__module__}:{kind.__name__}", **self.as_dict()}
 
 
 def examples_of(model: Model, x: Any, labels: Any = None) -> Any:

@@ -1,11 +1,16 @@
 """What a step of training costs, counted in its program."""
 
 import math
+from typing import Any
 
 import jax
+import numpy as np
 from jax.extend import core
 
-__all__ = ["flops"]
+from dlvm_jax.train.config import TrainConfig
+from dlvm_jax.train.engine import Engine, State
+
+__all__ = ["flops", "training_cost"]
 
 
 def _product(eqn):
@@ -51,3 +56,13 @@ def flops(function, *arguments):
     A scan counts as often as it turns, of a conditional the most expensive branch, the body of an open-ended loop once.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def training_cost(engine: Engine, config: TrainConfig, state: State, data: Any) -> dict[str, int]:
+    """What training takes, all seeds together: parameters, steps, and the floating-point operations of a step."""
+    batch = (config.batch_size,) if len(config.seeds) == 1 else (len(config.seeds), config.batch_size)
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "steps": config.steps,
+        "flops_per_step": flops(engine.chunk, state, data, np.zeros((1, *batch), np.int32)),
+    }

@@ -15,10 +15,11 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 
-__all__ = ["RunFolder", "manifest", "same_maker"]
+__all__ = ["RunFolder", "manifest", "new_folder", "same_maker", "updated_manifest"]
 
 
 def _program():
@@ -75,6 +76,29 @@ def manifest():
 def same_maker(one, other):
     """Whether two manifests name the same commit, versions, devices and number of cores."""
     return all(one.get(name) == other.get(name) for name in ("commit", "packages", "devices", "cpu_count"))
+
+
+def updated_manifest(root: Path) -> dict[str, Any]:
+    """What computes a run now, and under "before" what began it, each time on another machine or commit."""
+    path, now = Path(root) / "manifest.json", manifest()
+    if not path.exists():
+        return now
+    last = json.loads(path.read_text())
+    before = last.pop("before", [])
+    if not same_maker(last, now):
+        before.append(last)
+    return now | ({"before": before} if before else {})
+
+
+def new_folder(name: str) -> Path:
+    """Create and return the first unused folder of runs/NAME-001, runs/NAME-002, ..."""
+    number = 1
+    while True:
+        try:
+            (folder := Path("runs") / f"{name}-{number:03d}").mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
 
 
 class RunFolder:

@@ -1,16 +1,91 @@
-"""Pictures and report of a trained VAE."""
+"""Evaluation, pictures and report of a trained VAE."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
-from dlvm_jax.evaluate import likelihood, pictures
+from dlvm_jax.data import Data
+from dlvm_jax.evaluate import Record, evaluation_key, log_likelihood, paired, pictures
+from dlvm_jax.evaluate.annealed import annealed_log_likelihoods
+from dlvm_jax.evaluate.diagnostics import diagnose
+from dlvm_jax.evaluate.likelihood import posterior_means
 from dlvm_jax.models.density import join
 from dlvm_jax.models.objectives import unpack
-from experiments.vae import nets as vae_nets
-from experiments.vae import parts as vae_parts
+from dlvm_jax.recipes.base import examples_of
+from dlvm_jax.recipes.networks import top
+from dlvm_jax.train.fitted import Fitted
+from dlvm_jax.train.run import RunFolder
 
-__all__ = ["write"]
+if TYPE_CHECKING:
+    from experiments.vae.__main__ import Config
+
+__all__ = ["evaluate_and_write"]
+
+
+def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: RunFolder) -> Mapping[str, Any]:
+    """Records of each seed, diagnostics and pictures of the first, and report.md: the run's result."""
+    whole = examples_of(fitted.model, data.test, data.test_labels)
+    test = jax.tree.map(lambda x: x[: config.eval_limit], whole)
+    records = [
+        log_likelihood(
+            fitted.of_seed(number),
+            test,
+            samples=config.eval_samples,
+            key=evaluation_key(seed),
+            folder=folder.root / "evaluation",
+        )
+        for number, seed in enumerate(config.seeds)
+    ]
+    given = jax.tree.map(np.asarray, fitted.model.split(test))
+    further, annealing = _further(config, fitted, given, records[0].per_example)
+    np.save(folder.root / "nats.npy", np.stack([record.per_example for record in records]))
+    key = jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 1)
+    made = _pictures(folder.root, config, data, fitted, given, key)
+    _curves(folder.root, folder.metrics())
+    text = _report(config, data, fitted, records, further, folder, [*made, "curves"])
+    (folder.root / "report.md").write_text(text)
+    for seed, record in zip(config.seeds, records, strict=True):
+        print(f"seed {seed}, step {fitted.step}: {record}")
+    for name, line in further.items():
+        print(f"{name}: {line}")
+    found = {str(seed): record.as_dict() for seed, record in zip(config.seeds, records, strict=True)}
+    return {"records": found, "step": fitted.step} | further | annealing
+
+
+def _further(
+    config: "Config", fitted: Fitted, test: Any, nats: np.ndarray
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """What else is found out of the first seed, by name, each a line of text: diagnostics, annealing; and annealing's numbers.
+
+    nats: log p(x) of each test example by importance weighting, to compare annealing with.
+    """
+    lines, numbers, parts, params = {}, {}, fitted.model.parts, fitted.params
+    key, key_annealing = jax.random.split(jax.random.fold_in(evaluation_key(config.seeds[0]), 2**31))
+    if config.condition is None and parts.posterior.normal is not None:
+        lines["latent space"] = diagnose(parts, params, test[:1000], key=key).line()
+    if config.ais:
+        few = test[: config.ais_limit]
+        with tqdm(total=len(few), unit="example", desc="anneal", dynamic_ncols=True) as bar:
+            record = annealed_log_likelihoods(
+                parts,
+                params,
+                few,
+                key=key_annealing,
+                temperatures=config.ais,
+                progress=lambda done: bar.update(done - bar.n),
+            )
+        gap = *paired(record.log_likelihoods - nats[: len(few)]), len(few)
+        lines["annealed importance sampling"] = (
+            f"{record.line()}; {gap[0]:+.3f} +- {gap[1]:.3f} nats against importance weighting on the same examples"
+        )
+        numbers["annealed less importance-weighted"] = gap
+    return lines, numbers
 
 
 def _manifold(parts, params, means, size):
@@ -36,22 +111,25 @@ def _samples(model, params, key, contexts, rows):
     return jnp.swapaxes(means, 0, 1), jnp.swapaxes(drawn, 0, 1)
 
 
-def _pictures(root, config, dataset, condition, model, params, test, key):
+def _pictures(
+    root: Path, config: "Config", data: Data, fitted: Fitted, test: Any, key: jax.Array
+) -> list[str]:
     """Samples, reconstructions, latent space and, for a Gaussian prior in the plane's sense, the manifold."""
+    model, params = fitted.model, fitted.params
     parts = model.parts
     head = lambda count: jax.tree.map(lambda a: jnp.asarray(a[:count], jnp.float32), test)
 
     def grid(name, x, context, columns, title):
-        images = np.asarray(condition.merge(x, context), np.float32) / vae_nets.top(dataset)
+        images = np.asarray(model.merge(x, context), np.float32) / top(fitted.spec)
         pictures.grid(root / name, images.reshape(-1, *images.shape[-3:]), columns, title)
 
     key_sample, key_reconstruct = jax.random.split(key)
     _, contexts = unpack(head(10))
     means, drawn = _samples(model, params, key_sample, contexts, 10)
     shared = None if contexts is None else contexts[:, None]
-    told = "" if contexts is None else ", a row for each test image's context"
-    grid("samples.png", means, shared, 10, f"means of p(x|z), z ~ p(z){told}")
-    grid("samples_drawn.png", drawn, shared, 10, f"draws from p(x){told}")
+    rows = "" if contexts is None else ", a row for each test image's context"
+    grid("samples.png", means, shared, 10, f"means of p(x|z), z ~ p(z){rows}")
+    grid("samples_drawn.png", drawn, shared, 10, f"draws from p(x){rows}")
     x, context = unpack(head(20))
     own = parts.tied(params)
     z, _ = parts.posterior.sample(own["posterior"], key_reconstruct, join(x, context))
@@ -62,8 +140,8 @@ def _pictures(root, config, dataset, condition, model, params, test, key):
     made = ["samples", "reconstructions"]
     if parts.posterior.mean is not None:
         few = head(2000)
-        labels = None if dataset.test_labels is None else dataset.test_labels[: len(unpack(few)[0])]
-        codes = likelihood.posterior_means(parts.posterior, own["posterior"], few)
+        labels = None if data.test_labels is None else data.test_labels[: len(unpack(few)[0])]
+        codes = posterior_means(parts.posterior, own["posterior"], few)
         pictures.latent_scatter(root / "latent.png", codes, labels, "posterior means of test images")
         made.append("latent")
         if config.prior == "standard" and context is None and config.layers == 1:
@@ -87,19 +165,17 @@ def _curves(root, history):
     pictures.curves(root / "curves.png", series, f"{name}, nats")
 
 
-def write(root, config, dataset, condition, model, params, test, records, further, folder, step):
-    """Write the pictures, learning curves and report.md of the first seed's parameters; `further`: lines by name."""
-    key = jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 1)
-    made = _pictures(root, config, dataset, condition, model, params, test, key)
-    _curves(root, folder.metrics())
-    (root / "report.md").write_text(
-        _report(config, dataset, records, further, folder, step, [*made, "curves"])
-    )
-
-
-def _report(config, dataset, records, further, folder, step, made):
+def _report(
+    config: "Config",
+    data: Data,
+    fitted: Fitted,
+    records: list[Record],
+    further: dict[str, str],
+    folder: RunFolder,
+    made: list[str],
+) -> str:
     def row(seed, r):
-        units = "-" if r.active_units is None else f"{r.active_units} of {vae_parts.code_dim(config)}"
+        units = "-" if r.active_units is None else f"{r.active_units} of {config.code_dim}"
         effective = "-" if r.effective_samples is None else f"{r.effective_samples:.1f}"
         return (
             f"| {seed} | {r.log_likelihood:.2f} ± {r.standard_error:.2f} | {r.bits_per_dim:.4f} | {r.elbo:.2f} "
@@ -112,20 +188,21 @@ def _report(config, dataset, records, further, folder, step, made):
     if len(records) > 1:
         values = [r.log_likelihood for r in records]
         between = (
-            f"\nOver seeds: {np.mean(values):.2f} ± {np.std(values, ddof=1) / np.sqrt(len(values)):.2f} "
+            f"\nOver seeds: {np.mean(values):.2f} ± {np.std(values, ddof=1) / math.sqrt(len(values)):.2f} "
             "(standard error of the mean over seeds).\n"
         )
-    told = "" if config.condition is None else f", given {config.condition}"
+    given = "" if config.condition is None else f", given {config.condition}"
     counted = "On the sphere the units are the coordinates in space.\n" if config.prior == "sphere" else ""
     lines = "".join(f"\n{name.capitalize()}: {line}.\n" for name, line in further.items())
     shown = "\n".join(f"![{name}]({name}.png)" for name in made)
-    return f"""# VAE on {config.data}
+    likelihood = fitted.recipe.likelihood_of(fitted.spec)
+    return f"""# VAE on {data.name}
 
-Prior {config.prior}, posterior {config.posterior}, likelihood {config.likelihood}, objective {config.objective}{told};
+Prior {config.prior}, posterior {config.posterior}, likelihood {likelihood}, objective {config.objective}{given};
 {config.layers} layer(s) of {config.latent_dim} latent units.
 
-{dataset.protocol.description} (protocol `{dataset.protocol.name}`, hash `{dataset.protocol.hash}`).
-Evaluated: {first.examples} test examples, estimator `{first.estimator}` with K = {first.samples}, checkpoint of step {step},
+{data.protocol.description} (protocol `{data.protocol.name}`, hash `{data.protocol.hash}`).
+Evaluated: {first.examples} test examples, estimator `{first.estimator}` with K = {first.samples}, checkpoint of step {fitted.step},
 {folder.seconds():.0f} s of training. Likelihoods in nats; ± is the standard error over examples.
 {counted}
 | seed | log p(x) | bits/dim | ELBO | reconstruction | KL | active units | effective samples |

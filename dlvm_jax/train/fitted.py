@@ -1,0 +1,114 @@
+"""A trained model: what `fit` and `load` give."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlvm_jax.data import Spec
+from dlvm_jax.models.density import join
+from dlvm_jax.models.objectives import unpack
+from dlvm_jax.recipes.base import Model, Recipe, examples_of
+from dlvm_jax.train.config import TrainConfig
+
+__all__ = ["Fitted"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A trained model.
+
+    recipe, spec, constants: what it was built from;  model: its pure functions;  config: how it was trained
+    per_seed: the parameters of each seed, of the best checkpoint, that of `step`;  folder: the run's
+
+    Data are as the model sees them (`Data.test`): x, or (x, labels) for a model that is conditioned on labels.
+    """
+
+    recipe: Recipe
+    spec: Spec
+    constants: Mapping[str, np.ndarray]
+    model: Model
+    config: TrainConfig
+    per_seed: tuple[Any, ...]
+    step: int
+    folder: Path
+
+    @property
+    def params(self) -> Any:
+        """The parameters of the first seed."""
+        return self.per_seed[0]
+
+    def of_seed(self, number: int) -> "Fitted":
+        """The same with the parameters of one seed alone."""
+        return dataclasses.replace(
+            self,
+            per_seed=(self.per_seed[number],),
+            config=dataclasses.replace(self.config, seeds=(self.config.seeds[number],)),
+        )
+
+    def sample(self, key: jax.Array, count: int = 1, given: Any = None) -> jax.Array:
+        """Draws of p(x): [count, *event].
+
+        given: what a conditional model is conditioned on, labels [B] or whole examples [B, ...]; then [count, B, *event]
+        """
+        context = self._context(given)
+        x, _ = self._density("samples").sample(self.params, key, context, (count,))
+        return x if context is None else self.model.merge(x, context)
+
+    def log_prob(self, key: jax.Array | None, x: Any) -> jax.Array:
+        """log p(x) in nats, [B]; of a density of kind "weight" or "bound" an estimate or a bound, which uses the key."""
+        return self._density("log-densities").log_prob(self.params, key, *unpack(self._split(x)))
+
+    def encode(self, x: Any, key: jax.Array | None = None) -> jax.Array:
+        """The code of x: the posterior's mean, or a draw with a key; of a flow its latent point."""
+        if self.model.encode is None:
+            raise ValueError(f"a model of {type(self.recipe).__name__} has no encoder")
+        return self.model.encode(self.params, self._split(x), key)
+
+    def decode(self, z: Any, given: Any = None) -> jax.Array:
+        """The mean of p(x|z); of a flow the point of z.  given: as of `sample`, as many as z."""
+        if self.model.decode is None:
+            raise ValueError(f"a model of {type(self.recipe).__name__} has no decoder")
+        context = self._context(given)
+        x = self.model.decode(self.params, join(jnp.asarray(z), context))
+        return x if context is None else self.model.merge(x, context)
+
+    def reconstruct(self, x: Any, key: jax.Array | None = None) -> jax.Array:
+        """`decode` of `encode`: [B, *event]."""
+        _, context = unpack(self._split(x))
+        z = self.encode(x, key)
+        decoded = self.model.decode(self.params, join(z, context))
+        return decoded if context is None else self.model.merge(decoded, context)
+
+    def _density(self, what: str) -> Any:
+        if self.model.density is None:
+            raise ValueError(f"a model of {type(self.recipe).__name__} has no density, so no {what}")
+        return self.model.density
+
+    def _split(self, batch: Any) -> Any:
+        x, labels = batch if isinstance(batch, tuple) else (batch, None)
+        x = jnp.asarray(x)
+        x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
+        expected = self.spec.event_shape
+        if x.shape[x.ndim - len(expected) :] != expected:
+            raise ValueError(
+                f"this model is of examples of shape {expected}, got an array of shape {x.shape}"
+            )
+        return self.model.split(examples_of(self.model, x, None if labels is None else jnp.asarray(labels)))
+
+    def _context(self, given: Any) -> Any:
+        conditional = self.model.labels or self.model.split is not Model._field_defaults["split"]
+        if not conditional:
+            if given is not None:
+                raise ValueError("this model is unconditional; leave `given` out")
+            return None
+        if given is None:
+            what = "labels" if self.model.labels else "examples whose known part is given"
+            raise ValueError(f"this model is conditional; give {what} (given=...)")
+        if self.model.labels:
+            given = jnp.zeros((len(given), *self.spec.event_shape)), given
+        return unpack(self._split(given))[1]

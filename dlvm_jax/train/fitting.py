@@ -1,0 +1,279 @@
+"""`fit` trains a recipe on data, `load` reads a finished run: both give a `Fitted`, a model with its parameters.
+
+A run is a folder: what the model is (`model.json`, `constants.npz`), checkpoints, log, versions.  It is read back without the data.
+"""
+
+import dataclasses
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlvm_jax import recipes
+from dlvm_jax.data import Data, Spec
+from dlvm_jax.models import objectives
+from dlvm_jax.recipes.base import Model, Recipe, examples_of
+from dlvm_jax.train import engine, loop, parallel, validation
+from dlvm_jax.train.checkpoint import Checkpoints, digest
+from dlvm_jax.train.config import TrainConfig
+from dlvm_jax.train.cost import training_cost
+from dlvm_jax.train.fitted import Fitted
+from dlvm_jax.train.run import RunFolder, new_folder, updated_manifest
+
+__all__ = ["Fitted", "fit", "load"]
+
+MODEL, CONSTANTS = "model.json", "constants.npz"
+FIRST = 1000  # examples that set a data-dependent initialisation
+NOT_IDENTITY = (
+    "steps",
+    "epochs",
+    "eval_every",
+    "patience",
+    "on_device",
+)  # what may change when a run goes on
+STRETCHED = ("cosine", "stages")  # schedules over the whole length of training
+
+
+def fit(
+    recipe: Recipe,
+    data: Data | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    start: Fitted | None = None,
+    tensorboard: bool = False,
+    logger: Callable[[int, dict], None] | None = None,
+    progress: bool = True,
+    record: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Fitted:
+    """Train a recipe on data, with progress, validation, checkpoints; the parameters of the best checkpoint.
+
+    recipe:   what to train, such as `recipes.VAE(prior="vamp")`
+    data:     what to train on, such as `data.load("mnist")` or `data.from_arrays(x)`
+    out:      the run's folder; default runs/NAME-001, 002, ...
+    resume:   go on with the run in `out`, to more steps than it was first given if `steps` says so
+    start:    a trained model whose parameters training starts from (fine-tuning)
+    tensorboard, logger: also write TensorBoard files; call `logger(step, metrics)` at each evaluation
+    record:   further settings for the run's config.json, such as those of a script
+    settings: those of `TrainConfig`: steps, epochs, batch_size, learning_rate, seeds, ...
+
+    Raises ValueError, before anything is trained or written, for settings that are impossible or do not fit the data.
+    """
+    if resume and out is None:
+        raise ValueError("resume=True goes on with a run; say which by out=")
+    before = _read(Path(out)) if resume and (Path(out) / MODEL).exists() else None
+    config = _config(recipe, settings, before)
+    recipe.check()
+    spec = _spec(recipe, data, config)
+    config = config.resolved(spec.examples)
+    seed = config.seeds[0]
+    constants = recipe.constants(data, seed) if start is None else start.constants
+    model = recipe.build(spec, constants)
+    _check(recipe, model, data, config, start)
+    trainer, identity = _engine(model, config, data), _identity(recipe, config, spec, start)
+    root = new_folder(f"{type(recipe).__name__.lower()}-{spec.name}") if out is None else Path(out)
+    folder = RunFolder(root, tensorboard=tensorboard, logger=logger, writes=parallel.is_primary())
+    kept = Checkpoints(root / "checkpoints", identity)
+    state = _restored(kept, trainer.init(_stacked(start.per_seed) if start else None), resume)
+    _save(folder, recipe, spec, constants, config, identity, record or {})
+    arrays = _arrays(model, data, "train") if data else np.zeros((config.batch_size, 1), np.float32)
+    folder.write("cost.json", training_cost(trainer, config, state, arrays))
+    if model.solve is None:
+        state = loop.run(
+            trainer,
+            config,
+            arrays,
+            state,
+            folder=folder,
+            checkpoints=kept,
+            validate=_validator(recipe, model, data, config),
+            patience_from=recipe.objective_warm_up,
+            progress=progress,
+        )
+    elif not kept.steps():
+        key_data, key_solve = jax.random.split(jax.random.key(seed))
+        kept.save(0, trainer.init(model.solve(key_solve, data.preprocess(key_data, jnp.asarray(arrays)))))
+        kept.wait()
+    step, best = kept.restore(state, kept.best_step())
+    kept.close()
+    return Fitted(recipe, spec, constants, model, config, _per_seed(trainer, best), step, root)
+
+
+def load(folder: str | Path) -> Fitted:
+    """The trained model of a run's folder, with the parameters of its best checkpoint; no data are needed.
+
+    Raises ValueError for a folder that holds no run, or nothing saved yet.
+    """
+    root = Path(folder)
+    found = _read(root)
+    recipe, config = recipes.from_json(found["recipe"]), TrainConfig.from_dict(found["train"])
+    spec = Spec(**{**found["spec"], "event_shape": tuple(found["spec"]["event_shape"])})
+    with np.load(root / CONSTANTS) as file:
+        constants = dict(file)
+    model = recipe.build(spec, constants)
+    trainer = _engine(model, config, None)
+    kept = Checkpoints(root / "checkpoints", found["identity"])
+    if not kept.steps():
+        raise ValueError(f"{root} holds no checkpoint yet; let its run finish")
+    step, best = kept.restore(trainer.init(), kept.best_step())
+    kept.close()
+    return Fitted(recipe, spec, constants, model, config, _per_seed(trainer, best), step, root)
+
+
+def _read(root: Path) -> dict[str, Any]:
+    """What `_save` wrote of a run; ValueError for another folder."""
+    try:
+        return json.loads((root / MODEL).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{root} holds no run that this version reads (no intact {MODEL}); name another folder, or train it again"
+        ) from error
+
+
+def _save(folder, recipe, spec, constants, config, identity, record) -> None:
+    """Write all that `load` needs besides the checkpoints, and the settings for people and scripts."""
+    if not folder.writes:
+        return
+    temporary = folder.root / f"{CONSTANTS}.part"
+    with open(temporary, "wb") as file:
+        np.savez(file, **constants)
+    temporary.replace(folder.root / CONSTANTS)
+    about = {"recipe": recipe.as_json(), "spec": spec._asdict(), "train": config.as_dict()}
+    folder.write(MODEL, about | {"identity": identity})
+    settings = {**recipe.as_dict(), **config.as_dict()}
+    said = {name: value for name, value in record.items() if value is not None or name not in settings}
+    folder.write("config.json", settings | said)
+    folder.write("manifest.json", updated_manifest(folder.root))
+
+
+def _config(recipe: Recipe, settings: Mapping[str, Any], before: dict | None) -> TrainConfig:
+    """How to train: as said, else as the run was trained `before` this, else as the recipe's family usually is."""
+    settings = {name: value for name, value in settings.items() if value is not None}
+    TrainConfig.check_names(settings)
+    config = TrainConfig(**{**recipe.training, **settings})
+    config.check()
+    if before is None:
+        return config
+    old = TrainConfig.from_dict(before["train"])
+    if not {"steps", "epochs"} & settings.keys():
+        config = dataclasses.replace(config, steps=old.steps, epochs=None)
+    if "eval_every" not in settings:
+        config = dataclasses.replace(config, eval_every=old.eval_every)
+    if config.schedule in STRETCHED and config.steps not in (None, old.steps):
+        warnings.warn(
+            f"the {config.schedule} schedule of the learning rate, which went over {old.steps} steps, now goes over "
+            f"{config.steps}; the result is not that of one run of so many steps",
+            stacklevel=3,
+        )
+    return config
+
+
+def _spec(recipe: Recipe, data: Data | None, config: TrainConfig) -> Spec:
+    """What the model is of: the data, or what a recipe that needs none says itself."""
+    own = recipe.own_spec(config.batch_size)
+    if own is None and data is None:
+        raise ValueError(
+            f"{type(recipe).__name__} is trained on data; give some, such as data.load('digits')"
+        )
+    if own is not None and data is not None:
+        raise ValueError(f"{type(recipe).__name__} is trained without data; leave them out")
+    return own or data.spec
+
+
+def _check(recipe, model, data, config, start) -> None:
+    """Raise ValueError for what does not go together, before anything is written."""
+    if config.patience is not None and model.score is None and not len(data.valid):
+        raise ValueError(f"patience needs a validation set, and the protocol {data.protocol.name!r} has none")
+    if recipe.objective_warm_up > config.steps:
+        warnings.warn(
+            f"the warm-up of {recipe.objective_warm_up} steps does not end within the {config.steps} of training",
+            stacklevel=3,
+        )
+    if start is None:
+        return
+    if len(start.per_seed) != len(config.seeds):
+        raise ValueError(
+            f"the model to start from has {len(start.per_seed)} seeds, this run {len(config.seeds)}; give as many seeds"
+        )
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
+    fresh = jax.eval_shape(model.init, jax.random.key(0))
+    if shapes(fresh) != shapes(start.params):
+        raise ValueError(
+            "the model to start from has other parameters than this recipe's for these data; "
+            "use its recipe, and data of the same shape"
+        )
+
+
+def _identity(recipe, config, spec, start) -> dict[str, Any]:
+    """What a run must agree in to go on: all but its length."""
+    trained = {name: value for name, value in config.as_dict().items() if name not in NOT_IDENTITY}
+    found = {**recipe.as_json(), **trained, "protocol": f"{spec.name} {spec.protocol} {spec.protocol_hash}"}
+    return found if start is None else found | {"start": digest(start.per_seed)}
+
+
+def _engine(model: Model, config: TrainConfig, data: Data | None) -> engine.Engine:
+    """The engine of a model; without data it serves to read checkpoints."""
+    objective, init = objectives.split(model.objective, model.split), model.init
+    if data:
+        objective = objectives.preprocessed(objective, data.preprocess)
+    if data and model.adapt:
+        first = data.preprocess(jax.random.key(config.seeds[0]), jnp.asarray(data.train[:FIRST]))
+        init = lambda key: model.adapt(model.init(key), first)
+    return engine.build(
+        objective,
+        init,
+        config.optimizer(),
+        ema=config.ema,
+        accumulate=config.accumulate,
+        seeds=config.seeds,
+        devices=parallel.devices_for(config.batch_size // config.accumulate) if data else None,
+    )
+
+
+def _stacked(per_seed: tuple[Any, ...]) -> Any:
+    """Parameters as the engine holds them: with several seeds every leaf has a seed axis."""
+    return per_seed[0] if len(per_seed) == 1 else jax.tree.map(lambda *leaves: jnp.stack(leaves), *per_seed)
+
+
+def _restored(kept: Checkpoints, fresh: engine.State, resume: bool) -> engine.State:
+    """The state to start from: that of the newest checkpoint where a run goes on, else the fresh one."""
+    steps = kept.steps()
+    if steps and not resume:
+        raise ValueError(
+            f"{kept.folder.parent} already holds a run (up to step {steps[-1]}); give resume=True to go on, or another out"
+        )
+    restored = kept.restore(fresh) if resume else None
+    if resume and restored is None:
+        warnings.warn(
+            f"{kept.folder.parent} holds no checkpoint yet: starting from the beginning", stacklevel=3
+        )
+    return fresh if restored is None else restored[1]
+
+
+def _arrays(model: Model, data: Data, part: str) -> Any:
+    """The examples of a part of the data, as training or validation takes them."""
+    return examples_of(model, getattr(data, part), getattr(data, f"{part}_labels"))
+
+
+def _validator(recipe, model, data, config) -> Callable | None:
+    """What is computed at each evaluation; None where nothing is held out."""
+    if model.score is not None:
+        return model.score
+    if not len(data.valid):
+        return None
+    held_out = recipe.held_out(_arrays(model, data, "valid"))
+    return validation.validator(objectives.split(model.validation, model.split), held_out, seeds=config.seeds)
+
+
+def _per_seed(trainer: engine.Engine, state: engine.State) -> tuple[Any, ...]:
+    """The parameters of each seed."""
+    params = trainer.eval_params(state)
+    if len(trainer.seeds) == 1:
+        return (params,)
+    return tuple(jax.tree.map(lambda x, i=i: x[i], params) for i in range(len(trainer.seeds)))
