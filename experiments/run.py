@@ -27,6 +27,7 @@ from dlvm_jax.train.run import RunFolder, new_folder
 
 __all__ = [
     "Common",
+    "OnData",
     "carried_out",
     "command_line",
     "experiment",
@@ -44,16 +45,6 @@ ALIASES = {"seeds": ["--seed"], "likelihood": ["--decoder"]}
 class Common(TrainConfig):
     """The settings that every script has besides its recipe's."""
 
-    data: str = setting(
-        "digits",
-        "digits (embedded), mnist, fashion_mnist, binarized_mnist, omniglot, freyfaces, olivetti, cifar10; a file (.npy, "
-        ".npz, .csv), a folder of images; tfds:NAME",
-    )
-    protocol: str | None = setting(
-        None, "split and transformation by name (an unknown name lists them); default: what suits the model"
-    )
-    resize: tuple[int, int] | None = setting(None, "height and width of the images of a folder", at_least=1)
-    eval_limit: int | None = setting(None, "evaluate on the first so many test examples only", at_least=1)
     out: Path | None = setting(None, "run folder; default runs/NAME-001, 002, ...")
     resume: bool = setting(False, "go on with the run in out, to more steps if so many are given")
     tensorboard: bool = setting(False, 'also write TensorBoard files (needs the extra "tensorboard")')
@@ -70,6 +61,22 @@ class Common(TrainConfig):
             raise ValueError("several processes need one out that all of them see")
         if self.out is not None and not self.out.name:
             raise ValueError(f"out is a folder, got {str(self.out)!r}; leave it out for a new one")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnData(Common):
+    """The settings of a script that trains on data."""
+
+    data: str = setting(
+        "digits",
+        "digits (embedded), mnist, fashion_mnist, binarized_mnist, omniglot, freyfaces, olivetti, cifar10; a file (.npy, "
+        ".npz, .csv), a folder of images; tfds:NAME",
+    )
+    protocol: str | None = setting(
+        None, "split and transformation by name (an unknown name lists them); default: what suits the model"
+    )
+    resize: tuple[int, int] | None = setting(None, "height and width of the images of a folder", at_least=1)
+    eval_limit: int | None = setting(None, "evaluate on the first so many test examples only", at_least=1)
 
 
 def with_training_of(config: type) -> type:
@@ -165,16 +172,18 @@ def recipe_of(config: Any, kind: type[Recipe]) -> Recipe:
 
 
 def training_of(config: Any) -> dict[str, Any]:
-    """The settings of training in a script's configuration."""
-    return {name: getattr(config, name) for name in TrainConfig.names()}
+    """The settings of training in a script's configuration that are not what its recipe's family usually has."""
+    usual = {field.name: field.default for field in dataclasses.fields(config)}
+    said = {name: getattr(config, name) for name in TrainConfig.names()}
+    return {name: value for name, value in said.items() if value != usual[name]}
 
 
 def experiment(
     config: Any,
     kind: type[Recipe],
-    finish: Callable[[Any, datasets.Data | None, Fitted, RunFolder], Mapping[str, Any]],
+    finish: Callable[[Any, Any, Fitted, RunFolder], Mapping[str, Any]],
     family: str,
-    load: Callable[[Any, Recipe], datasets.Data | None] | None = None,
+    load: Callable[[Any, Recipe], datasets.Data] | None = None,
 ) -> Mapping[str, Any] | None:
     """One run from its settings to its report: check, fit, evaluate and report by `finish`, result.json last.
 
@@ -185,8 +194,9 @@ def experiment(
     config.check()
     recipe = recipe_of(config, kind)
     parallel.initialise(config.coordinator, config.processes, config.process)
-    data = (load or load_data)(config, recipe)
-    root = config.out or new_folder(f"{family}-{Path(config.data).stem}")
+    data = None if recipe.own_spec(1) else (load or load_data)(config, recipe)
+    name = data.name if data else recipe.own_spec(1).name.replace(" ", "-")
+    root = config.out or new_folder(f"{family}-{name}")
     if parallel.is_primary():
         if data is not None:
             print(f"{data.name}, {data.protocol.name}: {data.protocol.description}")

@@ -74,6 +74,10 @@ class Recipe(Settings):
         """Steps until the objective no longer changes; early stopping counts from there."""
         return 0
 
+    def training_for(self, spec: Spec) -> Mapping[str, Any]:
+        """How this model is usually trained on data of a spec: values of `train.TrainConfig`."""
+        return self.training
+
     def own_spec(self, batch_size: int) -> Spec | None:
         """The spec of a model that is trained without data; None: the data say it."""
         return None

@@ -25,7 +25,9 @@ class TrainConfig(Settings):
     optimiser: str = choice("adam", optimisers.OPTIMISERS, "optimiser")
     learning_rate: float = setting(1e-3, "peak learning rate")
     schedule: str = choice("constant", optimisers.SCHEDULES, "learning rate over all steps")
-    warm_up: int = setting(0, "steps of linear warm-up of the learning rate", at_least=0)
+    warm_up: float = setting(
+        0, "steps of linear warm-up of the learning rate; below 1 their share of all steps", at_least=0
+    )
     clip: float | None = setting(None, "clip the gradient's global norm")
     ema: float | None = setting(
         None, "decay of a moving average of the parameters, which is then evaluated", at_least=0, below=1
@@ -33,9 +35,10 @@ class TrainConfig(Settings):
     accumulate: int = setting(1, "micro-batches a step is split into, to save memory", at_least=1)
     eval_every: int | None = setting(
         None,
-        "steps between evaluations (validation, log, checkpoint); default a fortieth of the run",
+        "steps between evaluations (validation, log, checkpoint), instead of evaluations",
         at_least=1,
     )
+    evaluations: int = setting(40, "evaluations in the whole run", at_least=1)
     patience: int | None = setting(None, "stop after so many evaluations without improvement", at_least=1)
     seeds: tuple[int, ...] = setting(
         (0,), "random seeds; several are trained together", at_least=0, below=2**32
@@ -54,15 +57,16 @@ class TrainConfig(Settings):
                 raise ValueError(f"{name} must be above 0 and finite, got {value}")
 
     def resolved(self, examples: int) -> "TrainConfig":
-        """These settings for so many training examples: steps and the steps between evaluations filled in.
+        """These settings for so many training examples: steps, warm-up and the steps between evaluations filled in.
 
         Raises ValueError for settings that are impossible, or do not fit so many examples.
         """
         self.check()
         per_epoch = order.steps_per_epoch(examples, self.batch_size)
         steps = self.epochs * per_epoch if self.epochs is not None else (self.steps or 5000)
-        eval_every = self.eval_every or max(1, steps // 40)
-        if not 0 <= self.warm_up < steps:
+        eval_every = self.eval_every or max(1, steps // self.evaluations)
+        warm_up = int(self.warm_up * steps + 1e-9) if self.warm_up < 1 else int(self.warm_up)
+        if warm_up >= steps:
             raise ValueError(f"warm_up must be below the {steps} steps of training, got {self.warm_up}")
         evaluations = -(-steps // eval_every)
         if self.patience is not None and self.patience >= evaluations:
@@ -74,7 +78,7 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"without shuffle, batch_size must divide the {examples} training examples, got {self.batch_size}"
             )
-        return dataclasses.replace(self, steps=steps, epochs=None, eval_every=eval_every)
+        return dataclasses.replace(self, steps=steps, epochs=None, eval_every=eval_every, warm_up=warm_up)
 
     def optimizer(self) -> optax.GradientTransformation:
         """The Optax optimiser of resolved settings."""

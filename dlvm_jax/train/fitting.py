@@ -65,13 +65,14 @@ def fit(
 
     Raises ValueError, before anything is trained or written, for settings that are impossible or do not fit the data.
     """
+    settings = {name: value for name, value in settings.items() if value is not None}
+    TrainConfig.check_names(settings)
     if resume and out is None:
         raise ValueError("resume=True goes on with a run; say which by out=")
-    before = _read(Path(out)) if resume and (Path(out) / MODEL).exists() else None
-    config = _config(recipe, settings, before)
     recipe.check()
-    spec = _spec(recipe, data, config)
-    config = config.resolved(spec.examples)
+    spec = _spec(recipe, data, settings)
+    before = _read(Path(out)) if resume and (Path(out) / MODEL).exists() else None
+    config = _config(recipe, spec, settings, before).resolved(spec.examples)
     seed = config.seeds[0]
     constants = recipe.constants(data, seed) if start is None else start.constants
     model = recipe.build(spec, constants)
@@ -152,11 +153,12 @@ def _save(folder, recipe, spec, constants, config, identity, record) -> None:
     folder.write("manifest.json", updated_manifest(folder.root))
 
 
-def _config(recipe: Recipe, settings: Mapping[str, Any], before: dict | None) -> TrainConfig:
+def _config(recipe: Recipe, spec: Spec, settings: Mapping[str, Any], before: dict | None) -> TrainConfig:
     """How to train: as said, else as the run was trained `before` this, else as the recipe's family usually is."""
-    settings = {name: value for name, value in settings.items() if value is not None}
-    TrainConfig.check_names(settings)
-    config = TrainConfig(**{**recipe.training, **settings})
+    usual = dict(recipe.training_for(spec))
+    if {"steps", "epochs"} & settings.keys():
+        usual.pop("steps", None)
+    config = TrainConfig(**{**usual, **settings})
     config.check()
     if before is None:
         return config
@@ -174,9 +176,9 @@ def _config(recipe: Recipe, settings: Mapping[str, Any], before: dict | None) ->
     return config
 
 
-def _spec(recipe: Recipe, data: Data | None, config: TrainConfig) -> Spec:
+def _spec(recipe: Recipe, data: Data | None, settings: Mapping[str, Any]) -> Spec:
     """What the model is of: the data, or what a recipe that needs none says itself."""
-    own = recipe.own_spec(config.batch_size)
+    own = recipe.own_spec(settings.get("batch_size") or recipe.training.get("batch_size", 100))
     if own is None and data is None:
         raise ValueError(
             f"{type(recipe).__name__} is trained on data; give some, such as data.load('digits')"

@@ -1,4 +1,7 @@
-"""Pictures and report of a flow trained on an unnormalised density."""
+"""Evaluation, pictures and report of a flow trained on an unnormalised density."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -6,9 +9,16 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from dlvm_jax.evaluate import pictures
+from dlvm_jax.evaluate import evaluation_key, pictures
+from dlvm_jax.evaluate.importance import importance_diagnostics
+from dlvm_jax.recipes.energy_flow import base_of
+from dlvm_jax.train.fitted import Fitted
+from dlvm_jax.train.run import RunFolder
 
-__all__ = ["grid", "maps", "table", "torus_pictures", "write"]
+if TYPE_CHECKING:
+    from experiments.flow.energy import Config
+
+__all__ = ["evaluate_and_write", "grid", "maps", "table", "torus_pictures"]
 
 SIDE = 120  # points of a picture's side
 RADII = (2.0, 0.9)  # of the torus that is drawn
@@ -76,28 +86,63 @@ def torus_pictures(path, rows):
     figure.savefig(path, dpi=90)
 
 
-def write(folder, config, target, density, params, rows, result):
-    """Write density.npz, the pictures and report.md."""
+def evaluate_and_write(config: "Config", data: None, fitted: Fitted, folder: RunFolder) -> Mapping[str, Any]:
+    """The figures of the flow and of its base, pictures and report.md: the run's result."""
+    recipe, target, density = fitted.recipe.resolved(), fitted.model.parts, fitted.model.density
+    key = evaluation_key(config.seeds[0])
+    nothing = base_of(target.domain)
+    rows = {
+        recipe.flow: _diagnostics(density, target, config.eval_samples, fitted.params, key),
+        "nothing (the base)": _diagnostics(nothing, target, config.eval_samples, nothing.init(key), key),
+    }
+    result = {
+        "step": fitted.step,
+        "seconds": round(folder.seconds(), 1),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(fitted.params)),
+        "samples": config.eval_samples,
+        "exact_log_partition": target.log_partition,
+        "rows": {name: found._asdict() for name, found in rows.items()},
+    }
+    shown = _pictures(folder, recipe, target, fitted)
+    (folder.root / "report.md").write_text(_report(config, recipe, rows, result, shown))
+    kl, effective = rows[recipe.flow].kl_known, rows[recipe.flow].effective
+    print(
+        f"step {fitted.step}: KL {kl.value:.4f} ± {kl.standard_error:.4f} nats, effective samples "
+        f"{effective.value:.1f} ± {effective.standard_error:.1f} %"
+    )
+    return result
+
+
+def _diagnostics(density, target, samples, params, key):
+    """`ImportanceDiagnostics` of so many fresh samples."""
+
+    @jax.jit
+    def log_weights(params, key):
+        x, log_q = density.sample(params, key, shape=(samples,))
+        return target.log_density(x) - log_q
+
+    with jax.default_matmul_precision("highest"):
+        return importance_diagnostics(log_weights(params, key), target.log_partition)
+
+
+def _pictures(folder, recipe, target, fitted):
+    """Write density.npz and the pictures; their names."""
     points, _, _ = grid(target.domain)
     with jax.default_matmul_precision("highest"):
-        log_prob = jax.jit(lambda params, x: density.log_prob(params, None, x))(params, jnp.asarray(points))
+        log_prob = jax.jit(lambda x: fitted.log_prob(None, x))(jnp.asarray(points))
     exact = np.exp(np.asarray(target.log_density(jnp.asarray(points))) - target.log_partition)
-    values = {"target": exact, config.flow: np.exp(np.asarray(log_prob))}
-    np.savez_compressed(folder.root / "density.npz", target=exact, flow=values[config.flow])
+    values = {"target": exact, recipe.flow: np.exp(np.asarray(log_prob))}
+    np.savez_compressed(folder.root / "density.npz", target=exact, flow=values[recipe.flow])
     maps(folder.root / "density.png", target.domain, values)
     shown = ["density"]
     if target.domain == "torus":
-        torus_pictures(folder.root / "torus.png", {config.target: values})
+        torus_pictures(folder.root / "torus.png", {recipe.target: values})
         shown.append("torus")
-    rounds = folder.metrics()
-    steps = [line["step"] for line in rounds]
-    pictures.curves(
-        folder.root / "curves.png",
-        {"KL, by the exact log Z": (steps, [line["valid_score"] for line in rounds])},
-        "nats, on fixed samples",
-    )
-    shown.append("curves")
-    (folder.root / "report.md").write_text(_report(config, rows, result, shown))
+    history = folder.metrics()
+    steps, scores = ([line[name] for line in history] for name in ("step", "valid_score"))
+    curve = {"KL, by the exact log Z": (steps, scores)}
+    pictures.curves(folder.root / "curves.png", curve, "nats, on fixed samples")
+    return [*shown, "curves"]
 
 
 HEADER = """| flow | KL(q, p), nats | the same by the exact log Z | effective samples, % | log Z |
@@ -117,13 +162,13 @@ def table(rows):
     return HEADER + "".join(_line(name, found) for name, found in rows.items())
 
 
-def _report(config, rows, result, shown):
-    numbers = {"layers": config.layers, "components": config.components, "bins": config.bins}
-    told = ", ".join(f"{name}: {value}" for name, value in numbers.items() if value is not None)
-    return f"""# Flow on {config.target}: {config.flow}
+def _report(config, recipe, rows, result, shown):
+    sizes = {"layers": recipe.layers, "components": recipe.components, "bins": recipe.bins}
+    listed = ", ".join(f"{name}: {value}" for name, value in sizes.items() if value is not None)
+    return f"""# Flow on {recipe.target}: {recipe.flow}
 
-{told.capitalize()}; {result["parameters"]} parameters.  Reverse KL, Adam, batch of {config.batch_size}; round of step
-{result["step"]} of {config.steps}, {result["seconds"]:.0f} s of training.  Evaluated on {result["samples"]} fresh samples of the
+{listed.capitalize()}; {result["parameters"]} parameters.  Reverse KL, Adam, batch of {config.batch_size}; checkpoint of step
+{result["step"]}, {result["seconds"]:.0f} s of training.  Evaluated on {result["samples"]} fresh samples of the
 flow q against the normalised target p; exact log Z = {result["exact_log_partition"]:.6f}.  ± is the standard error over samples.
 
 {table(rows)}

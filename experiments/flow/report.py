@@ -1,27 +1,37 @@
-"""Pictures and report of a flow that was fitted to data."""
+"""Evaluation, pictures and report of a flow that was fitted to data."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
-from dlvm_jax.evaluate import pictures
+from dlvm_jax import data as datasets
+from dlvm_jax.data import Data, toys
+from dlvm_jax.evaluate import evaluation_key, log_likelihood, paired, pictures
+from dlvm_jax.evaluate.baseline_code_lengths import baseline_code_lengths
+from dlvm_jax.functional.densities import multivariate_normal_log_prob
+from dlvm_jax.train.fitted import Fitted
+from dlvm_jax.train.run import RunFolder
 
-__all__ = ["write"]
+if TYPE_CHECKING:
+    from experiments.flow.__main__ import Config
+
+__all__ = ["evaluate_and_write", "gaussian_log_prob", "round_trip"]
 
 
-def _plane(path, bijection, density, params, test, drawn):
+def _plane(path, fitted, test, drawn):
     """Data, samples, density, and what becomes of a grid of latent points."""
     side = np.linspace(-4.5, 4.5, 200, dtype=np.float32)
     grid = np.stack(np.meshgrid(side, side), -1)
-    p = np.exp(np.asarray(jax.jit(lambda params, x: density.log_prob(params, None, x))(params, grid)))
+    p = np.exp(np.asarray(jax.jit(lambda x: fitted.log_prob(None, x))(jnp.asarray(grid))))
     lines = np.linspace(-2.5, 2.5, 21, dtype=np.float32)
     fine = np.linspace(-2.5, 2.5, 200, dtype=np.float32)
     across = np.stack(np.meshgrid(lines, fine, indexing="ij"), -1)
-    bent = [
-        np.asarray(jax.jit(bijection.forward)(params["flow"], jnp.asarray(a))[0])
-        for a in (across, across[..., ::-1])
-    ]
+    bent = [np.asarray(jax.jit(fitted.decode)(jnp.asarray(a))) for a in (across, across[..., ::-1])]
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 3), layout="constrained")
     panels = figure.subplots(1, 4)
     for axes, points, name in zip(panels, (test[:2000], drawn[:2000]), ("data", "samples"), strict=False):
@@ -40,6 +50,8 @@ def _plane(path, bijection, density, params, test, drawn):
 
 def _columns(path, test, drawn):
     """Histograms of the first columns of a table, of test rows and of samples."""
+    from matplotlib.figure import Figure
+
     shown = min(8, test.shape[1])
     figure = Figure(figsize=(1.6 * shown, 1.8), layout="constrained")
     for i, axes in enumerate(np.ravel(figure.subplots(1, shown))):
@@ -51,16 +63,64 @@ def _columns(path, test, drawn):
     figure.savefig(path, dpi=120)
 
 
-def write(folder, config, kind, dataset, bijection, density, params, result, record):
+def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: RunFolder) -> Mapping[str, Any]:
+    """The record of the first seed, what it is compared with, pictures and report.md: the run's result."""
+    test = np.asarray(data.test[: config.eval_limit], np.float32)
+    key = evaluation_key(config.seeds[0])
+    record = log_likelihood(fitted, test, samples=1, key=key, folder=folder.root / "evaluation")
+    result = {
+        "record": record.as_dict(),
+        "step": fitted.step,
+        "parameters": sum(map(np.size, jax.tree.leaves(fitted.params))),
+        "round_trip": round_trip(fitted, test[:200]),
+    }
+    kind = _kind(fitted)
+    if kind == "plane" and toys.TOYS[data.name].log_prob is not None:
+        truth = np.asarray(toys.TOYS[data.name].log_prob(test), np.float64)
+        result["KL(data, model)"] = paired(truth - record.per_example)
+    if kind == "table":
+        result["Gaussian"] = gaussian_log_prob(data.train, test)
+    if kind == "images" and data.levels:
+        raw = datasets.load(config.data, transform="levels", resize=config.resize)
+        result["bits_per_dim_of_baseline_codes"] = baseline_code_lengths(raw.train, raw.test, raw.levels)
+    _write(folder, config, kind, data, fitted, result, record)
+    print(f"step {fitted.step}: {record}")
+    if "KL(data, model)" in result:
+        print("KL(data, model): {:.4f} ± {:.4f} nats".format(*result["KL(data, model)"]))
+    return result
+
+
+def _kind(fitted: Fitted) -> str:
+    """What the data are: "plane" for points of a known distribution, "table" for other vectors, else "images"."""
+    if len(fitted.spec.event_shape) > 1:
+        return "images"
+    return "plane" if fitted.spec.name in toys.TOYS else "table"
+
+
+def gaussian_log_prob(train: np.ndarray, test: np.ndarray) -> tuple[float, float]:
+    """Log-density of rows under the Gaussian of greatest likelihood, what a flow has to beat: mean and standard error."""
+    factor = np.linalg.cholesky(np.cov(train.T, bias=True))
+    return paired(
+        np.asarray(multivariate_normal_log_prob(test, train.mean(0), np.float32(factor)), np.float64)
+    )
+
+
+def round_trip(fitted: Fitted, x: np.ndarray) -> float:
+    """The largest distance between a point and what inverse and forward make of it: what float32 leaves of exactness."""
+    again = jax.jit(lambda x: fitted.decode(fitted.encode(x)))(jnp.asarray(x))
+    return float(jnp.abs(again - x).max())
+
+
+def _write(folder, config, kind, data, fitted, result, record):
     """Write samples, curves and report.md."""
     root = folder.root
-    key = jax.random.fold_in(jax.random.key(config.seed), 2**31 + 1)
+    key = jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 1)
     count = 100 if kind == "images" else 2000
-    drawn, _ = jax.jit(lambda params, key: density.sample(params, key, shape=(count,)))(params, key)
+    drawn = jax.jit(lambda key: fitted.sample(key, count))(key)
     if kind == "table":
-        _columns(root / "samples.png", dataset.test, np.asarray(drawn))
+        _columns(root / "samples.png", data.test, np.asarray(drawn))
     elif kind == "plane":
-        _plane(root / "samples.png", bijection, density, params, dataset.test, np.asarray(drawn))
+        _plane(root / "samples.png", fitted, data.test, np.asarray(drawn))
     else:
         pictures.grid(root / "samples.png", np.clip(np.asarray(drawn), 0, 1), 10, "samples")
     history = folder.metrics()
@@ -79,10 +139,10 @@ def write(folder, config, kind, dataset, bijection, density, params, result, rec
         lines += f"| bits/dim, at most | {record.bits_per_dim:.4f} |\n"
     for name, bits in result.get("bits_per_dim_of_baseline_codes", {}).items():
         lines += f"| bits/dim of the integers, {name} | {bits:.4f} |\n"
-    (root / "report.md").write_text(f"""# Flow on {config.data}
+    (root / "report.md").write_text(f"""# Flow on {data.name}
 
 {config.flow}, {config.depth} layers, {result["parameters"]} parameters; {folder.seconds():.0f} s of training, checkpoint of step
-{result["step"]}.  {dataset.protocol.description} (protocol `{dataset.protocol.name}`, hash `{dataset.protocol.hash}`).
+{result["step"]}.  {data.protocol.description} (protocol `{data.protocol.name}`, hash `{data.protocol.hash}`).
 {record.examples} test examples; ± is the standard error over them.
 
 | quantity | |

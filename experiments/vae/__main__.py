@@ -15,7 +15,7 @@ __all__ = ["Config", "run"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(common.Common, recipes.VAE):
+class Config(common.OnData, recipes.VAE):
     """Train a variational autoencoder, evaluate it on the test set, and write a report with pictures."""
 
     eval_samples: int = setting(500, "importance samples of each test example", at_least=1)
