@@ -201,7 +201,6 @@ class VAE(Recipe):
     def constants(self, data: Data, seed: int) -> Constants:
         """Pseudo-inputs: training images in a random order;  mean: the mean image, on [0, 1]."""
         found = {}
-        spec = data.spec
         if self.prior in ("vamp", "vamp-data"):
             order = np.random.default_rng(seed).permutation(len(data.train))[: self.components]
             images = np.asarray(data.train[order], np.float32)

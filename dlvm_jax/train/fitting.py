@@ -1,6 +1,7 @@
 """`fit` trains a recipe on data, `load` reads a finished run: both give a `Fitted`, a model with its parameters.
 
-A run is a folder: what the model is (`model.json`, `constants.npz`), checkpoints, log, versions.  It is read back without the data.
+A run is a folder: what the model is (`model.json`, `constants.npz`), checkpoints, log, versions.  It is read back without
+the data.
 """
 
 import dataclasses

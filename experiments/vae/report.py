@@ -202,8 +202,8 @@ Prior {config.prior}, posterior {config.posterior}, likelihood {likelihood}, obj
 {config.layers} layer(s) of {config.latent_dim} latent units.
 
 {data.protocol.description} (protocol `{data.protocol.name}`, hash `{data.protocol.hash}`).
-Evaluated: {first.examples} test examples, estimator `{first.estimator}` with K = {first.samples}, checkpoint of step {fitted.step},
-{folder.seconds():.0f} s of training. Likelihoods in nats; ± is the standard error over examples.
+Evaluated: {first.examples} test examples, estimator `{first.estimator}` with K = {first.samples}, checkpoint of step
+{fitted.step}, {folder.seconds():.0f} s of training. Likelihoods in nats; ± is the standard error over examples.
 {counted}
 | seed | log p(x) | bits/dim | ELBO | reconstruction | KL | active units | effective samples |
 |---|---|---|---|---|---|---|---|

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from experiments.flow.energy_setup import FLOWS, Config
 
 from dlvm_jax.exact.energies import ENERGIES
 from experiments.flow import energy as flow_energy
 from experiments.flow import energy_report as flow_energy_report
 from experiments.flow import energy_setup as flow_energy_setup
-from experiments.flow.energy_setup import FLOWS, Config
 from experiments.tables import flow_energy as flow_energy_table
 from tests.models.test_flows import moved
 
