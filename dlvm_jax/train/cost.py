@@ -1,6 +1,8 @@
 """What a step of training costs, counted in its program."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.extend import core
@@ -45,9 +47,10 @@ def _count(jaxpr):
     return total
 
 
-def flops(function, *arguments):
+def flops(function: Callable, *arguments: Any) -> int:
     """Floating-point operations in the matrix products and convolutions of one call; arguments may be shapes.
 
-    A scan counts as often as it turns, of a conditional the most expensive branch, the body of an open-ended loop once.
+    A multiplication and the addition after it count as two.  A scan counts as often as it turns, of a conditional the most
+    expensive branch, the body of an open-ended loop once.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
