@@ -1,22 +1,26 @@
 """Checkpoints: the only file that knows Orbax.
 
 A checkpoint is a folder `<step>` written by Orbax (asynchronously, renamed into place when complete) and a note
-`<step>.json` with the run's configuration, a validation score, a digest of every array and one of the note itself, so that a
-truncated or bit-flipped checkpoint is noticed and the one before it is used.
+`<step>.json`.  The note has the run's configuration, a validation score, type and shape of every array, a digest of the arrays
+and one of the note itself.  So a truncated or bit-flipped checkpoint is noticed and the one before it is used, and one of another
+model is told from a damaged one.
 """
 
 import hashlib
 import json
 import logging
+import math
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dlvm_jax.train import parallel
+from dlvm_jax.train import parallel, trees
 
 __all__ = ["CheckpointError", "Checkpoints"]
 
@@ -28,12 +32,21 @@ class CheckpointError(ValueError):
 
 
 def _raw(tree):
-    """The tree with random keys as plain integers, which is what is stored."""
-    is_key = lambda x: jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return jax.tree.map(lambda x: jax.random.key_data(x) if is_key(x) else x, tree)
+    """The tree as it is stored: random keys as plain integers, and None for an array of size zero, which Orbax refuses."""
+
+    def raw(x):
+        if not x.size:
+            return None
+        return jax.random.key_data(x) if _is_key(x) else x
+
+    return jax.tree.map(raw, tree)
 
 
-def digest(tree):
+def _is_key(x):
+    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def digest(tree: Any) -> str:
     """SHA-256 over the names, types, shapes and bytes of all leaves."""
     total = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -43,7 +56,7 @@ def digest(tree):
     return total.hexdigest()
 
 
-def seal(note):
+def seal(note: Mapping[str, Any]) -> str:
     """SHA-256 over the contents of a note, its own "seal" left out."""
     content = {name: value for name, value in note.items() if name != "seal"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -58,10 +71,14 @@ def _differences(theirs, ours):
 class Checkpoints:
     """The checkpoints of one run: the last `keep` and the best by score (lowest), none of them ever half-written.
 
-    folder: where they live (created); config: the run's settings, which a checkpoint must share to be restored.
+    folder: where they live, created
+    config: the run's settings, which a checkpoint must share to be restored
+    keep:   how many of the last
+
+    Raises CheckpointError where the folder cannot be written.
     """
 
-    def __init__(self, folder, config, keep=2):
+    def __init__(self, folder: str | Path, config: Mapping[str, Any], keep: int = 2):
         self.folder, self.keep = Path(folder).absolute(), keep
         self.config = json.loads(json.dumps(config, default=str))  # as a note gives it back
         try:
@@ -89,24 +106,29 @@ class Checkpoints:
                 self._warn(int(path.stem), "its note cannot be read")
         return dict(sorted(notes.items()))
 
-    def steps(self):
+    def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, oldest first."""
         return list(self._notes())
 
-    def best_step(self):
+    def best_step(self) -> int | None:
         """Step of the checkpoint with the lowest score, or of the last one where none has a score; None without any."""
         notes = self._notes()
-        scored = {step: note["score"] for step, note in notes.items() if note["score"] is not None}
+        scored = {
+            step: note["score"]
+            for step, note in notes.items()
+            if note["score"] is not None and math.isfinite(note["score"])
+        }
         return min(scored, key=scored.get) if scored else max(notes, default=None)
 
-    def save(self, step, state, score=None):
+    def save(self, step: int, state: Any, score: float | None = None) -> None:
         """Write a checkpoint in the background; waits for the one before, then drops those no longer kept.
 
         Raises CheckpointError when the disk is full or the folder cannot be written; earlier checkpoints stay as they are.
         """
         self.wait()
         raw = _raw(state)
-        note = {"step": step, "score": score, "digest": digest(raw), "config": self.config}
+        note = {"step": step, "score": score, "config": self.config}
+        note |= {"arrays": trees.arrays(raw), "digest": digest(raw)}
         note["seal"] = seal(note)
         try:
             if parallel.is_primary():
@@ -119,34 +141,30 @@ class Checkpoints:
         except Exception as error:
             raise self._write_error(step, error) from error
 
-    def wait(self):
+    def wait(self) -> None:
         """Wait until the last `save` is on disk; raises CheckpointError if it failed."""
         try:
             self._checkpointer.wait_until_finished()
         except Exception as error:
             raise self._write_error("in progress", error) from error
 
-    def restore(self, template, step=None):
+    def restore(self, template: Any, step: int | None = None) -> tuple[int, Any] | None:
         """The newest intact checkpoint (or that of `step`, if it is intact) as `(step, state)`; None if there is none.
 
-        `template` is a state of the right structure.  A damaged checkpoint is
-        passed over with a warning; one of another configuration raises CheckpointError with the settings that differ.
+        template: a state of the same structure
+
+        A damaged checkpoint is passed over with a warning.  Raises CheckpointError for one of other settings or of another
+        model, naming what differs, and where all are damaged.
         """
         notes = self._notes()
         order = sorted(notes, reverse=True)
         if step is not None:
             order = [step] * (step in notes) + [s for s in order if s != step]
+        raw = _raw(template)
+        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), raw)
         for candidate in order:
             note = notes[candidate]
-            if note["config"] != self.config:
-                raise CheckpointError(
-                    f"the checkpoint {self.folder / str(candidate)} is of another configuration "
-                    f"({_differences(note['config'], self.config)}); use those settings or another folder"
-                )
-            raw = _raw(template)
-            abstract = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), raw
-            )
+            self._check_same(candidate, note, trees.arrays(raw))
             try:
                 restored = self._checkpointer.restore(
                     self.folder / str(candidate), args=ocp.args.StandardRestore(abstract)
@@ -164,18 +182,35 @@ class Checkpoints:
             )
         return None
 
-    def close(self):
+    def close(self) -> None:
         """Wait for the last save and release Orbax's threads."""
         self.wait()
         self._checkpointer.close()
 
-    def _unraw(self, restored, template):
-        def back(x, like):
-            if jax.dtypes.issubdtype(like.dtype, jax.dtypes.prng_key):
-                return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like))
-            return x
+    def _check_same(self, step, note, arrays):
+        """Raise CheckpointError for a checkpoint of other settings, or of a state of other arrays."""
+        where = f"the checkpoint {self.folder / str(step)}"
+        if note["config"] != self.config:
+            raise CheckpointError(
+                f"{where} is of another configuration ({_differences(note['config'], self.config)}); "
+                "use those settings or another folder"
+            )
+        different = trees.first_difference(
+            note.get("arrays", arrays), arrays
+        )  # notes of old versions have none
+        if different:
+            raise CheckpointError(
+                f"{where} is of another model or training ({different}); use the settings that it was written with "
+                "(widths, type of numbers, optimiser, moving average, seeds), or another folder"
+            )
 
-        return jax.tree.map(back, restored, template)
+    def _unraw(self, restored, template):
+        def back(like, x):
+            if x is None:
+                return like
+            return jax.random.wrap_key_data(x, impl=jax.random.key_impl(like)) if _is_key(like) else x
+
+        return jax.tree.map(back, template, restored)
 
     def _drop_old(self):
         notes = self._notes()

@@ -39,6 +39,11 @@ class TrainConfig(Settings):
         at_least=1,
     )
     evaluations: int = setting(40, "evaluations in the whole run", at_least=1)
+    on_device: bool | None = setting(
+        None,
+        "keep the training data on the devices (True), or read them from the host as they are needed (False); "
+        "default by their size: at most a quarter of a device's memory, or 2 GiB on CPU, is kept",
+    )
     patience: int | None = setting(None, "stop after so many evaluations without improvement", at_least=1)
     seeds: tuple[int, ...] = setting(
         (0,), "random seeds; several are trained together", at_least=0, below=2**32
@@ -51,6 +56,8 @@ class TrainConfig(Settings):
             raise ValueError("give steps or epochs, not both")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds needs different seeds, such as 0 1, got {self.seeds}")
+        if self.on_device not in (None, True, False):
+            raise ValueError(f"on_device must be True, False or None, got {self.on_device!r}")
         for name in ("learning_rate", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -1,6 +1,7 @@
 """What a step of training costs, counted in its program."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -50,10 +51,11 @@ def _count(jaxpr):
     return total
 
 
-def flops(function, *arguments):
+def flops(function: Callable, *arguments: Any) -> int:
     """Floating-point operations in the matrix products and convolutions of one call; arguments may be shapes.
 
-    A scan counts as often as it turns, of a conditional the most expensive branch, the body of an open-ended loop once.
+    A multiplication and the addition after it count as two.  A scan counts as often as it turns, of a conditional the most
+    expensive branch, the body of an open-ended loop once.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 

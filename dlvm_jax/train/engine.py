@@ -1,12 +1,12 @@
 """One training engine for every model.
 
-A model hands over `objective(params, key, batch, step) -> (loss, metrics)` and nothing else.  The data live on the device; a
-chunk of steps is one jitted `lax.scan` with donated state, so Python is not in the loop.  The randomness of step t is
-`fold_in(key, t)` and the minibatch of step t depends on the seed and t alone (see `order`), so a state is all that a run needs
-to go on, bit for bit.
+A model hands over `objective(params, key, batch, step) -> (loss, metrics)` and nothing else.  A chunk of steps is one jitted
+`lax.scan` with donated state, so Python is not in the loop.  Its minibatches are taken from data on the device (`chunk`), or
+come from the host (`stream`).  The randomness of step t is `fold_in(key, t)` and the minibatch of step t depends on the seed
+and t alone (see `order`), so a state is all that a run needs to go on, bit for bit.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dlvm_jax.train import parallel
+from dlvm_jax.train import parallel, trees
 
 __all__ = ["Engine", "State", "build"]
 
@@ -31,25 +31,32 @@ class State(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """What `build` returns.
+    """What `build` returns.  With several seeds an index or a minibatch has a seed axis after that of the steps.
 
-    init:  (seeds) -> State, created on the devices it will live on
-    chunk: (state, data, indices) -> (state, metrics); runs one step for each row of `indices` [steps, batch]
-           ([steps, seeds, batch] with several seeds) and returns every metric per step [steps] ([steps, seeds]);
-           the state passed in is consumed
-    put:   (arrays) -> the same arrays, replicated on every device
+    seeds:  the random seeds that are trained together
+    init:   (params=None) -> State before the first step, on its devices; of the model's own parameters, or given ones
+            (with several seeds of a leading seed axis); ValueError for those of another model
+    chunk:  (state, data, indices) -> (state, metrics); one step for each row of `indices` [steps, (seeds,) batch], on data from
+            `put`; every metric is [steps, (seeds)]; the state passed in is consumed
+    stream: (state, batches) -> (state, metrics); the same steps on minibatches from `gather`
+    put:    (arrays) -> the same arrays, replicated on every device
+    gather: (arrays, indices) -> minibatches [steps, (seeds,) batch, ...] of arrays on the host (a memory-mapped file too),
+            split over the devices; each process reads its own rows alone
     eval_params: (state) -> the parameters to evaluate: the moving average where there is one
     largest: (state) -> the largest absolute parameter; not finite as soon as one of them is not
     """
 
+    seeds: tuple[int, ...]
     init: Callable
     chunk: Callable
+    stream: Callable
     put: Callable
+    gather: Callable
     eval_params: Callable
     largest: Callable
 
 
-def ema_decay_at(step, decay):
+def ema_decay_at(step: jax.Array, decay: float) -> jax.Array:
     """Decay of the moving average after `step` updates: min(decay, (1 + t) / (10 + t)), short memory while training is young."""
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
@@ -80,11 +87,20 @@ def _gradient(objective, accumulate):
 
 
 def _largest(state):
-    leaves = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(state.params)]
+    leaves = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(state.params) if x.size]
     return jnp.max(jnp.stack(leaves)) if leaves else jnp.zeros(())
 
 
-def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, devices=None):
+def build(
+    objective: Callable,
+    init: Callable,
+    optimizer: optax.GradientTransformation,
+    *,
+    ema: float | None = None,
+    accumulate: int = 1,
+    seeds: Sequence[int] = (0,),
+    devices: Sequence[jax.Device] | None = None,
+) -> Engine:
     """Build an `Engine`.
 
     objective:  (params, key, batch, step) -> (loss, metrics), scalars; batch is a minibatch of the data's leading axis
@@ -92,32 +108,37 @@ def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, device
     optimizer:  an Optax gradient transformation
     ema:        decay of the parameters' moving average, or None for none
     accumulate: number of micro-batches a step is split into
-    seeds:      number of independent runs trained together by `vmap`
+    seeds:      random seeds; several are independent runs, trained together by `vmap`
     devices:    devices the batch is split over (all by default)
 
     Raises ValueError for an impossible setting.
     """
     if ema is not None and not 0 <= ema < 1:
         raise ValueError(f"the moving average's decay lies in [0, 1), got {ema}")
-    for name, value in (("accumulate", accumulate), ("seeds", seeds)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+    seeds = tuple(seeds)
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**32:
+        raise ValueError(f"seeds lie between 0 and 2^32 - 1, one or more, got {seeds}")
+    several = len(seeds) > 1
     mesh = parallel.mesh(devices)
     replicated = NamedSharding(mesh, PartitionSpec())
     sharded = NamedSharding(mesh, PartitionSpec("data"))
+    streamed = NamedSharding(mesh, PartitionSpec(None, *[None] * several, "data"))
 
-    def create(seed):
+    def create(seed, given):
         key_init, key_run = jax.random.split(jax.random.key(seed))
-        params = init(key_init)
+        params = init(key_init) if given is None else jax.tree.map(jnp.copy, given)
         average = None if ema is None else jax.tree.map(jnp.copy, params)
         return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, key_run)
 
-    def step(state, data, index):
-        if index.shape[0] % (mesh.size * accumulate):
+    def step(state, batch):
+        size = len(jax.tree.leaves(batch)[0])
+        if size % (mesh.size * accumulate):
             raise ValueError(
-                f"a batch of {index.shape[0]} does not split over {mesh.size} device(s) and {accumulate} micro-batch(es)"
+                f"a batch of {size} does not split over {mesh.size} device(s) and {accumulate} micro-batch(es)"
             )
-        batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x[index], sharded), data)
+        batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharded), batch)
         gradient = _gradient(lambda params, key, batch: objective(params, key, batch, state.step), accumulate)
         (loss, metrics), grads = gradient(state.params, jax.random.fold_in(state.key, state.step), batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -127,27 +148,43 @@ def build(objective, init, optimizer, *, ema=None, accumulate=1, seeds=1, device
             average = optax.incremental_update(params, average, 1 - ema_decay_at(state.step, ema))
         return State(state.step + 1, params, opt_state, average, state.key), {"loss": loss, **metrics}
 
-    run = jax.vmap(step, in_axes=(0, None, 0)) if seeds > 1 else step
+    def indexed_step(state, data, index):
+        return step(state, jax.tree.map(lambda x: x[index], data))
+
+    over_seeds = jax.vmap if several else lambda function, in_axes=0: function
 
     def chunk(state, data, indices):
-        return jax.lax.scan(lambda s, index: run(s, data, index), state, indices)
+        one = over_seeds(indexed_step, in_axes=(0, None, 0))
+        return jax.lax.scan(lambda s, index: one(s, data, index), state, indices)
 
-    create_all = jax.vmap(create) if seeds > 1 else create
-    jitted_init = jax.jit(create_all, out_shardings=replicated)
-    jitted_chunk = jax.jit(chunk, donate_argnums=0, out_shardings=replicated)
+    def stream(state, batches):
+        return jax.lax.scan(over_seeds(step), state, batches)
 
-    def initialise(seed):
-        if np.min(seed) < 0 or np.max(seed) >= 2**32:
-            raise ValueError(f"a seed lies between 0 and 2^32 - 1, got {seed}")
-        values = jnp.asarray(seed, jnp.uint32)
-        if values.shape != ((seeds,) if seeds > 1 else ()):
-            raise ValueError(f"expected {seeds} seed(s), got shape {values.shape}")
-        return jitted_init(values)
+    def gather(tree, indices):
+        def one(x):
+            rows = lambda place: np.take(x, indices[place[: indices.ndim]], axis=0)
+            return jax.make_array_from_callback((*indices.shape, *x.shape[1:]), streamed, rows)
+
+        return jax.tree.map(lambda x: one(np.asarray(x)), tree)
+
+    jitted_create = jax.jit(over_seeds(create), out_shardings=replicated)
+    values = np.asarray(seeds if several else seeds[0], np.uint32)
+
+    def start(params=None):
+        if params is not None:
+            params = jax.tree.map(np.asarray, params)
+            own = jax.eval_shape(jitted_create, values, None).params
+            if different := trees.first_difference(trees.arrays(params), trees.arrays(own)):
+                raise ValueError(f"the parameters to start from are of another model: {different}")
+        return jitted_create(values, params)
 
     return Engine(
-        initialise,
-        jitted_chunk,
+        seeds,
+        start,
+        jax.jit(chunk, donate_argnums=0, out_shardings=replicated),
+        jax.jit(stream, donate_argnums=0, out_shardings=replicated),
         lambda tree: parallel.replicate(tree, replicated),
+        gather,
         lambda state: state.params if ema is None else state.ema,
         jax.jit(_largest),
     )

@@ -3,6 +3,8 @@
 import contextlib
 import signal
 import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +12,11 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from dlvm_jax.train import order, parallel
+from dlvm_jax.train.checkpoint import Checkpoints
+from dlvm_jax.train.config import TrainConfig
+from dlvm_jax.train.engine import Engine, State
+from dlvm_jax.train.run import RunFolder
+from dlvm_jax.train.stream import feed
 
 __all__ = ["Interrupted", "NonFiniteError", "run"]
 
@@ -24,7 +31,7 @@ class Interrupted(BaseException):
     Like KeyboardInterrupt it is no Exception, so that nothing takes it for an error and goes on.
     """
 
-    def __init__(self, signum, where):
+    def __init__(self, signum: int, where: str):
         super().__init__(f"stopped by signal {signum} at {where}; resume to go on from there")
         self.signum = signum
 
@@ -90,30 +97,68 @@ class _Signals:
         return received or None
 
 
-def run(
-    engine, config, data, state, *, folder, checkpoints=None, validate=None, patience_from=0, progress=True
-):
-    """Train until `config.steps`, from `state` (fresh, or restored); returns the last state.
+def _advance(
+    steps: Iterator[Callable], state: State, start: int, end: int, checkpoints: Checkpoints | None, bar: tqdm
+) -> tuple[State, dict[str, np.ndarray]]:
+    """The state at step `end`, and the metrics {name: [steps, ...]} on the way there."""
+    found, step = [], start
+    while step < end:
+        state, metrics = next(steps)(state)
+        found.append(jax.device_get(metrics))
+        _guard(found[-1], step, checkpoints)
+        count = len(found[-1]["loss"])
+        step += count
+        bar.update(count)
+    return state, jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
-    engine:      from `engine.build`;  data: arrays with the examples on the leading axis, already put on the devices
-    folder:      `RunFolder` for the log;  checkpoints: `Checkpoints`, or None to keep none
-    validate:    (parameters) -> {"score": a float, lower is better, and more} at each evaluation
-    config:      a resolved `TrainConfig`;  patience_from: the step from which evaluations count for its patience
-    Raises ValueError for arrays of different lengths, a state of another number of seeds, and patience without validation,
-    NonFiniteError (naming step and metric) and Interrupted (after saving) on SIGTERM or SIGINT.
-    """
+
+def _check(engine: Engine, config: TrainConfig, data: Any, state: State, validate: Callable | None) -> None:
     lengths = [len(leaf) for leaf in jax.tree.leaves(data)]
-    if min(lengths) < (examples := max(lengths)):
+    if min(lengths) < max(lengths):
         raise ValueError(f"the arrays of the data must have one length, got {lengths}")
+    order.steps_per_epoch(lengths[0], config.batch_size)
+    if engine.seeds != tuple(config.seeds):
+        raise ValueError(
+            f"the engine is of seeds {engine.seeds}, the configuration of {config.seeds}; build both of the same"
+        )
     if np.size(state.step) != len(config.seeds):
         raise ValueError(
-            f"the state is of {np.size(state.step)} seeds, the configuration of {len(config.seeds)}; build both for the same"
+            f"the state is of {np.size(state.step)} seed(s), the engine of {len(config.seeds)}; "
+            "take a state of this engine"
         )
     if config.patience is not None and validate is None:
         raise ValueError(
             f"patience of {config.patience} evaluations needs validation; give validate, or no patience"
         )
-    order.steps_per_epoch(examples, config.batch_size)  # refuses an impossible batch size
+
+
+def run(
+    engine: Engine,
+    config: TrainConfig,
+    data: Any,
+    state: State,
+    *,
+    folder: RunFolder,
+    checkpoints: Checkpoints | None = None,
+    validate: Callable | None = None,
+    patience_from: int = 0,
+    progress: bool = True,
+) -> State:
+    """Train until `config.steps`, from `state` (fresh, or restored); returns the last state.
+
+    engine:        from `engine.build`
+    config:        resolved (see `TrainConfig.resolved`)
+    data:          arrays of the host, the examples on the leading axis
+    folder:        for the log
+    checkpoints:   None to keep none
+    validate:      (parameters) -> {"score": a float, lower is better, and more} at each evaluation
+    patience_from: the step from which evaluations count for the patience
+    progress:      whether to draw a progress bar
+
+    Raises ValueError for arrays of different lengths, a state of another number of seeds, and patience without validation,
+    NonFiniteError (naming step and metric) and Interrupted (after saving) on SIGTERM or SIGINT.
+    """
+    _check(engine, config, data, state, validate)
     step = int(np.max(state.step))
     history = [line for line in folder.metrics() if line["step"] <= step]
     folder.rewind(step)
@@ -128,17 +173,11 @@ def run(
     with bar, _Signals() as signals, contextlib.ExitStack() as leaving:
         if checkpoints is not None:
             leaving.callback(checkpoints.wait)  # an error must not lose the checkpoint on its way to the disk
+        steps = leaving.enter_context(contextlib.closing(feed(engine, config, data, step)))
         while step < config.steps and not _stopped_early(history, config, patience_from):
-            count = min(config.eval_every - step % config.eval_every, config.steps - step)
-            rows = [
-                order.minibatches(examples, config.batch_size, seed, step, count, config.shuffle)
-                for seed in config.seeds
-            ]
-            indices = rows[0] if len(rows) == 1 else np.stack(rows, axis=1)
-            state, metrics = engine.chunk(state, data, indices)
-            metrics = jax.device_get(metrics)
-            _guard(metrics, step, checkpoints)
-            step += count
+            end = min(step - step % config.eval_every + config.eval_every, config.steps)
+            state, metrics = _advance(steps, state, step, end, checkpoints, bar)
+            step = end
             line = {name: np.mean(values, axis=0).tolist() for name, values in metrics.items()}
             after = {"largest parameter": engine.largest(state)}
             if validate is not None:
@@ -151,7 +190,6 @@ def run(
                 checkpoints.save(step, state, line.get("valid_score"))
             shown = "valid_bound" if "valid_bound" in line else "bound" if "bound" in line else "loss"
             bar.set_postfix_str(f"{shown} {np.mean(line[shown]):.2f}")
-            bar.update(count)
             if number := signals.asked():
                 raise Interrupted(int(number), f"step {step}")
     if number := signals.asked():  # as the last checkpoint was written

@@ -68,8 +68,23 @@ SCHEDULES = {
 }
 
 
-def make(name, learning_rate, steps, *, schedule="constant", warm_up=0, clip=None):
-    """An Optax optimiser: clipping by global norm (None for none), then `name` under a schedule over `steps`.
+def make(
+    name: str,
+    learning_rate: float,
+    steps: int,
+    *,
+    schedule: str = "constant",
+    warm_up: int = 0,
+    clip: float | None = None,
+) -> optax.GradientTransformation:
+    """An Optax optimiser.
+
+    name:          one of OPTIMISERS
+    learning_rate: the peak of the schedule
+    steps:         of the whole training, over which the schedule extends
+    schedule:      one of SCHEDULES
+    warm_up:       steps in which the learning rate rises to its peak
+    clip:          the largest global norm of a gradient, or None for any
 
     Raises ValueError for an unknown name, or a learning rate, warm-up or clip that is impossible.
     """

@@ -7,8 +7,8 @@ import numpy as np
 __all__ = ["minibatches", "steps_per_epoch"]
 
 
-def steps_per_epoch(examples, batch_size):
-    """Whole minibatches in an epoch (when shuffled, the rest comes round in other epochs); ValueError if there is not one."""
+def steps_per_epoch(examples: int, batch_size: int) -> int:
+    """Whole minibatches in an epoch; ValueError if there is not one.  The rest is left out (when shuffled, others each epoch)."""
     if not 1 <= batch_size <= examples:
         raise ValueError(
             f"the batch size lies between 1 and the {examples} training examples, got {batch_size}"
@@ -21,10 +21,12 @@ def _epoch(examples, seed, epoch):
     return np.random.default_rng([seed, epoch]).permutation(examples).astype(np.int32)
 
 
-def minibatches(examples, batch_size, seed, start, steps, shuffle=True):
-    """Indices of the minibatches of steps start..start+steps-1, [steps, batch_size]: a fresh permutation each epoch.
+def minibatches(
+    examples: int, batch_size: int, seed: int, start: int, steps: int, shuffle: bool = True
+) -> np.ndarray:
+    """Indices of the minibatches of steps start..start+steps-1, int32 [steps, batch_size]: a fresh permutation each epoch.
 
-    Without `shuffle` the examples come in their own order in every epoch, and the rest never comes.
+    Without `shuffle` the examples come in their own order in every epoch, and those that fill no minibatch never come.
     """
     per_epoch = steps_per_epoch(examples, batch_size)
     if not shuffle:

@@ -1,19 +1,26 @@
 """Devices: the mesh, placing arrays, and the start of several processes."""
 
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 __all__ = ["devices_for", "initialise", "is_primary", "mesh", "replicate"]
 
 
-def initialise(coordinator=None, processes=None, process=None):
+def initialise(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> None:
     """Join a run of several processes (hosts); does nothing without arguments.
 
-    `coordinator` is "address:port" of process 0.  On CPU use one local device per process.  Raises ValueError unless all
-    three are given.
+    coordinator: "address:port" of process 0
+    processes:   how many there are; on CPU each with one device
+    process:     the number of this one
+
+    Raises ValueError where only some are given.
     """
     given = [value is not None for value in (coordinator, processes, process)]
     if not any(given):
@@ -26,12 +33,12 @@ def initialise(coordinator=None, processes=None, process=None):
     jax.distributed.initialize(coordinator, processes, process)
 
 
-def is_primary():
+def is_primary() -> bool:
     """Whether this process writes files and draws the progress bar."""
     return jax.process_index() == 0
 
 
-def devices_for(batch_size):
+def devices_for(batch_size: int) -> list[jax.Device]:
     """All devices, or as many of them as divide the batch, with a warning; in a run of several processes always all."""
     devices = jax.devices()
     if jax.process_count() > 1:
@@ -46,12 +53,12 @@ def devices_for(batch_size):
     return devices[:count]
 
 
-def mesh(devices=None):
+def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
     """One axis, "data", over all devices of all processes (or those given)."""
     return Mesh(np.asarray(devices if devices is not None else jax.devices()), ("data",))
 
 
-def replicate(tree, sharding):
+def replicate(tree: Any, sharding: Sharding) -> Any:
     """Place host arrays, equal on every process, on all devices."""
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x), np.shape(x)), tree

@@ -4,7 +4,12 @@ config.json     the settings
 manifest.json   versions, devices, precision, commit
 metrics.jsonl   one line an evaluation, deterministic: an interrupted and resumed run writes the same bytes
 timing.jsonl    seconds of training at each evaluation
+tensorboard/    the same metrics for TensorBoard, where asked for
 checkpoints/    see `checkpoint`
+
+A logger is a function (step, metrics) that is called at each evaluation, with the metrics as a dict of floats.  So
+`lambda step, metrics: wandb.log(metrics, step=step)` sends them to Weights & Biases, and
+`lambda step, metrics: mlflow.log_metrics(metrics, step=step)` to MLflow.
 """
 
 import importlib.metadata
@@ -14,12 +19,23 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-__all__ = ["RunFolder", "manifest", "new_folder", "same_maker", "updated_manifest"]
+__all__ = [
+    "Logger",
+    "RunFolder",
+    "manifest",
+    "new_folder",
+    "same_maker",
+    "tensorboard_logger",
+    "updated_manifest",
+]
+
+Logger = Callable[[int, dict[str, float]], Any]
 
 
 def _program():
@@ -52,7 +68,7 @@ def _commit():
         return "unknown"
 
 
-def manifest():
+def manifest() -> dict[str, Any]:
     """What produced a result: versions, devices, matrix-product precision, commit, command."""
     packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "dlvm_jax")
     versions = {}
@@ -73,7 +89,7 @@ def manifest():
     }
 
 
-def same_maker(one, other):
+def same_maker(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two manifests name the same commit, versions, devices and number of cores."""
     return all(one.get(name) == other.get(name) for name in ("commit", "packages", "devices", "cpu_count"))
 
@@ -101,25 +117,60 @@ def new_folder(name: str) -> Path:
             number += 1
 
 
-class RunFolder:
-    """The files of one run.  Of several processes all read, and the one with `writes` writes."""
+def tensorboard_logger(folder: Path) -> Logger:
+    """A logger that writes TensorBoard files to a folder.  Raises ValueError where tensorboardX is not installed."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            "TensorBoard output needs tensorboardX: pip install 'dlvm_jax[tensorboard]'"
+        ) from error
+    writer = SummaryWriter(str(folder))
 
-    def __init__(self, root, tensorboard=False, writes=True):
-        self.root, self.writes = Path(root), writes
-        self._writer = None
+    def log(step, metrics):
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)
+        writer.flush()
+
+    return log
+
+
+def _scalars(metrics):
+    """Metrics as floats: that of several seeds, a list, as one of each seed."""
+    several = {name: value for name, value in metrics.items() if isinstance(value, list)}
+    scalars = {name: value for name, value in metrics.items() if name not in several}
+    return scalars | {
+        f"{name}/seed{i}": one for name, values in several.items() for i, one in enumerate(values)
+    }
+
+
+class RunFolder:
+    """The files of one run.  Of several processes all read, and the one with `writes` writes.
+
+    root:        the folder, created
+    tensorboard: whether to write TensorBoard files too
+    logger:      called as `logger(step, metrics)` at each evaluation; of several seeds a metric comes as "loss/seed0", ...
+    writes:      whether this process writes, and calls the logger
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        tensorboard: bool = False,
+        logger: Logger | None = None,
+        writes: bool = True,
+    ):
+        self.root, self.writes, self._loggers = Path(root), writes, []
         if not writes:
             return
         self.root.mkdir(parents=True, exist_ok=True)
         if tensorboard:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError as error:
-                raise ValueError(
-                    "TensorBoard output needs tensorboardX: pip install 'dlvm_jax[tensorboard]'"
-                ) from error
-            self._writer = SummaryWriter(str(self.root / "tensorboard"))
+            self._loggers.append(tensorboard_logger(self.root / "tensorboard"))
+        if logger is not None:
+            self._loggers.append(logger)
 
-    def write(self, name, content):
+    def write(self, name: str, content: Any) -> None:
         """Write a JSON file whole or not at all."""
         if not self.writes:
             return
@@ -127,34 +178,29 @@ class RunFolder:
         temporary.write_text(json.dumps(content, indent=2) + "\n")
         temporary.replace(self.root / name)
 
-    def log(self, step, metrics, seconds):
-        """Append one evaluation to metrics.jsonl and timing.jsonl (and TensorBoard)."""
+    def log(self, step: int, metrics: Mapping[str, Any], seconds: float) -> None:
+        """Append one evaluation to metrics.jsonl and timing.jsonl, and call the loggers."""
         if not self.writes:
             return
         self._append("metrics.jsonl", {"step": step, **metrics})
         self._append("timing.jsonl", {"step": step, "seconds": round(seconds, 3)})
-        if self._writer is not None:
-            for name, value in metrics.items():
-                for seed, one in enumerate(value if isinstance(value, list) else [value]):
-                    self._writer.add_scalar(
-                        f"{name}/seed{seed}" if isinstance(value, list) else name, one, step
-                    )
-            self._writer.flush()
+        for logger in self._loggers:
+            logger(step, _scalars(metrics))
 
-    def metrics(self):
+    def metrics(self) -> list[dict[str, Any]]:
         """The evaluations logged so far."""
         return self._read("metrics.jsonl")
 
-    def timing(self):
+    def timing(self) -> list[dict[str, Any]]:
         """The step and the seconds of training at each evaluation so far."""
         return self._read("timing.jsonl")
 
-    def seconds(self):
+    def seconds(self) -> float:
         """Seconds of training logged so far."""
         timing = self.timing()
         return timing[-1]["seconds"] if timing else 0.0
 
-    def rewind(self, step):
+    def rewind(self, step: int) -> None:
         """Forget what was logged after `step`, and a last line cut short."""
         if not self.writes:
             return

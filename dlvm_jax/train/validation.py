@@ -1,6 +1,8 @@
 """Validation between chunks of training: the objective's own metrics on held-out data, with fixed randomness."""
 
 import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,26 @@ import numpy as np
 __all__ = ["validator"]
 
 
-def validator(objective, data, *, seeds=1, batch_size=500, key=None):
+def validator(
+    objective: Callable,
+    data: Any,
+    *,
+    seeds: Sequence[int] = (0,),
+    batch_size: int = 500,
+    key: jax.Array | None = None,
+) -> Callable[[Any], dict[str, Any]]:
     """`validate(params) -> {"score", ...}` for `loop.run`: means of the objective's metrics over all of `data`.
 
     The score is minus the metric "bound" where there is one (the beta = 1 bound, whatever is trained), else the loss, averaged
-    over seeds; the same draws are used each time, so scores of different evaluations are comparable.  data: arrays [N, ...]
-    already transformed.  With several seeds each metric is a list.  A last batch of one example is joined to the one before.
+    over seeds.  The same draws are used each time, so scores of different evaluations are comparable.
+
+    objective:  (params, key, batch) -> (loss, metrics)
+    data:       arrays [N, ...] of the host, already transformed
+    seeds:      those of training; of several the parameters have a leading axis, and each metric is a list
+    batch_size: examples of a batch; a last batch of one example is joined to the one before
+    key:        of the draws, the same for all seeds
+
+    Raises ValueError for data without examples.
     """
     count = len(jax.tree.leaves(data)[0])
     if not count:
@@ -34,7 +50,7 @@ def validator(objective, data, *, seeds=1, batch_size=500, key=None):
     def put(block):
         return jnp.asarray(block, jnp.float32 if block.dtype == np.uint8 else None)
 
-    if seeds > 1:
+    if len(seeds) > 1:
         metrics_of = jax.vmap(metrics_of, in_axes=(0, None, None))
     metrics_of = jax.jit(metrics_of)
 
