@@ -34,7 +34,8 @@ class Model(NamedTuple):
     parts:      what the family's reports and diagnostics look at
     encode:     (params, x or (x, context)) -> codes;  decode: (params, z or (z, context)) -> the mean of x
     split:      (batch) -> x or (x, context);  merge: (x, context) -> whole examples, for pictures
-    labels:     whether training takes the labels of the data too
+    labels:     whether it is conditioned on labels, so that training takes those of the data too
+    part:       whether it is conditioned on a part of each example, which `split` cuts off
     adapt:      (params, x) -> params, set once by the first examples (data-dependent initialisation)
     solve:      (key, x) -> params in closed form from all training examples, instead of training
     score:      (params) -> {"score", ...}, lower is better, of a model that is trained without data
@@ -50,6 +51,7 @@ class Model(NamedTuple):
     split: Callable = lambda batch: batch
     merge: Callable = lambda x, context: x
     labels: bool = False
+    part: bool = False
     adapt: Callable | None = None
     solve: Callable | None = None
     score: Callable | None = None

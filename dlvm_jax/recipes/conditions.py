@@ -17,13 +17,15 @@ __all__ = ["CONDITIONS", "Condition", "condition_of"]
 class Condition(NamedTuple):
     """How a batch of data becomes (x, context).
 
-    event, context: their shapes (context: None for an unconditional model);  labels: whether a batch has the labels too
+    event, context: their shapes (context: None for an unconditional model)
+    labels, part: what the context is, the labels of the batch or a part of its examples
     split: (batch) -> (x, context), pure JAX;  merge: (x, context) -> whole examples, for pictures
     """
 
     event: tuple[int, ...]
     context: tuple[int, ...] | None = None
     labels: bool = False
+    part: bool = False
     split: Callable = lambda batch: batch
     merge: Callable = lambda x, context: x
 
@@ -45,7 +47,7 @@ def _label(spec):
         x, labels = batch
         return x, jax.nn.one_hot(labels, spec.classes, dtype=jnp.float32)
 
-    return Condition(spec.event_shape, (spec.classes,), True, split)
+    return Condition(spec.event_shape, (spec.classes,), True, False, split)
 
 
 def _quadrants(count, spec):
@@ -73,7 +75,7 @@ def _quadrants(count, spec):
         image = image.at[..., seen, :].set(context.reshape(*context.shape[:-1], -1, channels))
         return image.reshape(*batch, height, width, channels)
 
-    return Condition((len(hidden) * channels,), (len(seen) * channels,), False, split, merge)
+    return Condition((len(hidden) * channels,), (len(seen) * channels,), False, True, split, merge)
 
 
 CONDITIONS = {

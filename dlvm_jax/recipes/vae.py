@@ -243,6 +243,7 @@ class VAE(Recipe):
             condition.split,
             condition.merge,
             condition.labels,
+            condition.part,
         )
 
     def _decoder(self, spec, constants, event, context) -> Density:

@@ -12,6 +12,8 @@ _MODULES = (
     "config",
     "cost",
     "engine",
+    "export",
+    "fitted",
     "fitting",
     "loop",
     "optimisers",

@@ -101,8 +101,7 @@ class Fitted:
         return self.model.split(examples_of(self.model, x, None if labels is None else jnp.asarray(labels)))
 
     def _context(self, given: Any) -> Any:
-        conditional = self.model.labels or self.model.split is not Model._field_defaults["split"]
-        if not conditional:
+        if not (self.model.labels or self.model.part):
             if given is not None:
                 raise ValueError("this model is unconditional; leave `given` out")
             return None
