@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from dlvm_jax import data as datasets
-from dlvm_jax.data import tables, toys
+from dlvm_jax.data import files, tables, toys
 from dlvm_jax.evaluate.baseline_code_lengths import baseline_code_lengths
 from dlvm_jax.functional.densities import multivariate_normal_log_prob
 from dlvm_jax.models import density, flows, image_flows, objectives, scalars
@@ -95,7 +95,7 @@ def kind_of(config):
     """What the data are: "plane" for points of a known distribution, "table" for rows of numbers, else "images"."""
     if config.data in toys.TOYS:
         return "plane"
-    return "table" if config.data in tables.NAMES or config.data.endswith(tables.FILES) else "images"
+    return "table" if config.data in tables.TABLES or config.data.endswith(files.ARRAY_FILES) else "images"
 
 
 def scalar_of(config):
@@ -155,10 +155,7 @@ def build(config, event_shape):
 
 def load(config):
     """Points in the plane, rows of a table, or images dequantised by uniform noise: on [0, 1), new noise in each step."""
-    kind = kind_of(config)
-    if kind == "plane":
-        return toys.dataset(config.data)
-    return tables.dataset(config.data) if kind == "table" else datasets.load(config.data, "dequantised")
+    return datasets.load(config.data, transform="dequantised")
 
 
 def gaussian_log_prob(train, test):
