@@ -19,21 +19,22 @@ from urllib.request import getproxies, proxy_bypass
 
 import numpy as np
 
-from dlvm_jax.data.sources import SOURCES
+from dlvm_jax.data.sources import SOURCES, Splits
 
-__all__ = ["cache_folder", "read_prepared"]
+__all__ = ["cache_folder", "check_reachable", "read_prepared"]
 
 BLOCK = 1000
 VERSION = "1.0.0"
 
 
-def cache_folder():
+def cache_folder() -> Path:
     """Where prepared data sets live: $XDG_CACHE_HOME (or ~/.cache) / dlvm_jax / tfds."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlvm_jax" / "tfds"
 
 
-def _reachable(url):
-    """Whether the server, or the proxy in front of it, takes a connection: TFDS itself would retry for minutes."""
+def check_reachable(url: str) -> None:
+    """Raise ConnectionError unless the server, or the proxy in front of it, takes a connection: TFDS would retry for minutes."""
+    host = urlsplit(url).hostname
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme)
     if proxy and not proxy_bypass(parts.hostname):
@@ -41,23 +42,22 @@ def _reachable(url):
     port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     try:
         with socket.create_connection((parts.hostname, port), timeout=5):
-            return True
+            pass
     except OSError:
-        return False
+        raise ConnectionError(f"{host} cannot be reached") from None
 
 
-def _download(name, files, dl_manager, folder, looked):
+def _download(name, files, dl_manager, folder, missing):
     """Fetch the original files into a folder under their own names; FileNotFoundError where they cannot be had."""
     for file in files:
         try:
-            if not _reachable(file.url):
-                raise ConnectionError(f"{urlsplit(file.url).hostname} cannot be reached")
+            check_reachable(file.url)
             print(f"downloading {file.url}", file=sys.stderr)
             path = Path(dl_manager.download(file.url))
         except Exception as error:
             reason = str(error).strip().split("\n")[0]
             raise FileNotFoundError(
-                f"the files of {name} are not here ({looked}) and {reason}; "
+                f"the files of {name} are not here ({missing}) and {reason}; "
                 f"put {', '.join(f.name for f in files)} into a folder {name} and set DLVM_DATA to the folder above it"
             ) from error
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -85,14 +85,14 @@ def _read_source(name, dl_manager):
     source, root = SOURCES[name], os.environ.get("DLVM_DATA")
     if not source.files:
         return source.read(None)
-    looked = f"DLVM_DATA={root} has no {name}" if root else "DLVM_DATA is not set"
+    missing = f"DLVM_DATA={root} has no {name}" if root else "DLVM_DATA is not set"
     if root and (Path(root) / name).is_dir():
         try:
             return _intact(source, name, Path(root) / name, f"in {Path(root) / name}")
         except FileNotFoundError as error:
-            looked = f"DLVM_DATA={root}: {error}"
+            missing = f"DLVM_DATA={root}: {error}"
     with tempfile.TemporaryDirectory() as folder:
-        _download(name, source.files, dl_manager, folder, looked)
+        _download(name, source.files, dl_manager, folder, missing)
         return _intact(source, name, folder, f"as downloaded from {source.files[0].url}")
 
 
@@ -127,8 +127,11 @@ def _builder_class():
         def _generate_examples(self, images, labels):
             for block, start in enumerate(range(0, len(images), BLOCK)):
                 part = images[start : start + BLOCK]
-                marks = np.zeros(0, np.int32) if labels is None else labels[start : start + BLOCK]
-                yield block, {"block": block, "shape": part.shape, "images": part.ravel(), "labels": marks}
+                label_block = np.zeros(0, np.int32) if labels is None else labels[start : start + BLOCK]
+                yield (
+                    block,
+                    {"block": block, "shape": part.shape, "images": part.ravel(), "labels": label_block},
+                )
 
     return DlvmArrays
 
@@ -172,7 +175,7 @@ def _prepare(name, folder, place):
         shutil.rmtree(downloads, ignore_errors=True)
 
 
-def read_prepared(name, cache=None):
+def read_prepared(name: str, cache: Path | str | None = None) -> Splits:
     """The raw arrays of a set, `{split: (images, labels or None)}` in original order, preparing them the first time.
 
     cache: folder of prepared sets, default `cache_folder()`; nothing is written to it once the set is there.  Raises

@@ -15,7 +15,7 @@ __all__ = ["LEVELS", "all_factors", "render"]
 LEVELS = {"shape": 3, "size": 5, "angle": 8, "x": 8, "y": 8}  # square, ellipse, triangle; 7680 images in all
 
 
-def all_factors():
+def all_factors() -> np.ndarray:
     """Every combination of the factors once, int32 [7680, 5], the last factor fastest."""
     grid = np.meshgrid(*map(np.arange, LEVELS.values()), indexing="ij")
     return np.stack(grid, -1).reshape(-1, len(LEVELS)).astype(np.int32)
@@ -33,7 +33,7 @@ def _distances(u, v):
     return jnp.stack([square, ellipse, triangle])
 
 
-def render(factors, side=32):
+def render(factors: np.ndarray, side: int = 32) -> np.ndarray:
     """Grey images of factors, float32 [N, side, side, 1] in [0, 1], antialiased: a pixel is the share of it that is covered.
 
     factors: integers [N, 5] in the order of `LEVELS`.  On [-1, 1]^2 the radius is 0.2 ... 0.4, the centre between -0.5 and

@@ -1,96 +1,162 @@
-"""From a name and a protocol to arrays."""
+"""From a name, a path or an address to a data set."""
 
 import hashlib
-from collections.abc import Callable
-from typing import NamedTuple
+import os
+from pathlib import Path
 
 import numpy as np
 
-from dlvm_jax.data import builders
+from dlvm_jax.data import builders, toys
+from dlvm_jax.data.arrays import from_arrays
+from dlvm_jax.data.dataset import Data
+from dlvm_jax.data.files import ARRAY_FILES, read_array_file, read_folder
 from dlvm_jax.data.protocol import PROTOCOLS, TRANSFORMS, Protocol
 from dlvm_jax.data.sources import SOURCES
+from dlvm_jax.data.tables import TABLES
+from dlvm_jax.data.tfds_sets import read_tfds
 from dlvm_jax.settings import pick
 
-__all__ = ["Data", "Spec", "load", "names", "protocols"]
+__all__ = ["load", "names", "protocols"]
 
 
-class Spec(NamedTuple):
-    """What a model must know of its data: all of it is saved with a run.
-
-    name, protocol, protocol_hash: which data, under which protocol
-    event_shape: of one example;  examples: number of training examples
-    levels: values an element takes (0: real numbers), as integers where `discrete`;  bin_width: their distance
-    classes: number of labels, None where there are none
-    """
-
-    name: str
-    protocol: str
-    protocol_hash: str
-    event_shape: tuple[int, ...]
-    examples: int
-    levels: int
-    discrete: bool
-    bin_width: float
-    classes: int | None = None
-
-
-class Data(NamedTuple):
-    """A data set under a protocol.
-
-    train: raw uint8 [n, h, w, c], which `preprocess` transforms minibatch by minibatch (float32 [n, D] of vectors)
-    valid, test: transformed with fixed draws (uint8 for discrete data, else float32); valid may be empty
-    *_labels: int32 [n], or None;  levels: values of a pixel after the transformation (0 of vectors)
-    bin_width: their distance, for bits per dimension;  discrete: whether they are integers
-    preprocess: (key, raw batch) -> float32 batch, pure JAX
-    """
-
-    name: str
-    train: np.ndarray
-    valid: np.ndarray
-    test: np.ndarray
-    train_labels: np.ndarray | None
-    valid_labels: np.ndarray | None
-    test_labels: np.ndarray | None
-    levels: int
-    bin_width: float
-    discrete: bool
-    preprocess: Callable
-    protocol: Protocol
-
-    @property
-    def spec(self) -> Spec:
-        """What a model must know of these data."""
-        labels = [
-            part for part in (self.train_labels, self.valid_labels, self.test_labels) if part is not None
-        ]
-        return Spec(
-            self.name,
-            self.protocol.name,
-            self.protocol.hash,
-            tuple(self.train.shape[1:]),
-            len(self.train),
-            self.levels,
-            self.discrete,
-            self.bin_width,
-            1 + max(int(part.max(initial=0)) for part in labels) if labels else None,
-        )
-
-
-def of_vectors(name, splits, protocol):
-    """The `Data` set of real vectors, three arrays float32 [n, D], whose digest completes the protocol."""
-    digest = hashlib.sha256(b"".join(rows.tobytes() for rows in splits)).hexdigest()
-    labels = None, None, None
-    return Data(name, *splits, *labels, 0, 1.0, False, lambda key, raw: raw, protocol.with_hash(digest))
-
-
-def names():
-    """The data sets there are."""
+def names() -> tuple[str, ...]:
+    """The published data sets there are."""
     return tuple(PROTOCOLS)
 
 
-def protocols(name):
-    """The protocols of a data set, its default first."""
+def protocols(name: str) -> tuple[Protocol, ...]:
+    """The protocols of a published data set, its default first.  Raises ValueError for an unknown name."""
     return pick(PROTOCOLS, name, "data set")
+
+
+def load(
+    source: str | Path,
+    protocol: str | None = None,
+    cache: str | Path | None = None,
+    *,
+    transform: str | None = None,
+    levels: int | None = None,
+    seed: int | None = None,
+    resize: tuple[int, int] | None = None,
+    mmap: bool | None = None,
+) -> Data:
+    """A data set by name, path or address.
+
+    source: a published set (`names()`), a toy in the plane (`toys.TOYS`), a table (`tables.TABLES`), a file .npy, .npz or .csv
+        (see `files.read_array_file`), a folder of PNG or JPEG images, or "tfds:NAME", an image set of TensorFlow Datasets
+    protocol: one of the set's (`protocols(name)`), by default its first; of one's own data as in `from_arrays`, by default
+        "standardised" for rows of real numbers
+    cache: folder of prepared sets
+    transform: without a protocol, the transformation of integers that a model prefers, a name in `TRANSFORMS`: the set's first
+        protocol with it; bits stay bits for "levels" and "binarised"; real numbers stay what they are
+    levels, seed: of one's own data, as in `from_arrays`
+    resize: height and width that the images of a folder, or of TensorFlow Datasets, are brought to
+    mmap: whether a .npy file is memory-mapped instead of read; default: from 256 MB on
+    Raises ValueError for an unknown name or protocol and for data that are unfit (see `from_arrays`), FileNotFoundError for
+    files that are not there and cannot be downloaded.
+    """
+    name, path = str(source), Path(source)
+    if transform is not None:
+        pick(TRANSFORMS, transform, "transformation")
+    settings = {"levels": levels, "seed": seed, "resize": resize, "mmap": mmap}
+    if name in PROTOCOLS:
+        _refuse(name, settings)
+        return _published(name, _published_protocol(name, protocol, transform), cache)
+    if name in toys.TOYS:
+        _refuse(name, settings)
+        pick(dict.fromkeys(["sampled"]), protocol or "sampled", f"protocol of {name}")
+        return toys.dataset(name)
+    if name in TABLES:
+        _refuse(name, settings)
+        pick(dict.fromkeys(["standardised"]), protocol or "standardised", f"protocol of {name}")
+        return from_arrays(TABLES[name](), name=name, protocol="standardised", source=name)
+
+    if name.startswith("tfds:"):
+        _refuse(name, {"mmap": mmap})
+        name = name.removeprefix("tfds:")
+        arrays, stem = read_tfds(name, cache, resize), f"tfds-{name.replace('/', '-')}"
+    elif path.suffix.lower() in ARRAY_FILES:
+        _refuse(name, {"resize": resize} | ({} if path.suffix.lower() == ".npy" else {"mmap": mmap}))
+        arrays, stem = read_array_file(path, mmap), path.stem
+    elif path.is_dir():
+        _refuse(name, {"mmap": mmap})
+        arrays, stem = {"train": read_folder(path, resize)}, path.resolve().name
+    else:
+        raise _unknown(name, path)
+    return _own(arrays, stem, path.name, protocol, transform, levels, seed or 0)
+
+
+def _refuse(source, settings):
+    """Raise ValueError for a setting that a source does not have."""
+    for name, value in settings.items():
+        if value is not None:
+            raise ValueError(f"{source} has no setting {name}; leave {name}={value!r} out")
+
+
+def _unknown(name, path):
+    """The error for a source that is neither known nor there."""
+    if path.exists():
+        return ValueError(f"{name} is no data: give {', '.join(ARRAY_FILES)} or a folder of images")
+    if path.suffix or os.sep in name:
+        return FileNotFoundError(
+            f"{name} does not exist; give {', '.join(ARRAY_FILES)} or a folder of images"
+        )
+    try:
+        pick({**PROTOCOLS, **toys.TOYS, **TABLES}, name, "data set")
+    except ValueError as error:
+        return error
+
+
+def _own(arrays, name, file, protocol, transform, levels, seed):
+    """Arrays that were read, as `Data`.  Rows of real numbers are a table unless a protocol says otherwise."""
+    train = arrays["train"]
+    if train.ndim == 2 and train.dtype.kind == "f":
+        if protocol is None:
+            protocol = "standardised"
+        elif protocol in TRANSFORMS and file.lower().endswith(".csv") and (train == np.rint(train)).all():
+            arrays = {"train": train.astype(np.int64)}  # text does not tell integers from real numbers
+    source = {"source": file} if protocol == "standardised" else {}
+    return from_arrays(
+        **arrays, name=name, protocol=protocol, transform=transform, levels=levels, seed=seed, **source
+    )
+
+
+def _published_protocol(name, protocol, transform):
+    """The protocol of that name, or the first with a transformation; raises ValueError where there is none."""
+    choices = {p.name: p for p in protocols(name)}
+    if protocol is not None:
+        return pick(choices, protocol, f"protocol of {name}")
+    wanted = [transform] + ["bits"] * (transform in ("levels", "binarised"))
+    found = [p for p in choices.values() if transform is None or p.transform in wanted]
+    if not found:
+        there = ", ".join(f"{p.name} ({p.transform})" for p in choices.values())
+        raise ValueError(f"{name} has no protocol whose values are {transform}; it has {there}")
+    return found[0]
+
+
+def _published(name, protocol, cache):
+    """A published set under a protocol."""
+    splits = builders.read_prepared(name, cache)
+    total = hashlib.sha256()
+    for split in sorted(splits):
+        total.update(np.ascontiguousarray(splits[split][0]))
+    levels, transform = SOURCES[name].levels, TRANSFORMS[protocol.transform]
+    (train, valid, test) = _split(splits, protocol)
+    rng = np.random.RandomState(protocol.seed)
+    return Data(
+        name,
+        train[0],
+        transform.fixed(levels, rng, valid[0]),
+        transform.fixed(levels, rng, test[0]),
+        train[1],
+        valid[1],
+        test[1],
+        transform.levels(levels),
+        transform.bin_width(levels),
+        transform.discrete,
+        transform.train(levels),
+        protocol.with_hash(total.hexdigest()),
+    )
 
 
 def _split(splits, protocol):
@@ -107,38 +173,7 @@ def _split(splits, protocol):
     else:
         last = order[train_size + valid_size : train_size + valid_size + test_size]
         test = pool[last], None if labels is None else labels[last]
-    if len(pool) < train_size + valid_size:  # CIFAR-10 without its inexact images: validation is what is left
+    if len(pool) < train_size + valid_size:  # CIFAR-10 without some of its images: validation is what is left
         valid_size = len(pool) - train_size
     first, second = order[:train_size], order[train_size : train_size + valid_size]
     return *((pool[i], None if labels is None else labels[i]) for i in (first, second)), test
-
-
-def load(name, protocol=None, cache=None):
-    """A data set under one of its protocols (the first by default).
-
-    cache: folder of prepared sets.  Raises ValueError for an unknown name or protocol, FileNotFoundError where the files are
-    neither in the folder DLVM_DATA nor on a network that can be reached.
-    """
-    choices = {p.name: p for p in protocols(name)}
-    chosen = pick(choices, protocol or next(iter(choices)), f"protocol of {name}")
-    splits = builders.read_prepared(name, cache)
-    total = hashlib.sha256()
-    for split in sorted(splits):
-        total.update(np.ascontiguousarray(splits[split][0]).tobytes())
-    levels, transform = SOURCES[name].levels, TRANSFORMS[chosen.transform]
-    (train, valid, test) = _split(splits, chosen)
-    rng = np.random.RandomState(chosen.seed)
-    return Data(
-        name,
-        train[0],
-        transform.fixed(levels, rng, valid[0]),
-        transform.fixed(levels, rng, test[0]),
-        train[1],
-        valid[1],
-        test[1],
-        transform.levels(levels),
-        transform.bin_width(levels),
-        transform.discrete,
-        transform.train(levels),
-        chosen.with_hash(total.hexdigest()),
-    )

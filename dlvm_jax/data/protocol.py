@@ -16,15 +16,19 @@ import numpy as np
 
 from dlvm_jax.functional.flows import image
 
-__all__ = ["PROTOCOLS", "TRANSFORMS", "Protocol", "Transform"]
+__all__ = ["PROTOCOLS", "REALS", "TRANSFORMS", "Protocol", "Transform"]
 
 
 class Protocol(NamedTuple):
     """A split and a transformation.
 
-    sizes: (train, valid, test); transform: a name in `TRANSFORMS`; seed: of the fixed draws of validation and test data;
-    shuffle: seed of the permutation before splitting, None for the published order; description, source: for people;
-    hash: twelve hexadecimal digits over all of this and the raw arrays (empty until the data are loaded).
+    sizes: (train, valid, test)
+    transform: a name in `TRANSFORMS`, or "none" of reals that are left as they are
+    seed: of the fixed draws of validation and test data
+    description: for people
+    source: who split the data so, or whose they are
+    shuffle: seed of the permutation before splitting, None for the published order
+    hash: twelve hexadecimal digits over the raw arrays and all of this but the description; empty until the data are loaded
     """
 
     name: str
@@ -36,7 +40,7 @@ class Protocol(NamedTuple):
     shuffle: int | None = None
     hash: str = ""
 
-    def with_hash(self, arrays_digest):
+    def with_hash(self, arrays_digest: str) -> "Protocol":
         """This protocol with its hash for arrays of the given SHA-256."""
         fields = json.dumps([*self._replace(hash="", description=""), arrays_digest])
         return self._replace(hash=hashlib.sha256(fields.encode()).hexdigest()[:12])
@@ -45,15 +49,16 @@ class Protocol(NamedTuple):
 class Transform(NamedTuple):
     """What becomes of raw levels 0..L-1.
 
-    train(levels) -> (key, raw) -> float32 array, pure JAX;  fixed(levels, rng, raw) -> array, drawn once with numpy;
-    levels(L) and bin_width(L): number of values of a pixel afterwards, and their distance;  discrete: whether the values are
-    integers that a probability mass function can score.
+    train: (levels) -> (key, raw) -> float32 array, pure JAX
+    fixed: (levels, rng, raw) -> array, drawn once with numpy
+    levels, bin_width: (L) -> number of values of a pixel afterwards, and their distance
+    discrete: whether the values are integers that a probability mass function can score
     """
 
-    train: Callable
-    fixed: Callable
-    levels: Callable
-    bin_width: Callable
+    train: Callable[[int], Callable[[jax.Array, jax.Array], jax.Array]]
+    fixed: Callable[[int, np.random.RandomState, np.ndarray], np.ndarray]
+    levels: Callable[[int], int]
+    bin_width: Callable[[int], float]
     discrete: bool
 
 
@@ -74,8 +79,9 @@ def _fixed_bits(levels, rng, raw):
 
 
 def _fixed_dequantise(levels, rng, raw):
-    step = rng.randint(0, image.NOISE_STEPS, raw.shape, np.uint16)
-    return (raw + (step + np.float32(0.5)) / np.float32(image.NOISE_STEPS)) / np.float32(levels)
+    steps = image.noise_steps(levels)
+    step = rng.randint(0, steps, raw.shape, np.uint16)
+    return (raw + (step + np.float32(0.5)) / np.float32(steps)) / np.float32(levels)
 
 
 TRANSFORMS = {
@@ -96,18 +102,21 @@ TRANSFORMS = {
     ),
 }
 
+# Floating-point numbers stay what they are.
+REALS = Transform(_as_float, lambda levels, rng, raw: raw, lambda levels: 0, lambda levels: 1.0, False)
+
 
 def _common(sizes, source, shuffle=None):
     """The protocols every set of grey levels has."""
-    said = "/".join(map(str, sizes))
+    counts = "/".join(map(str, sizes))
     return (
-        Protocol("levels", sizes, "levels", 0, f"{said}, integer grey levels", source, shuffle),
+        Protocol("levels", sizes, "levels", 0, f"{counts}, integer grey levels", source, shuffle),
         Protocol(
             "dequantised",
             sizes,
             "dequantised",
             777,
-            f"{said}, (level + u) / levels; fixed u for validation and test",
+            f"{counts}, (level + u) / levels; fixed u for validation and test",
             source,
             shuffle,
         ),
@@ -116,7 +125,7 @@ def _common(sizes, source, shuffle=None):
             sizes,
             "scaled",
             0,
-            f"{said}, grey scaled to [0, 1]: no likelihood of discrete data",
+            f"{counts}, grey scaled to [0, 1]: no likelihood of discrete data",
             source,
             shuffle,
         ),
@@ -124,8 +133,8 @@ def _common(sizes, source, shuffle=None):
 
 
 def _dynamic(name, sizes, seed, source, more="", shuffle=None):
-    said = "/".join(map(str, sizes))
-    text = f"{said}, new bits Bernoulli(grey) for each minibatch, validation and test bits drawn once (seed {seed}){more}"
+    counts = "/".join(map(str, sizes))
+    text = f"{counts}, new bits Bernoulli(grey) for each minibatch, validation and test bits drawn once (seed {seed}){more}"
     return Protocol(name, sizes, "binarised", seed, text, source, shuffle)
 
 
@@ -164,9 +173,10 @@ PROTOCOLS = {  # the first of each set is its default
         *_common((17352, 1928, 13180), "this library", 777),
     ),
     "freyfaces": _common((1565, 200, 200), "van den Berg et al. 2018", 123),
+    "olivetti": _common((320, 40, 40), "this library", 777),
     "cifar10": tuple(
         p._replace(
-            description=f"{p.description}; 98 images that exist only as lossy copies are left out of the packed files"
+            description=f"{p.description}; where the files lack images, validation and test are what is there"
         )
         for p in _common((45000, 5000, 10000), "this library")
     ),

@@ -1,12 +1,9 @@
 """Readers of the original files, with numpy and the standard library: raw integer images and labels, nothing transformed.
 
-Each reader takes a folder and returns `{split: (images uint8 [n, h, w, c], labels int32 [n] or None)}`.  The folder holds
-either the files as their authors publish them, or the packed copies described in `PACKED`.
+Each reader takes a folder of the files that the authors publish.
 """
 
 import gzip
-import io
-import lzma
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -15,14 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["SOURCES", "File", "Source"]
+__all__ = ["SOURCES", "File", "Source", "Splits"]
 
-PACKED = """\
-binarized_mnist.npz       train, valid, test: bits packed along the last axis
-omniglot105_*.npy.xz      drawings 105 x 105, bits packed along the last axis [characters, 20, 105, 1379]
-freyfaces.npz             images
-*_batch*.xz, labels.npz   CIFAR-10 as residuals of the LOCO-I/MED prediction of the planes G, R-G, B-G
-"""
+Splits = dict[str, tuple[np.ndarray, np.ndarray | None]]  # images uint8 [n, h, w, c] and labels int32 [n]
 
 
 class File(NamedTuple):
@@ -32,15 +24,15 @@ class File(NamedTuple):
     sha256: str | None = None
 
     @property
-    def name(self):
+    def name(self) -> str:
         """File name without the address."""
         return self.url.rsplit("/", 1)[-1]
 
 
 class Source(NamedTuple):
-    """A data set as published: `read(folder)`, number of grey levels, original files, citation."""
+    """A data set as published: `read(folder) -> Splits`, number of grey levels, original files, citation."""
 
-    read: Callable
+    read: Callable[[Path | str | None], Splits]
     levels: int
     files: tuple[File, ...]
     citation: str
@@ -51,12 +43,8 @@ def _open(folder, *names):
     for name in names:
         path = Path(folder) / name
         if path.exists():
-            return {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)(path, "rb")
+            return (gzip.open if path.suffix == ".gz" else open)(path, "rb")
     raise FileNotFoundError(f"no {' or '.join(names)} in {folder}")
-
-
-def _has(folder, name):
-    return (Path(folder) / name).exists()
 
 
 def _digits(_folder):
@@ -85,16 +73,13 @@ def _mnist(folder):
 
 
 def _binarized_mnist(folder):
-    if _has(folder, "binarized_mnist.npz"):
-        packed = np.load(Path(folder) / "binarized_mnist.npz")
-        bits = {split: np.unpackbits(packed[split], axis=1) for split in ("train", "valid", "test")}
-    else:
-        bits = {}
-        for split in ("train", "valid", "test"):
-            with _open(folder, f"binarized_mnist_{split}.amat") as file:
-                digits = np.frombuffer(file.read(), np.uint8)
-            bits[split] = (digits[(digits == ord("0")) | (digits == ord("1"))] - ord("0")).reshape(-1, 784)
-    return {split: (x.reshape(-1, 28, 28, 1), None) for split, x in bits.items()}
+    splits = {}
+    for split in ("train", "valid", "test"):
+        with _open(folder, f"binarized_mnist_{split}.amat") as file:
+            digits = np.frombuffer(file.read(), np.uint8)
+        bits = digits[(digits == ord("0")) | (digits == ord("1"))] - ord("0")
+        splits[split] = (bits.reshape(-1, 28, 28, 1), None)
+    return splits
 
 
 def _area_28(drawings):
@@ -104,12 +89,8 @@ def _area_28(drawings):
 
 
 def _omniglot_drawings(folder, part):
-    name = f"omniglot105_{part}.npy.xz"
-    if _has(folder, name):
-        with _open(folder, name) as file:
-            packed = np.load(io.BytesIO(file.read()))
-        return np.unpackbits(packed, axis=2)[..., :11025].reshape(-1, 105, 105)
-    from PIL import Image  # comes with matplotlib
+    """Drawings [n, 105, 105] of a part, ink 1, in the order of the numbers of their characters."""
+    from PIL import Image
 
     with _open(folder, f"images_{part}.zip") as file, zipfile.ZipFile(file) as archive:
         pages = sorted(
@@ -127,63 +108,37 @@ def _omniglot(folder):
     return parts
 
 
+def _matlab(folder, name, key):
+    """An array of a MATLAB file whose columns are the examples, examples first."""
+    from scipy.io import loadmat
+
+    with _open(folder, name) as file:
+        return loadmat(file)[key].T
+
+
 def _freyfaces(folder):
-    if _has(folder, "freyfaces.npz"):
-        images = np.load(Path(folder) / "freyfaces.npz")["images"]
-    else:
-        from scipy.io import loadmat
-
-        with _open(folder, "frey_rawface.mat") as file:
-            images = loadmat(file)["ff"].T.reshape(-1, 28, 20)
-    return {"train": (images[..., None], None)}
+    return {"train": (_matlab(folder, "frey_rawface.mat", "ff").reshape(-1, 28, 20, 1), None)}
 
 
-def _undo_prediction(residuals):
-    """Images from the residuals of the LOCO-I/MED prediction (see PACKED), [n, 3, 32, 32] -> [n, 32, 32, 3]."""
-    p = residuals.transpose(2, 3, 1, 0).astype(
-        np.int16, order="C"
-    )  # a pixel of all images is one piece of memory
-    for y in range(32):
-        for x in range(32):
-            if x and y:
-                left, up, corner = p[y, x - 1], p[y - 1, x], p[y - 1, x - 1]
-                low, high = np.minimum(left, up), np.maximum(left, up)
-                p[y, x] += np.clip(left + up - corner, low, high)
-            elif x or y:
-                p[y, x] += p[y, x - 1] if x else p[y - 1, x]
-            p[y, x] &= 255
-    green, red, blue = p[:, :, 0], p[:, :, 1] + p[:, :, 0], p[:, :, 2] + p[:, :, 0]
-    return np.stack([red, green, blue], -1).astype(np.uint8).transpose(2, 0, 1, 3)
+def _olivetti(folder):
+    """Ten photographs of each of 40 people, in this order; the file holds each image column by column."""
+    images = _matlab(folder, "olivettifaces.mat", "faces").reshape(-1, 64, 64).transpose(0, 2, 1)
+    return {"train": (images[..., None], np.arange(len(images), dtype=np.int32) // 10)}
 
 
 def _cifar10(folder):
-    if not _has(folder, "labels.npz"):
-        with _open(folder, "cifar-10-binary.tar.gz") as file, tarfile.open(fileobj=file) as archive:
+    with _open(folder, "cifar-10-binary.tar.gz") as file, tarfile.open(fileobj=file) as archive:
 
-            def batch(name):
-                rows = np.frombuffer(archive.extractfile(f"cifar-10-batches-bin/{name}.bin").read(), np.uint8)
-                rows = rows.reshape(-1, 3073)
-                return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0].astype(np.int32)
+        def batch(name):
+            rows = np.frombuffer(archive.extractfile(f"cifar-10-batches-bin/{name}.bin").read(), np.uint8)
+            rows = rows.reshape(-1, 3073)
+            return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0].astype(np.int32)
 
-            train = [batch(f"data_batch_{i}") for i in range(1, 6)]
-            return {
-                "train": tuple(np.concatenate(part) for part in zip(*train, strict=True)),
-                "test": batch("test_batch"),
-            }
-    labels = np.load(Path(folder) / "labels.npz")
-
-    def images(name):
-        with _open(folder, f"{name}.xz") as file:
-            return _undo_prediction(np.frombuffer(file.read(), np.uint8).reshape(-1, 3, 32, 32))
-
-    pools = {
-        "train": np.concatenate([images(f"data_batch_{i}") for i in range(1, 6)]),
-        "test": images("test_batch"),
-    }
-    exact = {split: np.setdiff1d(np.arange(len(x)), labels[f"inexact_{split}"]) for split, x in pools.items()}
-    return {
-        split: (x[exact[split]], labels[split][exact[split]].astype(np.int32)) for split, x in pools.items()
-    }
+        train = [batch(f"data_batch_{i}") for i in range(1, 6)]
+        return {
+            "train": tuple(np.concatenate(part) for part in zip(*train, strict=True)),
+            "test": batch("test_batch"),
+        }
 
 
 def _idx_files(address, sums):
@@ -250,6 +205,9 @@ SOURCES = {
     ),
     "freyfaces": Source(
         _freyfaces, 256, (File("https://cs.nyu.edu/~roweis/data/frey_rawface.mat"),), "Roweis & Saul 2000"
+    ),
+    "olivetti": Source(
+        _olivetti, 256, (File("https://cs.nyu.edu/~roweis/data/olivettifaces.mat"),), "Samaria & Harter 1994"
     ),
     "cifar10": Source(
         _cifar10,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlvm_jax.data.loading import of_vectors
+from dlvm_jax.data.dataset import Data, of_vectors
 from dlvm_jax.data.protocol import Protocol
 from dlvm_jax.settings import pick
 
@@ -35,7 +35,7 @@ def _centres():
     return RADIUS * jnp.stack([jnp.cos(angles), jnp.sin(angles)], -1)
 
 
-def eight_gaussians(key, n):
+def eight_gaussians(key: jax.Array, n: int) -> jax.Array:
     """Eight equally likely round Gaussians, standard deviation 1/sqrt(8), on a ring of radius sqrt(8).
 
     Shapes: [n, 2] float32.  Source: Grathwohl et al. 2019, FFJORD, section 4.1 (the same scale).
@@ -45,14 +45,14 @@ def eight_gaussians(key, n):
     return _centres()[chosen] + STD * jax.random.normal(noise, (n, 2))
 
 
-def eight_gaussians_log_prob(x):
+def eight_gaussians_log_prob(x: jax.Array) -> jax.Array:
     """Exact log-density of `eight_gaussians` in nats.  Shapes: x [..., 2] -> [...]."""
     squares = ((x[..., None, :] - _centres()) ** 2).sum(-1)
     one = -0.5 * squares / STD**2 - math.log(2 * math.pi * STD**2)
     return jax.nn.logsumexp(one, axis=-1) - math.log(8)
 
 
-def checkerboard(key, n):
+def checkerboard(key: jax.Array, n: int) -> jax.Array:
     """Uniform on eight of the sixteen squares of side 2 that tile [-4, 4) x [-4, 4).
 
     Shapes: [n, 2] float32.  Source: Grathwohl et al. 2019, FFJORD, section 4.1 (the same scale).
@@ -67,14 +67,14 @@ def checkerboard(key, n):
     return corner + 2 * (steps + 0.5) / 2**16
 
 
-def checkerboard_log_prob(x):
+def checkerboard_log_prob(x: jax.Array) -> jax.Array:
     """Exact log-density of `checkerboard` in nats: -log 32 on the board, -inf beside it.  Shapes: x [..., 2] -> [...]."""
     cell = jnp.floor((x + 4) / 2)
     on = ((cell >= 0) & (cell <= 3)).all(-1) & (cell.sum(-1) % 2 == 0)
     return jnp.where(on, -math.log(32), -jnp.inf)
 
 
-def two_moons(key, n, std=0.1):
+def two_moons(key: jax.Array, n: int, std: float = 0.1) -> jax.Array:
     """Two interleaved half circles of radius 1 with Gaussian noise of standard deviation `std`.
 
     The upper one is centred at (0, 0), the lower one at (1, 1/2); each point picks one with probability 1/2.  The density
@@ -92,8 +92,8 @@ def two_moons(key, n, std=0.1):
 class Toy(NamedTuple):
     """A distribution in the plane: `sample(key, n) -> [n, 2]`, and where known `log_prob(x)` and the entropy in nats."""
 
-    sample: Callable
-    log_prob: Callable | None
+    sample: Callable[[jax.Array, int], jax.Array]
+    log_prob: Callable[[jax.Array], jax.Array] | None
     entropy: float | None
 
 
@@ -105,13 +105,14 @@ TOYS = {
 }
 
 
-def dataset(name, sizes=(200_000, 2_000, 10_000)):
-    """A toy distribution as a `Data` set of sampled points: `sizes` of train, valid and test, each from a key of its own.
+def dataset(name: str, sizes: tuple[int, int, int] = (200_000, 2_000, 10_000)) -> Data:
+    """A toy distribution as `Data`: sampled points, of each part from a key of its own.
 
+    name: one of `TOYS`;  sizes: points of train, valid and test
     Raises ValueError for an unknown name.
     """
     toy = pick(TOYS, name, "toy distribution")
     splits = [np.asarray(toy.sample(jax.random.key(part), size)) for part, size in enumerate(sizes)]
-    said = f"{'/'.join(map(str, sizes))} points sampled in the plane"
-    protocol = Protocol("sampled", tuple(sizes), "none", 0, said, "this library")
+    text = f"{'/'.join(map(str, sizes))} points sampled in the plane"
+    protocol = Protocol("sampled", tuple(sizes), "none", 0, text, "this library")
     return of_vectors(name, splits, protocol)

@@ -19,7 +19,10 @@ __all__ = [
     "unsqueeze",
 ]
 
-NOISE_STEPS = 2**15  # of the noise of dequantisation
+
+def noise_steps(levels: int) -> int:
+    """Steps of the noise of dequantisation: 2^15, and fewer beyond 256 levels, so that float32 holds level and noise."""
+    return 2 ** min(15, 23 - (levels - 1).bit_length())
 
 
 def check_tiles(shape, size):
@@ -182,8 +185,8 @@ def dequantise(key, x, levels=256, event_ndim=3):
 
     $v = \frac{x+u}L,\ u\sim U[0,1)^D,\qquad \log P(x) \ge \mathbb E_u[\log p(v)] - D\log L$
 
-    The noise takes the midpoints of 2^15 steps: of up to 256 levels v is then exact in float32, and below 1, where a logit is
-    infinite; noise of full precision rounds up to the next level now and then.
+    The noise takes the midpoints of 2^15 steps (of 2^7 for 2^16 levels): v is then exact in float32, and below 1, where a
+    logit is infinite; noise of full precision rounds up to the next level now and then.
     The log-volume $-D\log L$ makes nats of the levels of nats of v: add it to log p(v).  The uniform density then has log2(L)
     bits per dimension.  Shapes: `x` in 0..L-1 [*batch, *event] -> v alike, log-volume [*batch].  Raises ValueError for
     fewer than one level.  Source: Theis, van den Oord, Bethge 2016, section 3.1.
@@ -195,7 +198,8 @@ def dequantise(key, x, levels=256, event_ndim=3):
     if levels < 1:
         raise ValueError(f"there is at least one level, got {levels}")
     x = jnp.asarray(x, float)
-    step = jax.random.bits(key, x.shape, jnp.uint16) // (2**16 // NOISE_STEPS)
-    v = (x + (step + jnp.asarray(0.5, x.dtype)) / NOISE_STEPS) / levels
+    steps = noise_steps(levels)
+    step = jax.random.bits(key, x.shape, jnp.uint16) // (2**16 // steps)
+    v = (x + (step + jnp.asarray(0.5, x.dtype)) / steps) / levels
     dim = math.prod(x.shape[x.ndim - event_ndim :])
     return v, jnp.full(x.shape[: x.ndim - event_ndim], -dim * math.log(levels), x.dtype)
