@@ -15,7 +15,7 @@ WORKER = """
 import json, sys
 import jax
 from dlvm_jax.train import parallel
-if len(sys.argv) > 1:
+if len(sys.argv) > 1 and ":" in sys.argv[1]:
     parallel.initialise(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
 import numpy as np, optax
 from dlvm_jax import nets
@@ -29,23 +29,41 @@ model = vae(density.standard_normal(3), density.conditional(encoder, density.nor
             density.conditional(decoder, density.bernoulli(), (20,)))
 objective = objectives.preprocessed(objectives.negative_elbo(model), lambda key, raw: raw.astype(float))
 trainer = engine.build(objective, model.init, optax.adam(1e-2), ema=0.9)
-state, data = trainer.init(0), trainer.put(x)
-if "stop" in sys.argv:  # the first process is told to stop in the second round: both must leave after it
+state, data = trainer.init(), trainer.put(x)
+if "stop" in sys.argv:  # the first process is asked to stop at the second evaluation: both must leave after it
     import os, signal
     from dlvm_jax.train import loop
     from dlvm_jax.train.config import TrainConfig
     from dlvm_jax.train.run import RunFolder
-    rounds = []
+    evaluations = []
     def validate(params):
-        rounds.append(1)
-        if len(rounds) == 2 and parallel.is_primary():
+        evaluations.append(1)
+        if len(evaluations) == 2 and parallel.is_primary():
             os.kill(os.getpid(), signal.SIGTERM)
         return {"score": 0.0}
     folder = RunFolder(sys.argv[-1], writes=parallel.is_primary())
     try:
-        loop.run(trainer, TrainConfig(steps=50, batch_size=64, eval_every=10), data, state, folder=folder, validate=validate, progress=False)
+        config = TrainConfig(steps=50, batch_size=64, eval_every=10)
+        loop.run(trainer, config, x, state, folder=folder, validate=validate, progress=False)
     except loop.Interrupted as stop:
-        print(json.dumps({"rounds": len(rounds), "stop": str(stop)}))
+        print(json.dumps({"evaluations": len(evaluations), "stop": str(stop)}))
+    sys.exit()
+if "stream" in sys.argv:  # an epoch at a time; rows of which only another process has need are spoilt here
+    seeds = json.loads(sys.argv[-1])
+    trainer = engine.build(objective, model.init, optax.adam(1e-2), ema=0.9, seeds=seeds)
+    state, other, spoilt = trainer.init(), trainer.init(), 0
+    share = slice(jax.process_index() * 64 // jax.process_count(), (jax.process_index() + 1) * 64 // jax.process_count())
+    for epoch in range(10):
+        rows = np.stack([order.minibatches(256, 64, seed, 4 * epoch, 4) for seed in seeds], axis=1)
+        rows = rows if len(seeds) > 1 else rows[:, 0]
+        mine = np.full_like(x, 9)
+        mine[rows[..., share]] = x[rows[..., share]]
+        spoilt += int((mine == 9).all(1).sum())
+        state, metrics = trainer.chunk(state, data, rows)
+        other, again = trainer.stream(other, trainer.gather(mine, rows))
+    found, same = jax.tree.leaves((state._replace(key=0), metrics)), jax.tree.leaves((other._replace(key=0), again))
+    equal = all(np.array_equal(a, b) for a, b in zip(found, same, strict=True))
+    print(json.dumps({"equal": equal, "spoilt": spoilt, "loss": float(np.mean(metrics["loss"]))}))
     sys.exit()
 losses = []
 for start in (0, 20):
@@ -90,6 +108,11 @@ def test_devices_give_the_same_losses(devices, one_device):
     np.testing.assert_allclose(found["losses"], one_device, rtol=2e-5)
 
 
+@pytest.mark.parametrize("seeds", ["[0]", "[1, 2, 3]"])
+def test_eight_devices_stream_the_same_bits(seeds):
+    assert finish(start(8, "stream", seeds))["equal"]
+
+
 def two_processes(*arguments):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -102,13 +125,21 @@ def two_processes(*arguments):
 def test_two_processes_stop_together(tmp_path):
     """Though only one of them receives the signal."""
     found = two_processes("stop", tmp_path)
-    assert [each["rounds"] for each in found] == [2, 2] and "step 20" in found[1]["stop"]
+    assert [each["evaluations"] for each in found] == [2, 2] and "step 20" in found[1]["stop"]
 
 
 def test_two_processes_give_the_same_losses(one_device):
     found = two_processes()
     assert found[0]["devices"] == 2 and found[1] is None
     np.testing.assert_allclose(found[0]["losses"], one_device, rtol=2e-5)
+
+
+@pytest.mark.parametrize("seeds", ["[0]", "[1, 2, 3]"])
+def test_two_processes_stream_the_same_bits_and_each_needs_its_own_rows_alone(seeds):
+    """Of one seed's epoch each process needs one half; of several seeds a row is in some seed's half seven times of eight."""
+    found = two_processes("stream", seeds)
+    assert all(each["equal"] for each in found) and found[0]["loss"] == found[1]["loss"]
+    assert min(each["spoilt"] for each in found) >= (1280 if seeds == "[0]" else 200)
 
 
 def test_incomplete_process_settings_are_refused():

@@ -29,19 +29,18 @@ def build(**options):
 
 
 def fit(
-    folder, steps=60, every=10, seed=0, config=None, validate=None, patience=None, resume=False, trainer=None
+    folder, steps=60, every=10, config=None, validate=None, resume=False, trainer=None, data=X, **settings
 ):
-    """One run in a folder; returns (engine, last state, checkpoints)."""
+    """One run in a folder; returns (engine, last state, checkpoints).  settings: of `TrainConfig`."""
     trainer = trainer or build(ema=0.9)
     kept = Checkpoints(folder / "checkpoints", config or {"steps": steps})
-    state = trainer.init(seed)
+    state = trainer.init()
     if resume:
         state = kept.restore(state)[1]
-    plan = TrainConfig(steps=steps, batch_size=8, eval_every=every, patience=patience, seeds=(seed,))
     state = loop.run(
         trainer,
-        plan,
-        trainer.put(X),
+        TrainConfig(steps=steps, batch_size=8, eval_every=every, seeds=trainer.seeds, **settings),
+        data,
         state,
         folder=RunFolder(folder),
         checkpoints=kept,

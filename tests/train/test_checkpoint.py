@@ -2,22 +2,24 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
-from dlvm_jax.train import checkpoint
+from dlvm_jax.train import checkpoint, engine
 from dlvm_jax.train.checkpoint import CheckpointError, Checkpoints
 from dlvm_jax.train.loop import Interrupted
-from tests.train.common import assert_same, build
+from tests.train.common import assert_same, build, init, objective
 
 CONFIG = {"latent_dim": 2, "data": "digits"}
 
 
 def write(folder, scores=(3.0, 1.0, 2.0, 4.0, 5.0)):
-    state = build(ema=0.9).init(0)
+    state = build(ema=0.9).init()
     noise = jax.random.normal(
         jax.random.key(1), (200, 200)
     )  # does not compress: the largest file is this array
@@ -53,7 +55,7 @@ def test_round_trip_is_bitwise_and_keeps_last_and_best(tmp_path):
 
 def test_an_empty_folder_has_nothing_to_restore(tmp_path):
     kept = Checkpoints(tmp_path, CONFIG)
-    assert kept.restore(build().init(0)) is None and kept.best_step() is None
+    assert kept.restore(build().init()) is None and kept.best_step() is None
 
 
 def array_files(folder):
@@ -159,6 +161,55 @@ def test_another_configuration_is_refused_by_name_of_setting(tmp_path):
     _, state = write(tmp_path, (1.0,))
     with pytest.raises(CheckpointError, match=r"another configuration \(latent_dim 2 there, 3 here\)"):
         Checkpoints(tmp_path, {**CONFIG, "latent_dim": 3}).restore(state)
+
+
+def cast(params):
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+
+
+@pytest.mark.parametrize(
+    "options, difference",
+    [
+        (
+            {"init": lambda key: {"w": jnp.zeros((5, 7))}},
+            r"params/w is float32\[5, 5\] there, float32\[5, 7\] here",
+        ),
+        ({"init": lambda key: cast(init(key))}, r"params/w is float32\[5, 5\] there, bfloat16\[5, 5\] here"),
+        ({"optimizer": optax.sgd(0.1)}, r"opt_state/0/count is int32\[\] there, absent here"),
+        ({"ema": 0.9}, r"ema/w is absent there, float32\[5, 5\] here"),
+        ({"seeds": (0, 1)}, r"step is int32\[\] there, int32\[2\] here"),
+    ],
+)
+def test_a_checkpoint_of_another_model_is_not_called_damaged(tmp_path, options, difference):
+    kept = Checkpoints(tmp_path, CONFIG)
+    kept.save(5, build().init())
+    kept.wait()
+    other = engine.build(
+        objective, options.pop("init", init), options.pop("optimizer", optax.adam(0.01)), **options
+    )
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(
+            CheckpointError, match=rf"another model or training \({difference}\); use the settings"
+        ),
+    ):
+        warnings.simplefilter("error")
+        kept.restore(other.init())
+    assert_same(kept.restore(build().init())[1], build().init())  # it is intact
+
+
+def test_a_note_of_an_older_version_is_read(tmp_path):
+    """It does not say what the arrays are."""
+    kept, state = write(tmp_path, (1.0,))
+    path = tmp_path / "10.json"
+    note = {name: value for name, value in json.loads(path.read_text()).items() if name != "arrays"}
+    path.write_text(json.dumps(note | {"seal": checkpoint.seal(note)}))
+    assert kept.restore(state)[0] == 10
+
+
+def test_a_score_that_is_no_number_is_not_the_best(tmp_path):
+    kept, _ = write(tmp_path, (float("nan"), 2.0, 1.0))
+    assert kept.best_step() == 30
 
 
 def test_leftovers_of_a_killed_save_are_ignored(tmp_path):

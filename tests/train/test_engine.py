@@ -12,11 +12,10 @@ from dlvm_jax.train import engine, optimisers, order
 from tests.train.common import X, assert_same, build, init, objective
 
 
-def run(trainer, steps, start=None, batch=8, seed=0):
-    state = trainer.init(seed) if start is None else start
-    return trainer.chunk(
-        state, trainer.put(X), order.minibatches(len(X), batch, seed, int(np.max(state.step)), steps)
-    )
+def run(trainer, steps, start=None, batch=8):
+    state = trainer.init() if start is None else start
+    rows = order.minibatches(len(X), batch, trainer.seeds[0], int(np.max(state.step)), steps)
+    return trainer.chunk(state, trainer.put(X), rows)
 
 
 def test_equals_a_hand_written_loop():
@@ -50,23 +49,40 @@ def test_chunks_of_any_length_give_the_same_bits():
     assert_same(whole, part)
 
 
-def test_a_second_chunk_and_another_seed_compile_nothing():
+def test_a_second_chunk_compiles_nothing():
     traced = chex.assert_max_traces(objective, n=1)
     trainer = engine.build(traced, init, optax.adam(0.01))
-    for seed in (0, 1):
-        state, _ = run(trainer, 5, seed=seed)
-        run(trainer, 5, state, seed=seed)
+    state, _ = run(trainer, 5)
+    run(trainer, 5, state)
 
 
 def test_seeds_trained_together_equal_seeds_trained_alone():
-    trainer = build(seeds=3, ema=0.9)
+    trainer = build(seeds=(3, 4, 5), ema=0.9)
     rows = np.stack([order.minibatches(64, 8, seed, 0, 20) for seed in (3, 4, 5)], axis=1)
-    together, metrics = trainer.chunk(trainer.init((3, 4, 5)), trainer.put(X), rows)
+    together, metrics = trainer.chunk(trainer.init(), trainer.put(X), rows)
     assert metrics["loss"].shape == (20, 3)
     for i, seed in enumerate((3, 4, 5)):
-        alone, alone_metrics = run(build(ema=0.9), 20, seed=seed)
+        alone, alone_metrics = run(build(ema=0.9, seeds=(seed,)), 20)
         np.testing.assert_allclose(metrics["loss"][:, i], alone_metrics["loss"], rtol=1e-4)
         np.testing.assert_allclose(together.params["w"][i], alone.params["w"], atol=1e-5)
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_training_starts_from_given_parameters(seeds):
+    """With a fresh optimiser and average, and the caller's parameters stay as they are."""
+    trainer = build(ema=0.9, seeds=seeds)
+    rows = np.stack([order.minibatches(64, 8, seed, 0, 5) for seed in seeds], axis=1)
+    rows = rows if len(seeds) > 1 else rows[:, 0]
+    trained, _ = trainer.chunk(trainer.init(), trainer.put(X), rows)
+    before = jax.tree.map(np.array, trained.params)
+    state = trainer.init(trained.params)
+    assert_same(state, trainer.init()._replace(params=before, ema=before))
+    trainer.chunk(state, trainer.put(X), rows)  # consumes the state
+    assert_same(trained.params, before)
+    with pytest.raises(
+        ValueError, match=r"of another model: v is float32\[5\] there|of another model: w is absent there"
+    ):
+        trainer.init({"v": np.zeros(5, np.float32)})
 
 
 def test_accumulated_gradient_equals_the_whole_batch():
@@ -89,7 +105,7 @@ def test_micro_batches_have_their_own_randomness():
         return jax.random.normal(key) + 0 * params["w"].sum(), {}
 
     _, metrics = run(engine.build(noise, init, optax.sgd(0.0), accumulate=4), 1)
-    step_key = jax.random.fold_in(build().init(0).key, 0)
+    step_key = jax.random.fold_in(build().init().key, 0)
     expected = jnp.mean(jax.vmap(jax.random.normal)(jax.random.split(step_key, 4)))
     np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-6)
 
@@ -104,7 +120,7 @@ def test_an_objective_may_follow_the_step():
 
 def test_preprocessing_draws_anew_each_step():
     raw = objectives.preprocessed(
-        lambda params, key, x: (x.mean() + 0 * params["w"].sum(), {}),
+        lambda params, key, x, step=None: (x.mean() + 0 * params["w"].sum(), {}),
         lambda key, x: jax.random.normal(key, x.shape),
     )
     _, metrics = run(engine.build(raw, init, optax.sgd(0.0)), 5)
@@ -181,7 +197,7 @@ def test_adam_burda_is_that_of_the_sum_over_twenty_with_second_moments_that_star
 
 def test_stages_have_the_published_rates_and_lengths():
     """Burda et al. 2016, section 5: 3^i epochs at 1e-3 10^(-i / 7), the rates rounded as in their code."""
-    rate = optimisers.SCHEDULES["stages"](1e-3, 10 * 3280, 0)
+    rate = optimisers.SCHEDULES["stages"].make(1e-3, 10 * 3280, 0)
     expected = [1e-3, 7.2e-4, 5.2e-4, 3.7e-4, 2.7e-4, 1.9e-4, 1.4e-4, 1e-4]
     start = 0
     for stage, value in enumerate(expected):
@@ -210,7 +226,9 @@ def test_minibatches_are_permutations_and_depend_on_seed_and_step_alone():
 @pytest.mark.parametrize("options, message", [
     ({"ema": 1.0}, r"decay lies in \[0, 1\)"),
     ({"accumulate": 0}, "accumulate must be at least 1"),
-    ({"seeds": 0}, "seeds must be at least 1"),
+    ({"seeds": ()}, r"seeds lie between 0 and 2\^32 - 1, one or more, got \(\)"),
+    ({"seeds": (0, -1)}, r"seeds lie between .*, got \(0, -1\)"),
+    ({"seeds": (2**32,)}, "seeds lie between .*, got "),
 ])  # fmt: skip
 def test_impossible_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
@@ -222,11 +240,6 @@ def test_impossible_batches_and_optimisers_are_refused():
         order.minibatches(64, 65, 0, 0, 1)
     with pytest.raises(ValueError, match="batch of 8 does not split"):
         run(build(accumulate=3), 1)
-    with pytest.raises(ValueError, match="expected 2 seed"):
-        build(seeds=2).init(0)
-    for seed in (-1, 2**32):
-        with pytest.raises(ValueError, match=rf"a seed lies between 0 and 2\^32 - 1, got {seed}"):
-            build().init(seed)
     with pytest.raises(ValueError, match="unknown optimiser 'adm'; there are adam"):
         optimisers.make("adm", 0.1, 10)
     with pytest.raises(ValueError, match="learning rate must be positive, got nan"):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from dlvm_jax.train import engine, loop, run, validation
+from dlvm_jax.train import engine, loop, optimisers, run, validation
 from dlvm_jax.train.checkpoint import Checkpoints
 from dlvm_jax.train.config import TrainConfig
 from dlvm_jax.train.run import RunFolder, manifest
@@ -33,6 +33,27 @@ def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path):
     assert len(lines(tmp_path / "parts", "timing.jsonl").splitlines()) == 6
 
 
+@pytest.mark.parametrize("ema", [None, 0.9])
+@pytest.mark.parametrize("schedule, same", [("constant", True), ("cosine", False)])
+def test_a_run_of_300_steps_extended_to_600_equals_one_of_600(tmp_path, ema, schedule, same):
+    """Where the schedule does not depend on the length.  Step 300 is no evaluation of the long run, which pauses every 70."""
+
+    def trained(name, steps, resume=False):
+        optimizer = optimisers.make("adam", 0.01, steps, schedule=schedule, warm_up=20)
+        trainer = build(ema=ema, optimizer=optimizer)
+        config = {"of": "both"}
+        return fit(tmp_path / name, steps, every=70, config=config, trainer=trainer, resume=resume)[1]
+
+    whole = trained("whole", 600)
+    trained("parts", 300)
+    parts = trained("parts", 600, resume=True)
+    assert int(parts.step) == 600
+    if same:
+        assert_same(whole, parts)
+    else:
+        assert np.abs(np.asarray(whole.params["w"] - parts.params["w"])).max() > 1e-6
+
+
 def test_non_finite_metric_stops_with_step_metric_and_checkpoint(tmp_path):
     def sick(params, key, batch, step=None):
         loss, metrics = objective(params, key, batch)
@@ -47,7 +68,7 @@ def test_non_finite_metric_stops_with_step_metric_and_checkpoint(tmp_path):
 
 
 def test_parameters_that_overflow_are_not_saved_and_earlier_checkpoints_stay(tmp_path):
-    """sqrt has an infinite gradient at 0: the loss of the last step of a round is finite, the parameters after it are not."""
+    """sqrt has an infinite gradient at 0: the last loss before an evaluation is finite, the parameters after it are not."""
 
     def edge(params, key, batch, step=None):
         return jnp.sqrt(params["w"]).sum(), {}
@@ -65,18 +86,28 @@ def test_a_validation_that_is_not_finite_stops_before_it_is_saved(tmp_path):
     assert [p.name for p in (tmp_path / "checkpoints").glob("*.json")] == ["10.json"]
 
 
-def test_an_error_between_rounds_does_not_lose_the_checkpoint_on_its_way(tmp_path):
+def test_an_error_at_an_evaluation_does_not_lose_the_checkpoint_on_its_way(tmp_path):
     calls = iter([1.0])
     with pytest.raises(StopIteration):
         fit(tmp_path, validate=lambda params: {"score": next(calls)})
     trainer = build(ema=0.9)
-    restored = Checkpoints(tmp_path / "checkpoints", {"steps": 60}).restore(trainer.init(0))
+    restored = Checkpoints(tmp_path / "checkpoints", {"steps": 60}).restore(trainer.init())
     assert restored is not None and restored[0] == 10
 
 
 def test_equal_scores_are_no_improvement(tmp_path):
     _, state, _ = fit(tmp_path, validate=lambda params: {"score": 1.0}, patience=3)
     assert int(state.step) == 40
+
+
+def test_parameters_of_size_zero_train_and_are_restored(tmp_path):
+    trainer = engine.build(
+        objective, lambda key: {**init(key), "unused": jnp.zeros((0, 5))}, optax.adam(0.01), ema=0.9
+    )
+    _, state, kept = fit(tmp_path, trainer=trainer)
+    step, restored = kept.restore(trainer.init())
+    assert step == 60 and restored.params["unused"].shape == (0, 5)
+    assert_same(state, restored)
 
 
 def test_nan_in_the_data_stops_at_the_first_step(tmp_path):
@@ -88,8 +119,8 @@ def test_nan_in_the_data_stops_at_the_first_step(tmp_path):
         loop.run(
             trainer,
             TrainConfig(steps=10, batch_size=8, eval_every=5),
-            trainer.put(bad),
-            trainer.init(0),
+            bad,
+            trainer.init(),
             folder=RunFolder(tmp_path),
             progress=False,
         )
@@ -146,7 +177,7 @@ def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(tmp_path, mon
         fit(tmp_path)
 
 
-def test_metrics_are_means_over_the_round_and_validation_is_reproducible(tmp_path):
+def test_metrics_are_means_since_the_last_evaluation_and_validation_is_reproducible(tmp_path):
     validate = validation.validator(objective, X[:20], batch_size=8)
     trainer, state, _ = fit(tmp_path, validate=validate)
     log = [json.loads(line) for line in lines(tmp_path).splitlines()]
@@ -180,10 +211,39 @@ def test_validation_leaves_no_single_example_in_a_last_batch(count, batch_size, 
     assert set(seen) == set(sizes) and values["loss"] == pytest.approx(x.mean(), rel=1e-6)
 
 
-def test_tensorboard_files_are_written(tmp_path):
-    folder = RunFolder(tmp_path, tensorboard=True)
-    folder.log(1, {"loss": 1.0, "bound": [1.0, 2.0]}, 0.1)
+def test_a_logger_gets_every_evaluation_as_floats(tmp_path):
+    """And TensorBoard with it; of several processes only the one that writes calls it."""
+    calls, silent = [], []
+    folder = RunFolder(tmp_path, tensorboard=True, logger=lambda step, metrics: calls.append((step, metrics)))
+    other = RunFolder(tmp_path, logger=lambda *call: silent.append(call), writes=False)
+    for each in (folder, other):
+        each.log(1, {"loss": 1.0, "bound": [1.0, 2.0]}, 0.1)
+        each.log(2, {"loss": 0.5, "bound": [3.0, 4.0]}, 0.2)
+    assert calls == [
+        (1, {"loss": 1.0, "bound/seed0": 1.0, "bound/seed1": 2.0}),
+        (2, {"loss": 0.5, "bound/seed0": 3.0, "bound/seed1": 4.0}),
+    ]
+    assert not silent and len(folder.metrics()) == 2 and folder.metrics()[0]["bound"] == [1.0, 2.0]
     assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_a_logger_hears_of_a_whole_run(tmp_path):
+    calls, trainer = {}, build(seeds=(0, 1))
+    loop.run(
+        trainer,
+        TrainConfig(steps=20, batch_size=8, eval_every=5, seeds=(0, 1)),
+        X,
+        trainer.init(),
+        folder=RunFolder(tmp_path, logger=calls.__setitem__),
+        validate=lambda params: {"score": 1.0},
+        progress=False,
+    )
+    assert list(calls) == [5, 10, 15, 20]
+    log = json.loads(lines(tmp_path).splitlines()[-1])
+    assert calls[20] == {
+        "valid_score": 1.0,
+        **{f"{name}/seed{i}": log[name][i] for name in ("loss", "bound") for i in (0, 1)},
+    }
 
 
 def test_a_commit_is_dirty_when_code_was_changed_or_added(tmp_path, monkeypatch):
@@ -227,11 +287,11 @@ def test_impossible_configurations_are_refused(name):
 def test_what_does_not_belong_together_is_refused(tmp_path):
     with pytest.raises(ValueError, match="patience of 2 evaluations needs validation"):
         fit(tmp_path, patience=2)
-    trainer = build(seeds=2)
+    trainer = build(seeds=(0, 1))
     for seeds, state, data, line in (
-        ((0,), trainer.init((0, 1)), X, "the state is of 2 seeds, the configuration of 1"),
-        ((0, 1), build().init(0), X, "the state is of 1 seeds, the configuration of 2"),
-        ((0, 1), trainer.init((0, 1)), (X, X[:5]), r"one length, got \[64, 5\]"),
+        ((0,), trainer.init(), X, r"the engine is of seeds \(0, 1\), the configuration of \(0,\)"),
+        ((0, 1), build().init(), X, r"the state is of 1 seed\(s\), the engine of 2"),
+        ((0, 1), trainer.init(), (X, X[:5]), r"one length, got \[64, 5\]"),
     ):
         with pytest.raises(ValueError, match=line):
             loop.run(
@@ -245,12 +305,10 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         validation.validator(objective, X[:0])
 
 
-def test_a_plan_without_shuffling_takes_the_examples_in_their_order(tmp_path):
+def test_training_without_shuffling_takes_the_examples_in_their_order(tmp_path):
     """Against the same steps on those rows; 64 examples, of which 60 fill the six batches of ten."""
-    plan = TrainConfig(steps=12, batch_size=10, eval_every=5, shuffle=False)
+    config = TrainConfig(steps=12, batch_size=10, eval_every=5, shuffle=False)
     trainer = build()
-    state = loop.run(
-        trainer, plan, trainer.put(X), trainer.init(0), folder=RunFolder(tmp_path), progress=False
-    )
+    state = loop.run(trainer, config, X, trainer.init(), folder=RunFolder(tmp_path), progress=False)
     rows = np.tile(np.arange(60, dtype=np.int32).reshape(6, 10), (2, 1))
-    assert_same(state, trainer.chunk(trainer.init(0), trainer.put(X), rows)[0])
+    assert_same(state, trainer.chunk(trainer.init(), trainer.put(X), rows)[0])
