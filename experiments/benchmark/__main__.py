@@ -27,7 +27,6 @@ class Config:
 
 def main(config: Config) -> None:
     """Run all parts and print the table."""
-    common.at_least("rounds", config.rounds, 1)
     print(", ".join(map(timing.version, LIBRARIES)))
     lines = [line for part in (vae, flows, diffusion) for line in part.compare(config.rounds)]
     print(f"python {platform.python_version()}, {platform.processor() or platform.machine()}\n")
@@ -35,4 +34,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    common.main(main, tyro.cli(Config, description=__doc__))
+    common.guarded(lambda: main(tyro.cli(Config, description=__doc__)))

@@ -283,4 +283,4 @@ def main(command: List | Run | Table | Pack | Unpack) -> None:
 
 
 if __name__ == "__main__":
-    common.main(main, tyro.cli(Command, description=__doc__))
+    common.guarded(lambda: main(tyro.cli(Command, description=__doc__)))

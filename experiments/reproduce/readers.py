@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlvm_jax.data import toys
+from dlvm_jax.evaluate import paired
 from dlvm_jax.train.run import RunFolder
 from experiments import run as common
 from experiments.reproduce.registry import Measured
@@ -32,7 +33,7 @@ def _carry_out(script: str, folder: Path, settings: dict[str, Any]) -> tuple[Any
     """The `Config` of a script's run, and its result; the script is imported here, since to list rows needs none."""
     module = importlib.import_module(f"experiments.{script}")
     config = module.Config(**settings, out=folder)
-    return config, common.carried_out(module, config)
+    return config, common.carried_out(module.run, config)
 
 
 def details_of(folder: Path) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def paired_run(settings: dict[str, Any], other: dict[str, Any], name: str) -> Ru
         first, second = vae_run(**settings)(folder, quick), vae_run(**other)(folder / name, quick)
         difference = np.load(folder / "nats.npy")[0] - np.load(folder / name / "nats.npy")[0]
         details = {k: v for k, v in first.details.items() if k not in ("elbo", "active_units")}
-        return Measured(*common.paired(difference), {**details, name: second.details})
+        return Measured(*paired(difference), {**details, name: second.details})
 
     return run
 

@@ -78,11 +78,11 @@ def run(config: Config) -> None:
     RunFolder(root).write("manifest.json", manifest())
     for label, row in configs.items():
         print(f"\n{len(results) + 1} of {len(configs)}: {label}")
-        results[label] = common.carried_out(script, row)
+        results[label] = common.carried_out(script.run, row)
     report = table.write(table, root, configs, results)
     (root / "report.md").write_text(report)
     print(f"\n{report}\nwhole table in {time.monotonic() - started:.0f} s; report in {root / 'report.md'}")
 
 
 if __name__ == "__main__":
-    common.main(run, tyro.cli(Config, description=__doc__))
+    common.guarded(lambda: run(tyro.cli(Config, description=__doc__)))

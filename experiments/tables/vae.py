@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from dlvm_jax.evaluate import paired
 from dlvm_jax.train.run import RunFolder
-from experiments import run as common
 from experiments.tables.table import Table
 
 _PRIORS = {
@@ -29,9 +29,7 @@ def write(table: Table, root: Path, configs: dict[str, Any], results: dict[str, 
         folder, result = RunFolder(config.out), results[label]
         rows[label] = {**result["records"]["0"], "seconds": folder.seconds(), "step": result["step"]}
         nats[label] = np.load(config.out / "nats.npy")[0]
-    contrasts = [
-        (better, base, *common.paired(nats[better] - nats[base])) for better, base in table.contrasts
-    ]
+    contrasts = [(better, base, *paired(nats[better] - nats[base])) for better, base in table.contrasts]
     RunFolder(root).write("result.json", {"rows": rows, "contrasts": contrasts})
     length = f"{config.epochs} epochs" if config.epochs else f"{config.steps} steps"
     return _report(table.title, length, rows, contrasts)
