@@ -47,13 +47,14 @@ def longer_training(name: str, settings: dict[str, Any], minutes: float) -> Row:
 
 def changed_setting(name: str, layers: int, change: str, changed: dict[str, Any], minutes: float) -> Row:
     """What 100 epochs of a VAE gain by a change of settings."""
-    settings = _without_annealing(burda2016.settings(layers, "vae", 1, HUNDRED))
+    cell = burda2016.Cell(layers, "vae", 1, HUNDRED)
+    settings = _without_annealing(burda2016.settings(*cell))
     return Row(
         name=name,
         what=f"log p(x) after 100 epochs with {change} less that without, nats",
         better="higher",
         tolerance=0.1,
-        recipe=f"The row {burda2016.name_of(layers, 'vae', 1)} with 100 epochs, changed and not; one seed.",
+        recipe=f"The row {cell.name} with 100 epochs, changed and not; one seed.",
         evaluation="Importance weighting, K = 500, the same test images.",
         run=paired_run(settings | changed, settings, "unchanged"),
         minutes=minutes,
@@ -93,8 +94,9 @@ def at_our_rate(name: str, quantity: str, minutes: float) -> Row:
 
 ROWS = [
     *(
-        longer_training(burda2016.name_of(*cell), burda2016.settings(*cell, burda2016.SHORT), minutes)
-        for cell, minutes in LONGER_BURDA.items()
+        longer_training(cell.name, burda2016.settings(*cell), LONGER_BURDA[cell[:3]])
+        for cell in burda2016.CELLS
+        if cell.training is burda2016.SHORT
     ),
     *(
         longer_training(tomczak2018.name_of(*cell), tomczak2018.settings(*cell), minutes)

@@ -1,48 +1,47 @@
 """Quantities of VAEs for which no published value is known for certain."""
 
 from experiments.papers import burda2016, davidson2018
-from experiments.papers.burda2016 import SHORT
+from experiments.papers.burda2016 import SHORT, Cell
 from experiments.reproduce.readers import paired_run, vae_run
 from experiments.reproduce.registry import Row
 
 DREG = "Tucker et al. 2019 (DReG)"
 ANOTHER = "with 100 latent units, a training of its own and one draw of the bits an epoch"
-DREG_RERUN = {
-    5: ("-84.90", 75),
-    50: ("-84.32", None),
-}  # k: log p(x) by a public implementation; minutes of ours
+DREG_RERUN = [  # cell, log p(x) by a public implementation, minutes of ours
+    (Cell(1, "dreg", 5, SHORT), "-84.90", 75),
+    (Cell(1, "dreg", 50, SHORT), "-84.32", None),
+]
 HUNDRED = SHORT._replace(settings={**SHORT.settings, "epochs": 100, "eval_samples": 500})
 QUADRANTS_RERUN = {1: 71.8, 2: 51.0, 3: 24.2}
 
 ACTIVE_UNITS = [
     Row(
-        name=f"{burda2016.name_of(*cell)}{training.suffix}-units",
+        name=f"{cell.name}-units",
         source=burda2016.TABLE,
-        what=f"active units, {burda2016.title_of(*cell)}",
+        what=f"active units, {cell.title}",
         published=None,
         confirmed="nowhere yet",
         tolerance=2,
         evaluation="Units whose posterior mean has a variance above 0.01 over the test images, of all layers.",
-        run=vae_run("active_units", **burda2016.settings(*cell, training)),
-        **burda2016.run_of(*cell, training),
+        run=vae_run("active_units", **burda2016.settings(*cell)),
+        **cell.run,
     )
-    for *cell, training in burda2016.cells()
+    for cell in burda2016.CELLS
 ]
 DOUBLY_REPARAMETERISED = [
     Row(
-        name=burda2016.name_of(1, "dreg", samples),
+        name=cell.name,
         source=DREG,
-        what=f"log p(x), nats, {burda2016.title_of(1, 'dreg', samples)}",
+        what=f"log p(x), nats, {cell.title}",
         published=None,
         confirmed="nowhere for this network",
         tolerance=0.3,
         evaluation=burda2016.EVALUATION,
-        run=vae_run(**burda2016.settings(1, "dreg", samples, SHORT)),
+        run=vae_run(**burda2016.settings(*cell)),
         remark=f"A public rerun has {rerun}, {ANOTHER}.",
-        **burda2016.run_of(1, "dreg", samples, SHORT)
-        | {"minutes": minutes, "cost": "" if minutes else burda2016.cost_of(1, 238_400, 2.0e15)},
+        **cell.run | {"minutes": minutes, "cost": "" if minutes else burda2016.cost(1, 238_400, 2.0e15)},
     )
-    for samples, (rerun, minutes) in DREG_RERUN.items()
+    for cell, rerun, minutes in DREG_RERUN
 ]
 DIFFERENCES = [
     Row(

@@ -71,6 +71,42 @@ ORIGINAL_COST = {  # (layers, k): floating-point operations in matrix products o
 }
 
 
+class Cell(NamedTuple):
+    """A cell of the table, and how it is trained."""
+
+    layers: int
+    objective: str
+    samples: int
+    training: Training
+
+    @property
+    def name(self) -> str:
+        """Of its row."""
+        return (
+            f"{self.objective}-{self.samples}-mnist{'-2-layers' * (self.layers == 2)}{self.training.suffix}"
+        )
+
+    @property
+    def title(self) -> str:
+        """The cell in words."""
+        depth = ("one layer", "two layers")[self.layers - 1]
+        return f"{self.objective.upper()}, k = {self.samples}, {depth}, dynamic MNIST"
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """What all rows of its run say of it."""
+        cell, original = self[:3], self.training is ORIGINAL
+        return {
+            "better": "higher",
+            "recipe": f"784-200-200-{'50' if self.layers == 1 else '100-100-100-50'}; {self.training.recipe}",
+            "folder": self.name,
+            "minutes": None if original else MINUTES.get(cell),
+            "cost": cost(self.layers, 9_774_400, ORIGINAL_COST[self.layers, self.samples])
+            if original
+            else "",
+        }
+
+
 def settings(layers: int, objective: str, samples: int, training: Training) -> dict[str, Any]:
     """Of a cell's run of `experiments.vae`."""
     parts = {"latent_dim": 50} if layers == 1 else {"latent_dim": 100, "layers": 2, "inference": "bottom-up"}
@@ -86,51 +122,26 @@ def settings(layers: int, objective: str, samples: int, training: Training) -> d
     return shared | parts | training.settings
 
 
-def name_of(layers: int, objective: str, samples: int) -> str:
-    """Of a cell's row."""
-    return f"{objective}-{samples}-mnist{'-2-layers' * (layers == 2)}"
-
-
-def title_of(layers: int, objective: str, samples: int) -> str:
-    """A cell in words."""
-    return f"{objective.upper()}, k = {samples}, {('one layer', 'two layers')[layers - 1]}, dynamic MNIST"
-
-
-def cost_of(layers: int, steps: int, operations: float) -> str:
+def cost(layers: int, steps: int, operations: float) -> str:
     """Of a run that nobody has waited for."""
     parameters = (425_284, 521_084)[layers - 1]
     return f"{parameters:,} parameters, {steps:,} steps, {operations:.1e} operations in products"
 
 
-def run_of(layers: int, objective: str, samples: int, training: Training) -> dict[str, Any]:
-    """What all rows of a cell's run say of it."""
-    trained = training is not ORIGINAL
-    return {
-        "better": "higher",
-        "recipe": f"784-200-200-{'50' if layers == 1 else '100-100-100-50'}; {training.recipe}",
-        "folder": name_of(layers, objective, samples) + training.suffix,
-        "minutes": MINUTES.get((layers, objective, samples)) if trained else None,
-        "cost": "" if trained else cost_of(layers, 9_774_400, ORIGINAL_COST[layers, samples]),
-    }
-
-
-def cells() -> list[tuple[int, str, int, Training]]:
-    """All that are computed, each with its training."""
-    return [(*cell, SHORT) for cell in MINUTES] + [(*cell, ORIGINAL) for cell in PUBLISHED]
-
+CELLS = [Cell(*cell, SHORT) for cell in MINUTES] + [Cell(*cell, ORIGINAL) for cell in PUBLISHED]
 
 ROWS = [
     Row(
-        name=name_of(*cell) + training.suffix,
+        name=cell.name,
         source=TABLE,
-        what=f"log p(x), nats, {title_of(*cell)}",
-        published=PUBLISHED[tuple(cell)],
+        what=f"log p(x), nats, {cell.title}",
+        published=PUBLISHED[cell[:3]],
         confirmed="a public implementation that quotes the table",
         tolerance=0.3,
         evaluation=EVALUATION,
-        run=vae_run(**settings(*cell, training)),
-        remark="" if training is ORIGINAL else REMARKS[name_of(*cell)],
-        **run_of(*cell, training),
+        run=vae_run(**settings(*cell)),
+        remark=REMARKS.get(cell.name, ""),
+        **cell.run,
     )
-    for *cell, training in cells()
+    for cell in CELLS
 ]

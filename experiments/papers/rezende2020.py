@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from experiments.reproduce.readers import energy_run
-from experiments.reproduce.registry import Row
+from experiments.reproduce.registry import Better, Row
 from experiments.tables.flow_energy import SETTINGS
 
 
@@ -11,7 +11,7 @@ class Quantity(NamedTuple):
     """What is read off a run: its title, and which values are better."""
 
     title: str
-    better: str
+    better: Better
 
 
 class Flow(NamedTuple):

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from experiments.reproduce.readers import vae_run
-from experiments.reproduce.registry import Row
+from experiments.reproduce.registry import Better, Row
 
 PUBLISHED = {  # (data, posterior): the value with its spread, and how many parameters ours has
     ("binarized_mnist", "normal"): ("-86.55 ± 0.06", "3,073,249"),
@@ -23,7 +23,7 @@ class Quantity(NamedTuple):
     title: str
     name: str
     read: str
-    better: str
+    better: Better
     tolerance: float
     settings: dict[str, Any]
     cost: str

@@ -130,7 +130,8 @@ def paired_run(settings: dict[str, Any], other: dict[str, Any], name: str) -> Ru
         first, second = vae_run(**settings)(folder, quick), vae_run(**other)(folder / name, quick)
         difference = np.load(folder / "nats.npy")[0] - np.load(folder / name / "nats.npy")[0]
         details = {k: v for k, v in first.details.items() if k not in ("elbo", "active_units")}
-        return Measured(*paired(difference), {**details, name: second.details})
+        value, error = paired(difference)
+        return Measured(value, error, {**details, name: second.details})
 
     return run
 
@@ -158,7 +159,8 @@ def _density_run(script: str, settings: dict[str, Any], short: dict[str, Any], k
         details = {"seeds": [seed], **_protocol(record, "estimator"), **details_of(folder)}
         if plane:
             by_ode = {"estimator": "ode", "examples": config.ode_examples} if "ODE" in kl else {}
-            return Measured(*result[kl], details | by_ode)
+            value, error = result[kl]
+            return Measured(value, error, details | by_ode)
         details |= _protocol(record, "samples")
         return Measured(record["bits_per_dim"], record["bits_standard_error"], details)
 
@@ -191,6 +193,7 @@ def energy_run(quantity: str, **settings: Any) -> Run:
             "of_the_base": base[name][0],
             **details_of(folder),
         }
-        return Measured(*flow[name], details)
+        value, error = flow[name]
+        return Measured(value, error, details)
 
     return run

@@ -10,8 +10,9 @@ from typing import Any, Literal, NamedTuple
 
 from experiments import checks, papers
 
-__all__ = ["Measured", "Row", "Verdict", "doubtful", "every_row", "verdict"]
+__all__ = ["Better", "Measured", "Row", "Verdict", "doubtful", "every_row", "verdict"]
 
+Better = Literal["higher", "lower", "same"]
 Verdict = Literal["agree", "reproduced", "better", "missed", "measured"]
 
 
@@ -49,7 +50,7 @@ class Row:
     what: str
     published: str | None
     confirmed: str
-    better: Literal["higher", "lower", "same"]
+    better: Better
     tolerance: float
     recipe: str
     evaluation: str

@@ -56,7 +56,7 @@ def write(table: Table, root: Path, configs: dict[str, Any], results: dict[str, 
         trained[f"{label} ({result['seconds']:.0f} s)"] = flow
         target, log_z = table.rows[label]["target"], result["exact_log_partition"]
         base[f"{target} (log Z = {log_z:.4f})"] = nothing
-    samples = result["samples"]
+    samples = next(iter(results.values()))["samples"]
     return f"""# {table.title}
 
 Reverse KL, Adam, batches of 256 samples of the flow; {samples} fresh samples for each row; one seed.  ± is the standard error
@@ -87,7 +87,7 @@ def _densities(roots: dict[str, Path], labels: dict[str, str]) -> dict[str, np.n
     return {"target": target, **{name: file["flow"] for name, file in files.items()}}
 
 
-def _diagnostics(figures: dict[str, tuple[float, float]]):
+def _diagnostics(figures: dict[str, tuple[Any, Any]]) -> Any:
     from dlvm_jax.evaluate.importance import ImportanceDiagnostics
     from dlvm_jax.functional.divergences import MonteCarlo
 

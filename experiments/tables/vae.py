@@ -31,7 +31,8 @@ def write(table: Table, root: Path, configs: dict[str, Any], results: dict[str, 
         nats[label] = np.load(config.out / "nats.npy")[0]
     contrasts = [(better, base, *paired(nats[better] - nats[base])) for better, base in table.contrasts]
     RunFolder(root).write("result.json", {"rows": rows, "contrasts": contrasts})
-    length = f"{config.epochs} epochs" if config.epochs else f"{config.steps} steps"
+    first = next(iter(configs.values()))
+    length = f"{first.epochs} epochs" if first.epochs else f"{first.steps} steps"
     return _report(table.title, length, rows, contrasts)
 
 
