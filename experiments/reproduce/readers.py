@@ -154,9 +154,8 @@ def _density_run(script: str, settings: dict[str, Any], short: dict[str, Any], k
 
     def run(folder, quick):
         config, result = _carry_out(script, folder, settings | (QUICK | short if quick else {}))
-        seed = config.seeds[0]
-        record = result["records"][str(seed)]
-        details = {"seeds": [seed], **_protocol(record, "estimator"), **details_of(folder)}
+        record = result["record"]
+        details = {"seeds": [config.seeds[0]], **_protocol(record, "estimator"), **details_of(folder)}
         if plane:
             by_ode = {"estimator": "ode", "examples": config.ode_examples} if "ODE" in kl else {}
             value, error = result[kl]
