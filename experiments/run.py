@@ -32,12 +32,14 @@ __all__ = [
     "command_line",
     "experiment",
     "finished",
+    "guarded",
     "main",
     "recipe_of",
     "training_of",
     "with_training_of",
 ]
 
+FILLED_IN = ("steps", "eval_every")  # by training, where they are not given
 ALIASES = {"seeds": ["--seed"], "likelihood": ["--decoder"]}
 
 
@@ -135,20 +137,28 @@ def _read(path: Path, config: type) -> dict[str, Any]:
 
 
 def main(run: Callable[[Any], Any], config: type, description: str) -> None:
-    """Run a script from its command line; bad input ends in one line on stderr and a status that is not 0."""
+    """Run a script from its command line."""
+    guarded(lambda: run(command_line(config, description)), config.names())
+
+
+def guarded(call: Callable[[], Any], names: tuple[str, ...] = ()) -> None:
+    """Carry out a program; bad input ends in one line on stderr and a status that is not 0.
+
+    names: of settings, which the line shows as they are typed
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlvm_jax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
-        run(command_line(config, description))
+        call()
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
         sys.exit(128 + stop.signum)
     except KeyboardInterrupt:
         sys.exit(130)
     except (CheckpointError, NonFiniteError, ValueError, OSError) as error:
-        print(f"\nerror: {as_options(str(error), config.names())}", file=sys.stderr)
+        print(f"\nerror: {as_options(str(error), names)}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -233,7 +243,8 @@ def finished(config: Any) -> bool:
         return False
     there = json.loads((config.out / "config.json").read_text())
     for name, wanted in config.as_dict().items():
-        if name not in ("out", "resume") and wanted is not None and there.get(name, wanted) != wanted:
+        filled_in = wanted is None and name in FILLED_IN
+        if name not in ("out", "resume") and not filled_in and there.get(name, wanted) != wanted:
             raise ValueError(f"{config.out} is of {name} {there[name]}, not {wanted}; choose another folder")
     return True
 

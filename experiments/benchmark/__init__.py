@@ -1,1 +1,1 @@
-"""Speed beside other libraries."""
+"""Speed and memory against other libraries."""

@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark
 
-Ratios above one are in our favour.  `experiments.benchmark.vae`, `_flows` and `_diffusion` are its parts, each with details of
+Ratios above one are in our favour.  `experiments.benchmark.vae`, `.flows` and `.diffusion` are its parts, each with details of
 its own.  Peers: `pip install -e '.[peers]'`; one that is not installed is left out.
 """
 
@@ -12,10 +12,7 @@ import platform
 import tyro
 
 from experiments import run as common
-from experiments.benchmark import diffusion as benchmark_diffusion
-from experiments.benchmark import flows as benchmark_flows
-from experiments.benchmark import timing as benchmarking
-from experiments.benchmark import vae as benchmark_vae
+from experiments.benchmark import diffusion, flows, timing, vae
 
 LIBRARIES = ("dlvm_jax", "jax", "torch", "pythae", "flowjax", "distrax", "zuko", "nflows")
 
@@ -28,18 +25,13 @@ class Config:
     """how often each candidate is started, in turn"""
 
 
-def main(config):
+def main(config: Config) -> None:
     """Run all parts and print the table."""
-    common.at_least("rounds", config.rounds, 1)
-    print(", ".join(map(benchmarking.version, LIBRARIES)))
-    lines = [
-        line
-        for part in (benchmark_vae, benchmark_flows, benchmark_diffusion)
-        for line in part.compare(config.rounds)
-    ]
+    print(", ".join(map(timing.version, LIBRARIES)))
+    lines = [line for part in (vae, flows, diffusion) for line in part.compare(config.rounds)]
     print(f"python {platform.python_version()}, {platform.processor() or platform.machine()}\n")
-    print(benchmarking.ratios(lines))
+    print(timing.ratios(lines))
 
 
 if __name__ == "__main__":
-    common.main(main, tyro.cli(Config, description=__doc__))
+    common.guarded(lambda: main(tyro.cli(Config, description=__doc__)))

@@ -9,6 +9,8 @@ the same network and a hand-written loop; first it is given our parameters, and 
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +21,7 @@ from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, schedule
 from dlvm_jax.models import diffusion
 from dlvm_jax.nets import denoisers
 from dlvm_jax.train import engine, order
-from experiments.benchmark import timing as benchmarking
+from experiments.benchmark import timing
 from experiments.diffusion import report as diffusion_report
 
 SIDES, SAMPLES, PART, EVALUATIONS = (8, 28), 1000, 50, 20  # PART of the samples stays in the cache
@@ -52,13 +54,13 @@ SAMPLERS = {
 }
 
 
-def our_model(side, width=WIDTH, depth=DEPTH):
+def our_model(side: int, width: int = WIDTH, depth: int = DEPTH) -> diffusion.Denoiser:
     """The diffusion model, of images [side, side, 1]."""
     net = diffusion.denoising_net(denoisers.VDMResNet(width, depth, PATCH), (side, side, 1))
     return diffusion.denoiser(net, diffusion.fixed(NOISE), (side, side, 1), data_std=DATA_STD)
 
 
-def our_sampler(model, name, steps, count):
+def our_sampler(model: diffusion.Denoiser, name: str, steps: int, count: int) -> Callable:
     """(params, key) -> images [count, side, side, 1]."""
 
     def adaptive(params, key):
@@ -75,18 +77,18 @@ def our_sampler(model, name, steps, count):
     return lambda params, key: diffusion.bound_density(model, sampler).sample(params, key, shape=(count,))[0]
 
 
-def multiply_adds(side):
+def multiply_adds(side: int) -> int:
     """Multiply-adds of the network on one image, all borders counted as inside."""
     convolutions = 9 * WIDTH * (2 * DEPTH * WIDTH + 2 * PATCH**2) * (side // PATCH) ** 2
     return convolutions + 2 * (4 * WIDTH) ** 2 + DEPTH * 4 * WIDTH * WIDTH
 
 
-def dataset(side):
+def dataset(side: int) -> np.ndarray:
     """Images [N, side, side] in [-1, 1]: speed does not depend on what they show."""
     return np.random.RandomState(0).uniform(-1, 1, (EXAMPLES, side, side)).astype(np.float32)
 
 
-def torch_net():
+def torch_net() -> Any:
     """`VDMResNet` in PyTorch: (x [N, 1, side, side], log_snr [N]) -> [N, 1, side, side]."""
     import torch
     from torch import nn
@@ -99,11 +101,11 @@ def torch_net():
     class Block(nn.Module):
         def __init__(self):
             super().__init__()
-            self.norm_0, self.conv_0, self.told = norm(), conv(WIDTH, WIDTH), nn.Linear(features, WIDTH)
+            self.norm_0, self.conv_0, self.shift = norm(), conv(WIDTH, WIDTH), nn.Linear(features, WIDTH)
             self.norm_1, self.conv_1 = norm(), conv(WIDTH, WIDTH)
 
-        def forward(self, x, told):
-            h = self.conv_0(F.silu(self.norm_0(x))) + self.told(told)[:, :, None, None]
+        def forward(self, x, embedding):
+            h = self.conv_0(F.silu(self.norm_0(x))) + self.shift(embedding)[:, :, None, None]
             return x + self.conv_1(F.silu(self.norm_1(h)))
 
     class VDMResNet(nn.Module):
@@ -118,16 +120,16 @@ def torch_net():
         def forward(self, x, log_snr):
             angles = log_snr[:, None] * self.frequencies
             waves = torch.cat([angles.sin(), angles.cos()], 1)
-            told = F.silu(self.embed_1(F.silu(self.embed_0(waves))))
+            embedding = F.silu(self.embed_1(F.silu(self.embed_0(waves))))
             h = self.first(F.pixel_unshuffle(x, PATCH))
             for block in self.blocks:
-                h = block(h, told)
+                h = block(h, embedding)
             return F.pixel_shuffle(self.last(F.silu(self.norm(h))), PATCH)
 
     return VDMResNet()  # channels_last is a quarter slower on the processor
 
 
-def give(net, params):
+def give(net: Any, params: Any) -> None:
     """Put a tree of our parameters (or gradients) into the PyTorch network."""
     import torch
 
@@ -139,13 +141,13 @@ def give(net, params):
             module.bias.copy_(torch.tensor(np.asarray(leaves["bias"])))
 
     p = params["net"]["params"]
-    told = p["Conditioning_0"]
-    put(net.embed_0, told["Dense_0"]), put(net.embed_1, told["Dense_1"])
+    embedding = p["Conditioning_0"]
+    put(net.embed_0, embedding["Dense_0"]), put(net.embed_1, embedding["Dense_1"])
     put(net.first, p["Conv_0"]), put(net.last, p["Conv_1"]), put(net.norm, p["GroupNorm_0"])
     names = {
         "norm_0": "GroupNorm_0",
         "conv_0": "Conv_0",
-        "told": "Dense_0",
+        "shift": "Dense_0",
         "norm_1": "GroupNorm_1",
         "conv_1": "Conv_1",
     }
@@ -154,7 +156,7 @@ def give(net, params):
             put(getattr(block, ours), jax.tree.map(lambda leaf, i=i: leaf[i], p["blocks"][theirs]))
 
 
-def torch_denoise(net, x, log_snr):
+def torch_denoise(net: Any, x: Any, log_snr: Any) -> Any:
     """E[x_0 | x_t] of the preconditioned network, x [N, 1, side, side], log_snr [N]."""
     alpha_2, sigma_2 = (part.sigmoid()[:, None, None, None] for part in (log_snr, -log_snr))
     shrink = (alpha_2 * DATA_STD**2 + sigma_2).rsqrt()
@@ -162,7 +164,7 @@ def torch_denoise(net, x, log_snr):
     return skip * x + out * net(shrink * x, log_snr)
 
 
-def torch_sample(net, x):
+def torch_sample(net: Any, x: Any) -> Any:
     """DPM-Solver++ 2M from noise x of unit variance at the first time."""
     import torch
 
@@ -178,7 +180,7 @@ def torch_sample(net, x):
         return x
 
 
-def torch_loss(net, x0, t, eps):
+def torch_loss(net: Any, x0: Any, t: Any, eps: Any) -> Any:
     """The simple loss at times t [N] and noise eps."""
     log_snr = HIGH - (HIGH - LOW) * t
     alpha, sigma = (part.sigmoid().sqrt()[:, None, None, None] for part in (log_snr, -log_snr))
@@ -186,8 +188,8 @@ def torch_loss(net, x0, t, eps):
     return (log_snr.exp() * error).mean()
 
 
-def agreement(side, count=4):
-    """Largest differences between PyTorch's numbers and ours at the same parameters, relative to the largest number."""
+def agreement(side: int, count: int = 4) -> dict[str, Any]:
+    """Largest differences between PyTorch's values and ours at the same parameters, relative to the largest value."""
     import torch
 
     model, net, key = our_model(side), torch_net(), jax.random.key(0)
@@ -219,25 +221,24 @@ def agreement(side, count=4):
     return {"parameters": counts, **errors}
 
 
-def lowered(name, steps, side, count=SAMPLES, **net):
+def lowered(name: str, steps: int, side: int, count: int = SAMPLES, **net: int) -> jax.stages.Lowered:
     """A sampler's program, before compilation."""
     model, key = our_model(side, **net), jax.random.key(0)
     sampler = jax.jit(our_sampler(model, name, steps, count))
     return sampler.lower(jax.eval_shape(model.init, key), key)
 
 
-def compile_worker(side, calls):
+def compile_worker(side: int, calls: int) -> dict[str, Any]:
     """Seconds from a Python function to a compiled program, {sampler: [for each number of steps]}, best of `calls`."""
     jax.config.update("jax_enable_compilation_cache", False)
     lowered("DDIM", EVALUATIONS, side).compile()  # what JAX loads when it first compiles does not count
     compiled = lambda name, steps: lambda: lowered(name, steps, side).compile()
     return {
-        name: [min(benchmarking.timed(compiled(name, steps), calls)) for steps in COMPILED]
-        for name in SAMPLERS
+        name: [min(timing.timed(compiled(name, steps), calls)) for steps in COMPILED] for name in SAMPLERS
     }
 
 
-def dlvm_jax_worker(side, calls):
+def dlvm_jax_worker(side: int, calls: int) -> dict[str, Any]:
     """Ours: a density's `sample`, and the engine, as the experiments use them."""
     model, key = our_model(side), jax.random.key(1)
     trainer = engine.build(diffusion.denoising(model), model.init, optax.adam(1e-3))
@@ -254,10 +255,10 @@ def dlvm_jax_worker(side, calls):
         state, metrics = trainer.chunk(state, data, indices)
         jax.block_until_ready(metrics)
 
-    return timings(sampling, train, calls) | {"matrix rate": benchmarking.matrix_rate()}
+    return timings(sampling, train, calls) | {"matrix rate": timing.matrix_rate()}
 
 
-def torch_worker(side, calls, compiled=False):
+def torch_worker(side: int, calls: int, compiled: bool = False) -> dict[str, Any]:
     """A hand-written PyTorch loop, as it is or with the network through `torch.compile`."""
     import torch
 
@@ -282,12 +283,14 @@ def torch_worker(side, calls, compiled=False):
     return timings(sampling, train, calls)
 
 
-def timings(sampling, train, calls):
+def timings(
+    sampling: Callable[[int], Callable], train: Callable[[], Any], calls: int
+) -> dict[str, list[float]]:
     """Seconds of `calls` calls of each job, after one that compiles or warms up."""
     result = {}
     for job, run in ((AT_ONCE, sampling(SAMPLES)), (PARTS, sampling(PART)), (TRAINING, train)):
         run()
-        result[job] = benchmarking.timed(run, calls)
+        result[job] = timing.timed(run, calls)
     return result
 
 
@@ -313,7 +316,7 @@ class Config:
     """(internal) images of a worker"""
 
 
-def print_times(side, best, rate):
+def print_times(side: int, best: dict[str, dict[str, float]], rate: float) -> None:
     """The best calls {job: {candidate: seconds}}, their ratio to ours, and the share of a matrix product's rate."""
     print(
         f"\n| {side}x{side} | | s | ratio to ours | share of the matrix-product rate |\n|---|---|---|---|---|"
@@ -325,10 +328,10 @@ def print_times(side, best, rate):
     print(f"\nmatrix product 2048 x 2048, float32: {rate / 1e9:.0f} GFLOP/s")
 
 
-def check_agreement():
+def check_agreement() -> None:
     """Stop unless both sides compute the same, for without it their times mean nothing."""
     for side in SIDES:
-        found = benchmarking.run_worker(MODULE, "agreement", "--side", side)
+        found = timing.run_worker(MODULE, "agreement", "--side", side)
         if found is None:
             continue
         counts, _ = found.pop("parameters"), found.pop("peak memory")
@@ -338,20 +341,20 @@ def check_agreement():
             raise SystemExit("error: the two sides do not compute the same; their times mean nothing")
 
 
-def compare(rounds, calls=1):
-    """(job, unit, {candidate: figure}) of the jobs on both sizes of images, after the check; the compile times of samplers."""
+def compare(rounds: int, calls: int = 1) -> list[timing.Line]:
+    """The lines of the jobs on both sizes of images, after the check; the compile times of samplers."""
     check_agreement()
     lines = []
     for side in SIDES:
         options = "--side", side, "--calls", calls
-        found = benchmarking.in_turn(MODULE, WORKERS, rounds, *options)
+        found = timing.in_turn(MODULE, WORKERS, rounds, *options)
         found = {name: results for name, results in found.items() if results}
         best = {job: {n: min(min(r[job]) for r in results) for n, results in found.items()} for job in JOBS}
         print_times(side, best, max(r["matrix rate"] for r in found["dlvm_jax"]))
         lines += [(f"diffusion, {side} x {side}: {job}", "s", best[job]) for job in JOBS]
         memory = {name: min(r["peak memory"] for r in results) for name, results in found.items()}
         lines.append((f"diffusion, {side} x {side}: peak memory of the process", "MB", memory))
-    found = benchmarking.run_worker(MODULE, "compile", "--calls", calls)
+    found = timing.run_worker(MODULE, "compile", "--calls", calls)
     found.pop("peak memory")
     print(f"\n| sampler, compile time in s | {' | '.join(f'{n} steps' for n in COMPILED)} |\n|---|---|---|")
     for name, seconds in found.items():
@@ -360,10 +363,10 @@ def compare(rounds, calls=1):
     return [*lines, ("diffusion: longest compilation of a sampler", "s", {"dlvm_jax": longest})]
 
 
-def main(config):
+def main(config: Config) -> None:
     """Check that both sides compute the same, run all candidates in turn and print the tables."""
     if config.worker is not None:
-        benchmarking.emit((WORKERS | CHECKS)[config.worker](config.side, config.calls))
+        timing.emit((WORKERS | CHECKS)[config.worker](config.side, config.calls))
         return
     compare(config.rounds, config.calls)
 

@@ -5,8 +5,7 @@
 Ten dimensions, conditioners with two hidden layers of 64 units, splines of 8 bins: a training step (maximum likelihood, Adam,
 batch 256), the log-density of 2,000 points, 2,000 samples, and what each takes to compile.  JAX libraries, ours too, are given
 the same jitted functions of their `log_prob` and `sample`, a step a call; the others run as they are, and of one thread and
-one a core the faster counts.  Peers:
-`pip install -e '.[peers]'`.  Each candidate runs in a process of its own, in turn.
+one a core the faster counts.  Peers: `pip install -e '.[peers]'`.  Each candidate runs in a process of its own, in turn.
 """
 
 import dataclasses
@@ -14,6 +13,8 @@ import functools
 import os
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ import tyro
 from dlvm_jax.models import density, flows, scalars
 from dlvm_jax.nets.masked import MADE
 from dlvm_jax.nets.mlp import MLP, SMALL
-from experiments.benchmark import timing as benchmarking
+from experiments.benchmark import timing
 
 DIM, HIDDEN, BINS, BOUND, COUPLINGS, PASSES = 10, (64, 64), 8, 5.0, 8, 5
 BATCH, POINTS, STEPS, RATE = 256, 2000, 20, 1e-3  # STEPS of training are timed together
@@ -32,10 +33,11 @@ AFFINE, SPLINE, AUTOREGRESSIVE = FLOWS = (
     f"spline coupling x {COUPLINGS}",
     f"spline autoregressive x {PASSES}",
 )
+Candidate = tuple[Any, Callable, Callable]  # params, log_prob of (params, x), sample of (params, key)
 JOBS = "training step", f"log_prob of {POINTS:,}", f"{POINTS:,} samples"
 
 
-def our_density(flow, hidden=HIDDEN):
+def our_density(flow: str, hidden: tuple[int, ...] = HIDDEN) -> density.Density:
     """The flow of this name over a standard normal."""
     scalar = scalars.affine() if flow == AFFINE else scalars.rational_quadratic(BINS, BOUND)
     if flow == AUTOREGRESSIVE:
@@ -49,8 +51,8 @@ def our_density(flow, hidden=HIDDEN):
     return flows.transformed(density.standard_normal(DIM), layers)
 
 
-def dlvm_jax(flow):
-    """Ours, as (params, log_prob of (params, x), sample of (params, key))."""
+def dlvm_jax(flow: str) -> Candidate:
+    """Ours."""
     dens = our_density(flow)
     return (
         dens.init(jax.random.key(0)),
@@ -59,7 +61,7 @@ def dlvm_jax(flow):
     )
 
 
-def flowjax(flow):
+def flowjax(flow: str) -> Candidate:
     """flowjax: layers in a scan, as ours; `knots` of it are inside, so 8 bins have 7."""
     import equinox
     import jax.numpy as jnp
@@ -88,16 +90,16 @@ def flowjax(flow):
     )
 
 
-def distrax(flow):
+def distrax(flow: str) -> Candidate:
     """distrax: split couplings, which move half of the coordinates (masked ones move all and discard half)."""
     import distrax as theirs
     import jax.numpy as jnp
 
-    def inner(numbers):
+    def inner(raw_params):
         if flow == AFFINE:
-            bounded = 3 * jnp.tanh(numbers[..., 1] / 3)  # as ours: all the others bound their scales too
-            return theirs.ScalarAffine(shift=numbers[..., 0], log_scale=bounded)
-        return theirs.RationalQuadraticSpline(numbers, -BOUND, BOUND, boundary_slopes="identity")
+            bounded = 3 * jnp.tanh(raw_params[..., 1] / 3)  # as ours: all the others bound their scales too
+            return theirs.ScalarAffine(shift=raw_params[..., 0], log_scale=bounded)
+        return theirs.RationalQuadraticSpline(raw_params, -BOUND, BOUND, boundary_slopes="identity")
 
     half = DIM // 2
     net = density.from_linen(MLP(HIDDEN, (half, 2 if flow == AFFINE else 3 * BINS + 1)), (1, half))
@@ -117,7 +119,7 @@ def distrax(flow):
     )
 
 
-def zuko(flow):
+def zuko(flow: str) -> Candidate:
     """zuko, as (parameters, log_prob of x, sample of nothing)."""
     import zuko as theirs
 
@@ -133,7 +135,7 @@ def zuko(flow):
     return list(model.parameters()), lambda x: model().log_prob(x), lambda: model().sample((POINTS,))
 
 
-def nflows(flow):
+def nflows(flow: str) -> Candidate:
     """nflows, as (parameters, log_prob of x, sample of nothing)."""
     import torch
     from nflows import distributions, transforms
@@ -168,22 +170,22 @@ TORCH = {"zuko": zuko, "nflows": nflows}
 CANDIDATES = JAX | TORCH
 
 
-def points(count):
+def points(count: int) -> np.ndarray:
     """Standard normal points [count, DIM]: speed does not depend on what they show."""
     return np.random.RandomState(0).randn(count, DIM).astype(np.float32)
 
 
-def timings(jobs, calls):
+def timings(jobs: dict[str, Callable[[], Any]], calls: int) -> dict[str, float]:
     """The best of `calls` calls of each job, in seconds, after one that warms up."""
     result = {}
     for job, run in jobs.items():
         run()
-        result[job] = min(benchmarking.timed(run, calls))
+        result[job] = min(timing.timed(run, calls))
     result[JOBS[0]] /= STEPS
     return result
 
 
-def jax_worker(candidate, calls):
+def jax_worker(candidate: Candidate, calls: int) -> dict[str, Any]:
     """Seconds of the jobs of a JAX library, and of their compilation."""
     jax.config.update("jax_enable_compilation_cache", False)
     params, log_prob, sample = candidate
@@ -223,7 +225,7 @@ def jax_worker(candidate, calls):
     return {"parameters": count, "compile": compiling, **timings(dict(zip(JOBS, jobs, strict=True)), calls)}
 
 
-def torch_worker(candidate, calls):
+def torch_worker(candidate: Candidate, calls: int) -> dict[str, Any]:
     """Seconds of the jobs of a PyTorch library, with as many threads as suit it best."""
     import torch
 
@@ -246,7 +248,7 @@ def torch_worker(candidate, calls):
     return {"parameters": count, **{job: min(times[job] for times in found) for job in JOBS}}
 
 
-def measured(name, flow, calls):
+def measured(name: str, flow: str, calls: int) -> dict[str, Any]:
     """Figures of one candidate and one flow."""
     worker = jax_worker if name in JAX else torch_worker
     return worker(CANDIDATES[name](flow), calls)
@@ -266,7 +268,7 @@ class Config:
     """(internal) flow of a worker"""
 
 
-def print_table(rows, flow, found):
+def print_table(rows: dict[str, dict], flow: str, found: dict[str, list[dict]]) -> None:
     """Milliseconds {candidate: {job: median}} of a flow, in brackets their ratio to ours, and what compiling takes."""
     print(f"\n| {flow} | parameters | {', ms | '.join(JOBS)}, ms | compile (step, log_prob, samples), s |")
     print("|---|---|---|---|---|---|")
@@ -277,13 +279,13 @@ def print_table(rows, flow, found):
         print(f"| {name} | {found[name][0]['parameters']:,} | {' | '.join(times)} | {seconds} |")
 
 
-def compare(rounds, calls=10):
-    """(job, unit, {candidate: figure}) of every flow: the median over the rounds counts."""
+def compare(rounds: int, calls: int = 10) -> list[timing.Line]:
+    """The lines of every flow: the median over the rounds counts."""
     lines = []
     for flow in FLOWS:
         names = [name for name in CANDIDATES if (name, flow) != ("distrax", AUTOREGRESSIVE)]  # it has none
         options = "--flow", flow, "--calls", calls
-        found = benchmarking.in_turn("experiments.benchmark.flows", names, rounds, *options)
+        found = timing.in_turn("experiments.benchmark.flows", names, rounds, *options)
         median = lambda pick: {n: statistics.median(map(pick, r)) for n, r in found.items() if r}  # noqa: B023
         columns = {job: median(lambda r, job=job: 1e3 * r[job]) for job in JOBS}
         rows = {name: {job: columns[job][name] for job in JOBS} for name in columns[JOBS[0]]}
@@ -295,12 +297,12 @@ def compare(rounds, calls=10):
     return lines
 
 
-def main(config):
+def main(config: Config) -> None:
     """Run all candidates in turn and print a table for each flow."""
     if config.worker is not None:
-        benchmarking.emit(measured(config.worker, config.flow, config.calls))
+        timing.emit(measured(config.worker, config.flow, config.calls))
         return
-    print(*map(benchmarking.version, (*CANDIDATES, "jax", "torch")), sep=", ")
+    print(*map(timing.version, (*CANDIDATES, "jax", "torch")), sep=", ")
     compare(config.rounds, config.calls)
 
 

@@ -6,14 +6,17 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
-__all__ = ["emit", "in_turn", "matrix_rate", "ratios", "run_worker", "timed", "version"]
+__all__ = ["Line", "emit", "in_turn", "matrix_rate", "ratios", "run_worker", "timed", "version"]
 
 OURS = "dlvm_jax"
+Line = tuple[str, str, dict[str, float]]  # job, unit, {candidate: figure}
 
 
-def timed(call, times):
+def timed(call: Callable[[], Any], times: int) -> list[float]:
     """Seconds of each call of `call`."""
     seconds = []
     for _ in range(times):
@@ -23,7 +26,7 @@ def timed(call, times):
     return seconds
 
 
-def matrix_rate():
+def matrix_rate() -> float:
     """Floating-point operations a second of a matrix product: what the machine can do."""
     import jax
     import jax.numpy as jnp
@@ -34,7 +37,7 @@ def matrix_rate():
     return 2 * 2048**3 / min(timed(lambda: product(square).block_until_ready(), 10))
 
 
-def emit(result):
+def emit(result: dict[str, Any]) -> None:
     """Print a worker's figures as its process's last line, with the most memory that it held, in MB (of Linux)."""
     status = Path("/proc/self/status")  # resource.getrusage would count what the parent held when it forked
     lines = status.read_text().splitlines() if status.exists() else []
@@ -42,7 +45,7 @@ def emit(result):
     print(json.dumps({**result, "peak memory": peak}))
 
 
-def run_worker(module, name, *options):
+def run_worker(module: str, name: str, *options: Any) -> dict[str, Any] | None:
     """One candidate of a benchmark in a process of its own; None where it is not installed."""
     line = [sys.executable, "-m", module, "--worker", name, *map(str, options)]
     done = subprocess.run(line, capture_output=True, text=True)
@@ -53,7 +56,7 @@ def run_worker(module, name, *options):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def in_turn(module, names, rounds, *options):
+def in_turn(module: str, names: Iterable[str], rounds: int, *options: Any) -> dict[str, list[dict[str, Any]]]:
     """Results {name: [one a round]} of candidates that take turns; an empty list for one that is not installed."""
     if rounds < 1:
         sys.exit(f"error: a benchmark takes at least one round, got {rounds}")
@@ -69,7 +72,7 @@ def in_turn(module, names, rounds, *options):
     return found
 
 
-def version(name):
+def version(name: str) -> str:
     """The installed version, or how to get one."""
     try:
         return f"{name} {importlib.metadata.version(name)}"
@@ -77,8 +80,8 @@ def version(name):
         return f"{name} not installed (pip install -e '.[peers]')"
 
 
-def ratios(lines):
-    """One table of (job, unit, {candidate: figure}): ours, the best of the peers and its ratio to ours, then all the others."""
+def ratios(lines: Iterable[Line]) -> str:
+    """One table of all lines: ours, the best of the peers and its ratio to ours, then all the others."""
     table = ["| job | ours | best peer | ratio | other peers |", "|---|---|---|---|---|"]
     for job, unit, figures in lines:
         ours = figures[OURS]

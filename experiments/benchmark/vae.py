@@ -12,12 +12,14 @@ import dataclasses
 import math
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tyro
 
-from experiments.benchmark import timing as benchmarking
-from experiments.benchmark.timing import timed
+from experiments.benchmark import timing
+from experiments.benchmark.timing import Line, timed
 
 EXAMPLES, BATCH, PIXELS, HIDDEN, LATENT = 60_000, 100, 784, 500, 20
 STEPS = EXAMPLES // BATCH
@@ -27,12 +29,12 @@ LAYERS = PIXELS * HIDDEN + HIDDEN * 2 * LATENT + LATENT * HIDDEN + HIDDEN * PIXE
 FLOP = 2 * EXAMPLES * (3 * LAYERS - PIXELS * HIDDEN)
 
 
-def images():
+def images() -> np.ndarray:
     """60,000 binary images [N, 784]: speed does not depend on what they show."""
     return (np.random.RandomState(0).rand(EXAMPLES, PIXELS) < 0.13).astype(np.uint8)
 
 
-def dlvm_jax_worker(epochs):
+def dlvm_jax_worker(epochs: int) -> dict[str, Any]:
     """Ours: the engine, as the experiments use it."""
     import jax
     import jax.numpy as jnp
@@ -82,7 +84,7 @@ def dlvm_jax_worker(epochs):
 
     evaluate()
     found = {"evaluation": timed(evaluate, 3), "evidence": float(evaluate.found.mean())}
-    rate = benchmarking.matrix_rate()
+    rate = timing.matrix_rate()
     return {
         "epochs": seconds,
         "first_step": first_step,
@@ -93,7 +95,7 @@ def dlvm_jax_worker(epochs):
     }
 
 
-def torch_log_likelihoods(encoder, decoder, x):
+def torch_log_likelihoods(encoder: Callable, decoder: Callable, x: Any) -> Any:
     """log p(x) by importance weighting, CHUNK samples of all images at a time, as ours."""
     import torch
 
@@ -111,7 +113,7 @@ def torch_log_likelihoods(encoder, decoder, x):
         return total - math.log(SAMPLES)
 
 
-def torch_worker(epochs, loader=True):
+def torch_worker(epochs: int, loader: bool = True) -> dict[str, Any]:
     """A hand-written PyTorch loop, with a DataLoader as in PyTorch's own examples, or indexing one tensor."""
     import torch
     from torch import nn
@@ -153,7 +155,7 @@ def torch_worker(epochs, loader=True):
     return {"epochs": seconds, "loss": epoch.loss, "step": one, **found}
 
 
-def pythae_worker(epochs):
+def pythae_worker(epochs: int) -> dict[str, Any]:
     """Pythae's trainer with the same network: time of `epochs` + 1 epochs less the time of one."""
     import torch
     from pythae.models import VAE, VAEConfig
@@ -239,9 +241,9 @@ class Config:
     """(internal) run one candidate and print its figures"""
 
 
-def compare(rounds, epochs=3):
-    """(job, unit, {candidate: figure}) of the jobs: the best of all rounds counts."""
-    found = benchmarking.in_turn("experiments.benchmark.vae", WORKERS, rounds, "--epochs", epochs)
+def compare(rounds: int, epochs: int = 3) -> list[Line]:
+    """The lines of all jobs: the best of all rounds counts."""
+    found = timing.in_turn("experiments.benchmark.vae", WORKERS, rounds, "--epochs", epochs)
     found = {name: results for name, results in found.items() if results}
 
     def best(pick, names=tuple(found)):
@@ -264,12 +266,12 @@ def compare(rounds, epochs=3):
     ]
 
 
-def main(config):
+def main(config: Config) -> None:
     """Run all candidates in turn and print the table."""
     if config.worker is not None:
-        benchmarking.emit(WORKERS[config.worker](config.epochs))
+        timing.emit(WORKERS[config.worker](config.epochs))
         return
-    print(benchmarking.ratios(compare(config.rounds, config.epochs)))
+    print(timing.ratios(compare(config.rounds, config.epochs)))
 
 
 if __name__ == "__main__":

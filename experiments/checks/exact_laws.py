@@ -1,5 +1,8 @@
 """What samplers put out where the data are a Gaussian and the denoiser is exact: no network, no Monte Carlo, five digits."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 
@@ -19,7 +22,7 @@ TABLE = {  # name: (sampler, grid, {steps: standard deviation put out over that 
 }
 
 
-def deviation(make, grid, steps):
+def deviation(make: Callable, grid: str, steps: int) -> Callable[[Path, bool], Measured]:
     """(folder, quick) -> the standard deviation put out over that of the data; nothing is random, so its error is zero."""
 
     def run(folder, quick):

@@ -4,15 +4,15 @@ from experiments.reproduce.readers import diffusion_run, flow_run
 from experiments.reproduce.registry import Row
 
 DIFFUSION = {"steps": 8000, "batch_size": 512, "ode_examples": 10_000, "eval_samples": 200}
-TOLD = "Log-odds of 64 bins, 8,000 steps of 512 points"
+RECIPE = "Log-odds of 64 bins, 8,000 steps of 512 points"
 RUNS = {  # run, recipe, evaluation
     ("eight_gaussians", "diffusion"): (
         diffusion_run(data="eight_gaussians", **DIFFUSION),
-        f"{TOLD}; one seed.",
+        f"{RECIPE}; one seed.",
     ),
     ("checkerboard", "diffusion"): (
         diffusion_run(data="checkerboard", fourier=(-1, 0, 1), **DIFFUSION),
-        f"{TOLD}, Fourier features; one seed.",
+        f"{RECIPE}, Fourier features; one seed.",
     ),
     ("eight_gaussians", "flow"): (
         flow_run(data="eight_gaussians", steps=6000),

@@ -1,5 +1,5 @@
-"""Published numbers, and how this library computes each of them.
+"""Rows of published results: what a paper printed, and how this library computes it.
 
-Every module of this folder holds rows of one paper, in a list `ROWS`; a row is data and one function.  To add one, write a
-module like `sohn2015`: nothing else has to know of it.
+Every module holds the rows of one paper in a list `ROWS`.  To add a paper, write a module like `davidson2018`: nothing else has
+to know of it.  What is compared with an exact value, or with nothing, stands in `experiments.checks`.
 """

@@ -1,11 +1,11 @@
 """Flows as posteriors (van den Berg, Hasenclever, Tomczak, Welling 2018, tables 1 and 2), static MNIST and Frey Faces."""
 
-from experiments.reproduce.readers import vae_run
-from experiments.reproduce.registry import Row
+from typing import Any, NamedTuple
 
-# ELBO in nats on MNIST, minus the ELBO in bits per dimension on Frey Faces, each with its spread; and
-# how many parameters ours has
-PUBLISHED = {
+from experiments.reproduce.readers import vae_run
+from experiments.reproduce.registry import Better, Row
+
+PUBLISHED = {  # (data, posterior): the value with its spread, and how many parameters ours has
     ("binarized_mnist", "normal"): ("-86.55 ± 0.06", "3,073,249"),
     ("binarized_mnist", "planar"): ("-86.06 ± 0.31", "3,603,697"),
     ("binarized_mnist", "iaf"): ("-84.20 ± 0.17", "3,379,457"),
@@ -15,48 +15,59 @@ PUBLISHED = {
     ("freyfaces", "iaf"): ("4.47 ± 0.05", "2,812,640"),
     ("freyfaces", "sylvester-triangular"): ("4.45 ± 0.04", "19,875,520"),
 }
-COST = {"binarized_mnist": "500,000 steps, 5.2e16 to 5.6e16", "freyfaces": "15,000 steps, 1.2e15 to 1.3e15"}
-DATA = {  # title, unit, quantity, settings, which values are better, tolerance
-    "binarized_mnist": (
-        "static MNIST",
-        "nats",
-        "elbo",
-        {"beta_warm_up": 50_000, "every": 500},
-        "higher",
-        0.5,
+
+
+class Quantity(NamedTuple):
+    """What a table prints of a data set: titles, what is read off a run, which values are better, the run's own settings."""
+
+    title: str
+    name: str
+    read: str
+    better: Better
+    tolerance: float
+    settings: dict[str, Any]
+    cost: str
+
+
+QUANTITIES = {
+    "binarized_mnist": Quantity(
+        *("static MNIST", "ELBO, nats", "elbo", "higher", 0.5),
+        {"beta_warm_up": 50_000, "eval_every": 500},
+        "500,000 steps, 5.2e16 to 5.6e16",
     ),
-    "freyfaces": (
-        *("Frey Faces", "bits/dim", "elbo_in_bits"),
-        *({"likelihood": "categorical", "beta_warm_up": 1500, "every": 15}, "lower", 0.05),
+    "freyfaces": Quantity(
+        *("Frey Faces", "-ELBO, bits/dim", "elbo_in_bits", "lower", 0.05),
+        {"likelihood": "categorical", "beta_warm_up": 1500, "eval_every": 15},
+        "15,000 steps, 1.2e15 to 1.3e15",
     ),
 }
 TRAINING = {
     **{"net": "gated-conv", "hidden": (32, 64), "latent_dim": 64, "epochs": 1000, "optimiser": "adamax"},
     **{"learning_rate": 5e-4, "patience": 100, "eval_samples": 500},
 }
-
 IAF = ", masked networks of 64 units (there: 1,280)"
 
 
-def row(data, posterior, published, parameters):
+def row(data: str, posterior: str) -> Row:
     """One cell of the tables."""
-    title, unit, quantity, settings, better, tolerance = DATA[data]
-    flow, told = ({}, "") if posterior == "normal" else ({"flow_steps": 16}, "16 steps of flow, ")
+    published, parameters = PUBLISHED[data, posterior]
+    quantity, is_flow = QUANTITIES[data], posterior != "normal"
+    settings = quantity.settings | ({"flow_steps": 16} if is_flow else {})
     return Row(
-        name=f"{posterior}-posterior-{title.lower().replace(' ', '-')}",
+        name=f"{posterior}-posterior-{quantity.title.lower().replace(' ', '-')}",
         source="van den Berg, Hasenclever, Tomczak, Welling 2018, tables 1 and 2",
-        what=f"{'ELBO' if better == 'higher' else '-ELBO'}, {unit}, {posterior} posterior, {title}",
+        what=f"{quantity.name}, {posterior} posterior, {quantity.title}",
         published=published,
         confirmed="a later paper that quotes the tables (Grathwohl et al. 2019)",
-        better=better,
-        tolerance=tolerance,
-        recipe=f"64 latent units, {told}Adamax 5e-4, a warm-up of 100 epochs, early stopping, gated "
+        better=quantity.better,
+        tolerance=quantity.tolerance,
+        recipe=f"64 latent units, {'16 steps of flow, ' * is_flow}Adamax 5e-4, a warm-up of 100 epochs, early stopping, gated "
         "convolutions of 5x5, as there"
-        f"{IAF if posterior == 'iaf' else ''}, at most 1,000 epochs (2,000); one seed (three). For a GPU.",
+        f"{IAF * (posterior == 'iaf')}, at most 1,000 epochs (2,000); one seed (three). For a GPU.",
         evaluation="The mean of 500 draws of the ELBO for each test example.",
-        cost=f"{parameters} parameters, at most {COST[data]} operations in products",
-        run=vae_run(quantity, data=data, posterior=posterior, **TRAINING, **settings, **flow),
+        cost=f"{parameters} parameters, at most {quantity.cost} operations in products",
+        run=vae_run(quantity.read, data=data, posterior=posterior, **TRAINING, **settings),
     )
 
 
-ROWS = [row(*cell, *told) for cell, told in PUBLISHED.items()]
+ROWS = [row(*cell) for cell in PUBLISHED]

@@ -1,1 +1,1 @@
-"""The machinery behind the table of paper numbers."""
+"""The machinery behind the table of results."""

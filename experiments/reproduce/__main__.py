@@ -1,10 +1,10 @@
-"""Paper numbers: what was published, and what this library finds.
+"""Published numbers and checks of our own: what is known, and what this library finds.
 
 python -m experiments.reproduce list                 # all rows, and what is known of them
 python -m experiments.reproduce run NAME ...         # compute rows, or go on with them, and record what they find
 python -m experiments.reproduce run --minutes 9      # as many unfinished rows as that time holds, the quickest first; call again
 python -m experiments.reproduce run NAME --quick     # try a row out in about a minute: nothing is recorded
-python -m experiments.reproduce table                # write RESULTS.md from the records
+python -m experiments.reproduce table                # write RESULTS.md, and some rows of the README, from the records
 python -m experiments.reproduce pack NAME            # an unfinished row in pieces, to go on with elsewhere after `unpack`
 """
 
@@ -19,8 +19,9 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import tyro
@@ -28,22 +29,21 @@ import tyro
 from dlvm_jax.train.loop import Interrupted
 from dlvm_jax.train.run import RunFolder, manifest, same_maker
 from experiments import run as common
-from experiments.reproduce import archive as pieces
-from experiments.reproduce import results
-from experiments.reproduce.registry import every_row
+from experiments.reproduce import archive, results
+from experiments.reproduce.registry import Row, every_row
 
 HERE = Path(__file__).parent.parent  # experiments
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Runs:
-    runs: Path = Path("runs/papers")
+    runs: Path = Path("runs/reproduce")
     """folder of the rows' runs"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Records:
-    records: Path = HERE / "results" / "papers"
+    records: Path = HERE / "results" / "records"
     """folder of the recorded results"""
 
 
@@ -59,7 +59,7 @@ class Run(_Records, _Runs):
     names: tyro.conf.Positional[tuple[str, ...]] = ()
     """rows; default all that are not recorded, the quickest first, and with an accelerator those that need one at the end"""
     minutes: float | None = None
-    """stop within so long, with finished rounds saved"""
+    """stop within so long; training goes on from its last evaluation"""
     quick: bool = False
     """a short version of each row, from its start, which is not recorded"""
 
@@ -101,7 +101,7 @@ Command = (
 )
 
 
-def recorded(folder, row):
+def recorded(folder: Path, row: Row) -> dict[str, Any] | None:
     """The record of a row, or None; raises ValueError for a file that is no record of it."""
     path = folder / f"{row.name}.json"
     if not path.exists():
@@ -115,20 +115,20 @@ def recorded(folder, row):
     )
 
 
-def check_records(folder):
+def check_records(folder: Path) -> None:
     """Raise ValueError unless the folder of records is there."""
     if not folder.is_dir():
         raise ValueError(f"--records {folder} is no folder; name the one that `run` writes its records to")
 
 
-def find(rows, name):
+def find(rows: dict[str, Row], name: str) -> Row:
     """The row of a name; raises ValueError with the names there are."""
     if name not in rows:
         raise ValueError(f"there is no row {name!r}; the rows are {', '.join(rows)}")
     return rows[name]
 
 
-def show(config):
+def show(config: List) -> None:
     """Print one line for each row."""
     check_records(config.records)
     rows = every_row()
@@ -144,12 +144,12 @@ def show(config):
 
 
 @contextlib.contextmanager
-def time_limit(minutes, tell):
-    """Within so long, end what runs inside: training by a signal, as a user would, which saves its round first.
+def time_limit(minutes: float | None, report: Callable[[], None]) -> Iterator[threading.Event]:
+    """Within so long, end what runs inside: training by a signal, as a user would, which saves a checkpoint first.
 
     Raises `Interrupted` then, and gives an event that says whether the time is over.  Whatever does not end by the signal in the
-    last minute (a long round, which is computed again later) is left there, with the process; `tell` says so to the user.
-    None: there is no limit.
+    last minute (many steps between two evaluations, which are taken again later) is left there, with the process; `report` says
+    so to the user.  None: there is no limit.
     """
     over = threading.Event()
 
@@ -161,7 +161,7 @@ def time_limit(minutes, tell):
         os.kill(os.getpid(), signal.SIGTERM)
 
     def leave():
-        tell()
+        report()
         sys.stdout.flush()
         os._exit(0)
 
@@ -184,7 +184,7 @@ def time_limit(minutes, tell):
         signal.signal(signal.SIGTERM, before)
 
 
-def run(config):
+def run(config: Run) -> None:
     """Rows one after another, each recorded as soon as it is finished; one that fails does not stop the others."""
     rows = every_row()
     chosen = [find(rows, name) for name in config.names]
@@ -202,12 +202,12 @@ def run(config):
         print("every row that this machine can finish is recorded; name others to run them")
     done, failed = [], []
 
-    def tell():
+    def report():
         print(f"\nthe {config.minutes:g} minutes are over; finished: {', '.join(done) or 'nothing yet'}")
         if not config.quick:
-            print("finished rounds are saved, and the same command goes on")
+            print("training is saved at its last evaluation, and the same command goes on")
 
-    with time_limit(config.minutes, tell) as over:
+    with time_limit(config.minutes, report) as over:
         try:
             for row in chosen:
                 print(f"\n== {row.name}: {row.what} ({row.source})")
@@ -222,7 +222,7 @@ def run(config):
         except Interrupted:
             if not over.is_set():
                 raise
-            tell()
+            report()
     if failed:
         raise ValueError(f"these rows failed: {', '.join(failed)}; see above")
 
@@ -253,8 +253,8 @@ def _compute(row, config):
     RunFolder(config.records).write(f"{row.name}.json", record)
 
 
-def table(config):
-    """Write RESULTS.md, and the rows in the README; tell of records that no row has."""
+def table(config: Table) -> None:
+    """Write RESULTS.md, and the rows in the README; name records that no row has."""
     check_records(config.records)
     rows = every_row()
     records = {name: recorded(config.records, row) for name, row in rows.items()}
@@ -264,23 +264,23 @@ def table(config):
         print(f"left out, as no row has their names: {', '.join(strangers)}")
 
 
-def pack(config):
+def pack(config: Pack) -> None:
     """Write the pieces of a row's run."""
     folder = config.runs / find(every_row(), config.name).run_folder
     if not folder.is_dir():
         raise ValueError(f"{folder} does not exist: the row was not begun; start it with `run {config.name}`")
-    pieces.pack(folder, config.out)
+    archive.pack(folder, config.out)
 
 
-def unpack(config):
+def unpack(config: Unpack) -> None:
     """Lay out a packed run."""
-    pieces.unpack(config.pieces, config.runs)
+    archive.unpack(config.pieces, config.runs)
 
 
-def main(command):
+def main(command: List | Run | Table | Pack | Unpack) -> None:
     """Carry out a subcommand."""
     {List: show, Run: run, Table: table, Pack: pack, Unpack: unpack}[type(command)](command)
 
 
 if __name__ == "__main__":
-    common.main(main, tyro.cli(Command, description=__doc__))
+    common.guarded(lambda: main(tyro.cli(Command, description=__doc__)))

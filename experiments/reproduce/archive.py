@@ -13,7 +13,7 @@ __all__ = ["pack", "unpack"]
 PIECE, WHOLE = 16 * 2**20, 60 * 2**20  # bytes
 
 
-def _packed(folder):
+def _packed(folder: Path) -> bytes:
     """Newest and best checkpoint of every run in a folder and all that is small, as a compressed archive."""
     old = set()  # checkpoints, and the files that describe them
     for checkpoints in folder.rglob("checkpoints"):
@@ -30,7 +30,7 @@ def _packed(folder):
     return buffer.getvalue()
 
 
-def pack(folder, out):
+def pack(folder: Path, out: Path) -> None:
     """Write the pieces of a run's folder, each named by the digest of the whole, its number and how many there are.
 
     Raises ValueError for a run of more than 60 MB.
@@ -45,12 +45,12 @@ def pack(folder, out):
         old.unlink()
     pieces = [content[start : start + PIECE] for start in range(0, len(content), PIECE)]
     digest = hashlib.sha256(content).hexdigest()[:16]
-    for number, piece in enumerate(pieces, 1):
-        (out / f"piece-{digest}-{number:02d}-of-{len(pieces):02d}").write_bytes(piece)
+    for index, piece in enumerate(pieces, 1):
+        (out / f"piece-{digest}-{index:02d}-of-{len(pieces):02d}").write_bytes(piece)
     print(f"{len(pieces)} pieces, {len(content) / 2**20:.1f} MB, in {out}")
 
 
-def unpack(pieces, runs):
+def unpack(pieces: Path, runs: Path) -> None:
     """Lay out a packed run in `runs`; raises ValueError for missing or damaged pieces, and for a run that is there already."""
     found = sorted(pieces.glob("piece-*-of-*"))
     if not found:

@@ -1,34 +1,35 @@
 """What the records say in words: RESULTS.md, and the rows that the README shows."""
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 from dlvm_jax.train.run import same_maker
-from experiments.reproduce.registry import VERDICTS, doubtful, verdict
+from experiments.reproduce.registry import Row, doubtful, verdict
 
 __all__ = ["judged", "number", "ours", "write"]
 
+Record = dict[str, Any]
 SHOWN = (  # rows of the README
-    *("vae-1-mnist", "vae-1-mnist-2-layers", "iwae-5-mnist", "ais-gap-mnist", "dreg-over-iwae-5-mnist"),
-    *(
-        "vae-standard-mnist",
-        "vae-standard-mnist-pace",
-        "vae-vamp-mnist",
-        "hvae-standard-mnist",
-        "hvae-vamp-mnist",
-    ),
-    *("plane-vae-mnist-2", "plane-vae-mnist-5", "plane-vae-mnist-20"),
-    *("sphere-vae-mnist-2", "sphere-vae-mnist-5", "sphere-vae-mnist-10"),
-    *("realnvp-mnist", "spline-glow-mnist", "levels-mnist", "cvae-quadrants-1"),
+    *("vae-standard-mnist", "vae-vamp-mnist", "hvae-vamp-mnist", "hvae-vamp-fashion-mnist", "iwae-5-mnist"),
+    *("plane-vae-mnist-5", "sphere-vae-mnist-5", "spline-glow-mnist"),
     *("sphere-moebius-spline-kl", "sphere-exponential-1-12-kl"),
-    *("sphere-exponential-6-5-kl", "sphere-exponential-24-1-kl"),
-    *("linear-vae-freyfaces", "ppca-freyfaces-100", "order-dpm-multistep-3", "order-edm-heun-trained"),
-    *("law-edm-heun-18", "law-ddim-50", "eight-gaussians-diffusion", "checkerboard-flow"),
 )
 BEGIN, END = "<!-- what `python -m experiments.reproduce table` writes -->\n", "<!-- end of it -->\n"
-HEAD = "| row | quantity | published | ours | | protocol |\n|---|---|---|---|---|---|"
+HEAD = "| row | quantity | published | ours | verdict | protocol |\n|---|---|---|---|---|---|"
+
+PUBLISHED = """A published number is *reproduced* where ours differs from it by at most the row's tolerance, *better* or *missed*
+where it is beyond; ~ says that a change by one standard error would turn that verdict.  ± is our standard error over test
+examples or samples (neither that over seeds, nor that of a difference from a paper's number on the same test images), and of a
+published value what its paper calls its error."""
+CHECKS = """Rows that *agree* are compared with an exact value (closed form, theorem, quadrature): ours is within the row's
+tolerance of it.  *Measured* are those for which no published value of the same quantity is known."""
+README = """*Reproduced*: within the row's tolerance of the published number.  ~: one standard error would turn the verdict.
+±: our standard error over test examples or samples; of a published value what its paper calls its error."""
 
 
-def number(value, error=None, digits=0):
+def number(value: float | None, error: float | None = None, digits: int = 0) -> str:
     """A number with its error, to two digits of the error and at least so many after the point."""
     if value is None:
         return ""
@@ -38,103 +39,121 @@ def number(value, error=None, digits=0):
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
-def ours(row, found):
+def ours(row: Row, record: Record) -> str:
     """A recorded value with its error, fine enough to see the row's tolerance."""
-    if found["value"] is None:
+    if record["value"] is None:
         return "nan"
-    return number(found["value"], found["standard_error"], 1 - math.floor(math.log10(row.tolerance)))
+    return number(record["value"], record["standard_error"], 1 - math.floor(math.log10(row.tolerance)))
 
 
-def judged(row, found):
+def judged(row: Row, record: Record) -> str:
     """The verdict on a record, marked where it is within the noise."""
-    return verdict(row, found["value"]) + " ~" * doubtful(row, found["value"], found["standard_error"])
+    return verdict(row, record["value"]) + " ~" * doubtful(row, record["value"], record["standard_error"])
 
 
-def _line(row, found):
-    known, what = row.published or "-", row.what.replace("|", "\\|")
-    if not found:
-        return f"| {row.name} | {what} | {known} | | not run | |"
-    protocol = f"`{found['protocol']}` {found['protocol_hash']}" if "protocol" in found else "-"
-    if "iwae" in found.get("estimator", ""):
-        protocol += f", K = {found['samples']}"
-    return f"| {row.name} | {what} | {known} | {ours(row, found)} | {judged(row, found)} | {protocol} |"
+def _line(row: Row, record: Record | None) -> str:
+    published, what = row.published or "-", row.what.replace("|", "\\|")
+    if not record:
+        return f"| {row.name} | {what} | {published} | | not run | |"
+    protocol = f"`{record['protocol']}` {record['protocol_hash']}" if "protocol" in record else "-"
+    if "iwae" in record.get("estimator", ""):
+        protocol += f", K = {record['samples']}"
+    return f"| {row.name} | {what} | {published} | {ours(row, record)} | {judged(row, record)} | {protocol} |"
 
 
-def _cost(found):
+def _table(rows: list[Row], records: dict[str, Record | None]) -> str:
+    return "\n".join([HEAD, *(_line(row, records[row.name]) for row in rows)])
+
+
+def _counts(what: str, rows: list[Row], records: dict[str, Record | None], kinds: tuple[str, ...]) -> str:
+    """How many rows are recorded, and what became of them."""
+    verdicts = [verdict(row, record["value"]) for row in rows if (record := records[row.name])]
+    of_each = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in kinds)
+    missing = len(rows) - len(verdicts)
+    return f"Of {len(rows)} {what} {len(verdicts)} are recorded ({of_each}), {missing} are not run."
+
+
+def _cost(record: Record) -> list[str]:
     """What training took."""
-    if "parameters" not in found:
+    if "parameters" not in record:
         return []
-    told = [f"{found['parameters']:,} parameters, {found['steps']:,} steps"]
-    if found.get("flops_per_step"):
-        told.append(f"{found['flops_per_step'] * found['steps']:.2g} operations in products")
-    return [*told, f"{found['training_seconds']:.0f} s of training"]
+    parts = [f"{record['parameters']:,} parameters, {record['steps']:,} steps"]
+    if record.get("flops_per_step"):
+        parts.append(f"{record['flops_per_step'] * record['steps']:.2g} operations in products")
+    return [*parts, f"{record['training_seconds']:.0f} s of training"]
 
 
-def _text(row, found):
+def _text(row: Row, record: Record | None) -> str:
     """What a row and its recorded run compare: source, recipe, evaluation, tolerance, remark."""
-    told = {name: (found or {}).get(name, getattr(row, name)) for name in ("recipe", "evaluation")}
-    changed = any(text != getattr(row, name) for name, text in told.items())
+    texts = {name: (record or {}).get(name, getattr(row, name)) for name in ("recipe", "evaluation")}
+    changed = any(text != getattr(row, name) for name, text in texts.items())
     if row.published is None:
         value, tolerance = f"no confirmed value{row.confirmed.removeprefix('nowhere')}", ""
     else:
         value, tolerance = f"the value from {row.confirmed}", f"Tolerance {row.tolerance:g}."
-    parts = (*told.values(), tolerance, row.remark, "**The row has been changed since.**" * changed)
+    parts = (*texts.values(), tolerance, row.remark, "**The row has been changed since.**" * changed)
     return f"({row.source}; {value}). {' '.join(filter(None, parts))}"
 
 
-def _took(found):
+def _took(record: Record) -> str:
     """What a recorded run took, and what computed it."""
-    told = ["seed " + ", ".join(map(str, found["seeds"]))] if found["seeds"] else []
-    if "parameters" not in found and "seconds" in found:
-        told.append(f"{found['seconds']:.3g} s")
-    cores = f"{found['cpu_count']} core{'s' * (found['cpu_count'] > 1)}"
-    told += [*_cost(found), f"{cores}, {', '.join(found['devices'])}"]
-    told += [f"jax {found['packages']['jax']}", found["commit"]]
-    trained = found.get("trained", found)
+    parts = ["seed " + ", ".join(map(str, record["seeds"]))] if record["seeds"] else []
+    if "parameters" not in record and "seconds" in record:
+        parts.append(f"{record['seconds']:.3g} s")
+    cores = f"{record['cpu_count']} core{'s' * (record['cpu_count'] > 1)}"
+    parts += [*_cost(record), f"{cores}, {', '.join(record['devices'])}"]
+    parts += [f"jax {record['packages']['jax']}", record["commit"]]
+    trained = record.get("trained", record)
     for other in (*trained.get("before", ()), trained):
-        if not same_maker(other, found):
-            told.append(f"begun or trained at {other['commit']} on {', '.join(other['devices'])}")
-    return f"Recorded {found['recorded']}: {'; '.join(told)}."
+        if not same_maker(other, record):
+            parts.append(f"begun or trained at {other['commit']} on {', '.join(other['devices'])}")
+    return f"Recorded {record['recorded']}: {'; '.join(parts)}."
 
 
-def _details(rows, records):
+def _history(row: Row, record: Record | None) -> str:
+    """What a row's run took, or would cost."""
+    if record:
+        return _took(record)
+    return f"Not run: {row.cost}." if row.cost else ""
+
+
+def _details(rows: list[Row], records: dict[str, Record | None]) -> Iterator[str]:
     """A paragraph for all rows of the same text."""
-    groups = {}
-    for name, row in rows.items():
-        groups.setdefault(_text(row, records[name]), []).append(name)
-    for text, names in groups.items():
-        cost = [f"Not run: {rows[name].cost}." if rows[name].cost else "" for name in names]
-        took = [
-            _took(records[name]) if records[name] else told for name, told in zip(names, cost, strict=True)
-        ]
-        yield f"- {', '.join(f'**{name}**' for name in names)} {text} {took[0] if len(names) == 1 else ''}".rstrip()
-        if len(names) > 1:
-            yield from (f"  - {name}: {line}" for name, line in zip(names, took, strict=True) if line)
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_text(row, records[row.name]), []).append(row)
+    for text, group in groups.items():
+        names, first, *others = ", ".join(f"**{row.name}**" for row in group), *group
+        if not others:
+            yield f"- {names} {text} {_history(first, records[first.name])}".rstrip()
+            continue
+        yield f"- {names} {text}"
+        yield from (f"  - {row.name}: {line}" for row in group if (line := _history(row, records[row.name])))
 
 
-def write(rows, records, out, readme):
+def write(rows: dict[str, Row], records: dict[str, Record | None], out: Path, readme: Path) -> str:
     """Write `out`, and its chosen rows between the marks of the file `readme` if it is there; gives the counts as text.
 
-    rows, records: by name; a row without a record is shown as not run.
+    rows, records: by name; a row without a record is shown as not run
     """
-    lines = {name: _line(row, records[name]) for name, row in rows.items()}
-    verdicts = [verdict(row, records[name]["value"]) for name, row in rows.items() if records[name]]
-    counts = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in VERDICTS)
-    missing = len(rows) - len(verdicts)
-    details = "\n".join(_details(rows, records))
-    told = f"""Of {len(rows)} rows {len(verdicts)} are recorded ({counts}), {missing} are not run.  Rows that *agree* are
-compared with an exact value (closed form, theorem, quadrature): ours is within the row's tolerance of it.  A paper's number is
-*reproduced* where ours differs from it by at most the tolerance, *better* or *missed* where it is beyond; ~ says that a change by
-one standard error would turn that verdict.  *Measured* are those for which no published value of the same quantity is known.
-± is our standard error over test examples or samples (neither that over seeds, nor that of a difference from a paper's number
-on the same test images), and of a published value what its paper calls its error.
-"""
+    published = [row for row in rows.values() if row.is_published]
+    checks = [row for row in rows.values() if not row.is_published]
+    counted = _counts("published results", published, records, ("reproduced", "better", "missed"))
+    checked = _counts("checks of our own", checks, records, ("agree", "measured", "missed"))
     out.write_text(
-        f"# Paper numbers\n\nWritten by `python -m experiments.reproduce table` from the records in `results/papers/`.\n{told}\n"
-        f"{HEAD}\n" + "\n".join(lines.values()) + f"\n\n## How each was computed\n\n{details}\n"
+        "# Paper numbers, and checks of our own\n\n"
+        "Written by `python -m experiments.reproduce table` from the records in `results/records/`.\n\n"
+        f"## Published results\n\n{counted}\n{PUBLISHED}\n\n{_table(published, records)}\n\n"
+        f"## Checks of our own\n\n{checked}\n{CHECKS}\n\n{_table(checks, records)}\n\n"
+        "## How each was computed\n\n"
+        + "\n".join(["### Published results\n", *_details(published, records)])
+        + "\n\n"
+        + "\n".join(["### Checks of our own\n", *_details(checks, records), ""])
     )
     if readme.exists() and BEGIN in (text := readme.read_text()):
-        shown = "\n".join(lines[name] for name in SHOWN if records.get(name))
+        shown = [rows[name] for name in SHOWN if records.get(name)]
         before, after = text.split(BEGIN)[0], text.split(END)[1]
-        readme.write_text(f"{before}{BEGIN}{told}\n{HEAD}\n{shown}\n{END}{after}")
-    return counts
+        readme.write_text(
+            f"{before}{BEGIN}{counted}\n{checked}\n{README}\n\n{_table(shown, records)}\n{END}{after}"
+        )
+    return f"{counted} {checked}"

@@ -1,4 +1,4 @@
-"""What the tests of the table of paper numbers put in place of its rows."""
+"""What the tests of the table of results put in place of its rows."""
 
 import pytest
 

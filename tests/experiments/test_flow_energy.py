@@ -13,7 +13,6 @@ from dlvm_jax.exact.energies import ENERGIES
 from experiments.flow import energy as flow_energy
 from experiments.flow import energy_report as flow_energy_report
 from experiments.flow import energy_setup as flow_energy_setup
-from experiments.tables import flow_energy as flow_energy_table
 from tests.models.test_flows import moved
 
 TINY = Config(
@@ -55,25 +54,6 @@ def test_a_run_goes_on_with_its_own_settings_only(tmp_path):
     assert again["rows"] == first["rows"] and again["step"] == first["step"]
     with pytest.raises(ValueError, match="components"):
         flow_energy.run(dataclasses.replace(config, resume=True, components=3))
-
-
-@pytest.mark.slow
-def test_the_table(tmp_path, monkeypatch):
-    """Every row in result.json and in the report, pictures beside them; a second call trains nothing."""
-    kept = {label: row for label, row in flow_energy_table.ROWS.items() if label.endswith(("moebius", "32)"))}
-    monkeypatch.setattr(flow_energy_table, "ROWS", kept)
-    monkeypatch.setattr(flow_energy_table, "TORUS_FLOWS", ("moebius",))
-    config = flow_energy_table.Config(tmp_path, steps=4)
-    flow_energy_table.run(config)
-    rows = json.loads((tmp_path / "result.json").read_text())["rows"]
-    report = (tmp_path / "report.md").read_text()
-    for label in kept:
-        assert label in report and np.isfinite(rows[label]["kl"]).all()
-    assert all((tmp_path / f"{name}.png").stat().st_size > 5000 for name in ("torus", "sphere"))
-    monkeypatch.setattr(flow_energy_table.flow_energy, "run", None)
-    flow_energy_table.run(config)
-    with pytest.raises(ValueError, match="is of steps 4, not 5"):
-        flow_energy_table.run(dataclasses.replace(config, steps=5))
 
 
 @pytest.mark.slow

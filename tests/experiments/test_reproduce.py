@@ -1,4 +1,4 @@
-"""The table of paper numbers: its rows, its verdicts, and what is recorded."""
+"""The table of results: its commands, its verdicts, and what is recorded."""
 
 import dataclasses
 import json
@@ -13,8 +13,34 @@ import pytest
 from dlvm_jax.train import loop
 from dlvm_jax.train.run import manifest
 from experiments.reproduce import __main__ as reproduce
+from experiments.reproduce import results
 from experiments.reproduce.registry import Measured
 from tests.experiments.common import folders, row_of
+
+
+def test_published_results_and_checks_are_counted_and_shown_apart(tmp_path, toy):
+    rows = row_of(), row_of(better="same", published="2"), row_of(published=None)
+    toy(
+        *(
+            dataclasses.replace(row, name=name)
+            for row, name in zip(rows, ("paper", "law", "toy"), strict=True)
+        )
+    )
+    reproduce.run(reproduce.Run(("paper", "law", "toy"), **folders(tmp_path)))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{results.BEGIN}old\n{results.END}after\n")
+    reproduce.table(reproduce.Table(records=tmp_path / "records", out=tmp_path / "RESULTS.md", readme=readme))
+    published, checks = (tmp_path / "RESULTS.md").read_text().split("## Checks of our own")[:2]
+    assert (
+        "Of 1 published results 1 are recorded (1 reproduced, 0 better, 0 missed), 0 are not run."
+        in published
+    )
+    assert "Of 2 checks of our own 2 are recorded (0 agree, 1 measured, 1 missed), 0 are not run." in checks
+    for name, there, elsewhere in (("paper", published, checks), ("law", checks, published)):
+        assert f"\n| {name} |" in there and f"\n| {name} |" not in elsewhere
+    written = readme.read_text()
+    assert "Of 1 published results" in written and "Of 2 checks" in written and "old" not in written
+    assert written.startswith("before\n") and written.endswith("after\n")
 
 
 def test_a_row_is_recorded_with_all_that_tells_what_it_is(tmp_path, toy, capsys):
@@ -37,7 +63,7 @@ def test_a_row_is_recorded_with_all_that_tells_what_it_is(tmp_path, toy, capsys)
     table = (tmp_path / "RESULTS.md").read_text()
     assert "| toy | a number | 1 | 0.50 ± 0.25 | missed | - |" in table
     assert "| other | a number | 1 | | not run | |" in table
-    assert "0 agree, 0 reproduced, 0 better, 1 missed, 0 measured), 1 are not run." in table
+    assert "Of 2 published results 1 are recorded (0 reproduced, 0 better, 1 missed), 1 are not run." in table
 
 
 def test_a_quick_row_is_labelled_and_not_recorded(tmp_path, toy, capsys):
@@ -104,7 +130,7 @@ def test_a_file_that_is_no_record_is_named(tmp_path, toy):
                 reproduce.main(command)
 
 
-def test_records_without_a_row_are_told(tmp_path, toy, capsys):
+def test_records_without_a_row_are_named(tmp_path, toy, capsys):
     toy(row_of())
     reproduce.run(reproduce.Run(("toy",), **folders(tmp_path)))
     toy(dataclasses.replace(row_of(), name="renamed"))
@@ -175,8 +201,8 @@ def test_a_record_is_of_the_run_and_of_the_row_as_it_was(tmp_path, toy):
     table = (tmp_path / "RESULTS.md").read_text()
     assert "None. None. Tolerance 0.1. **The row has been changed since.**" in table
     now = manifest()
-    told = f"{now['cpu_count']} cores, {now['devices'][0]}; jax {now['packages']['jax']}; {now['commit']}"
-    assert f"{told}; begun or trained at abc on H200." in table
+    by = f"{now['cpu_count']} cores, {now['devices'][0]}; jax {now['packages']['jax']}; {now['commit']}"
+    assert f"{by}; begun or trained at abc on H200." in table
 
 
 def test_a_row_that_breaks_does_not_stop_the_others(tmp_path, toy, capsys):

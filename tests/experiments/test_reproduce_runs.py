@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +17,15 @@ import pytest
 from dlvm_jax import data
 from dlvm_jax.models import density
 from dlvm_jax.train import checkpoint
-from dlvm_jax.train.run import RunFolder
+from dlvm_jax.train.run import RunFolder, updated_manifest
 from experiments import run as common
 from experiments.diffusion import __main__ as diffusion
-from experiments.diffusion import report as diffusion_report
-from experiments.diffusion import setup as diffusion_setup
-from experiments.flow import __main__ as flow_density
-from experiments.flow import energy as flow_energy
-from experiments.flow import energy_report as flow_energy_report
-from experiments.flow import energy_setup as flow_energy_setup
-from experiments.flow import report as flow_report
+from experiments.flow import __main__ as flow
+from experiments.flow import energy
 from experiments.ppca import __main__ as ppca
 from experiments.reproduce import __main__ as reproduce
-from experiments.reproduce import archive as pieces
-from experiments.reproduce import readers as recipes
+from experiments.reproduce import archive, readers
 from experiments.vae import __main__ as vae
-from experiments.vae import report as vae_report
-from experiments.vae import setup as vae_setup
 from tests.experiments.common import row_of
 
 
@@ -40,58 +33,56 @@ def test_a_finished_run_of_other_settings_is_not_taken(tmp_path):
     """And one whose row was not given a number, which the script filled in, is."""
     (tmp_path / "config.json").write_text(json.dumps({"latent_dim": [2], "steps": 7}))
     (tmp_path / "result.json").write_text("{}")
-    assert common.carried_out(ppca, ppca.Config(latent_dim=(2,), out=tmp_path)) == {}
+    assert common.carried_out(ppca.run, ppca.Config(latent_dim=(2,), out=tmp_path)) == {}
     with pytest.raises(ValueError, match=r"is of latent_dim \[2\], not \[3\]; choose another folder"):
-        common.carried_out(ppca, ppca.Config(latent_dim=(3,), out=tmp_path))
+        common.carried_out(ppca.run, ppca.Config(latent_dim=(3,), out=tmp_path))
 
 
 def test_a_finished_run_of_something_that_the_row_leaves_out_is_not_taken(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"eval_limit": 5}))
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(ValueError, match="is of eval_limit 5, not None"):
-        common.carried_out(vae, vae_setup.Config(out=tmp_path))
+        common.carried_out(vae.run, vae.Config(out=tmp_path))
 
 
 TEN = {"eval_limit": 10, "ode_examples": 10}
-REPORTED = [  # script, its shortest run, what writes the report
-    (flow_energy, flow_energy_setup.Config(steps=2, eval_samples=50), (flow_energy_report, "write")),
-    (ppca, ppca.Config(latent_dim=(2,)), (ppca, "_report")),
-    (vae, vae_setup.Config(steps=2, latent_dim=2, eval_limit=10, eval_samples=2), (vae_report, "write")),
-    (
-        diffusion,
-        diffusion_setup.Config(data="eight_gaussians", steps=2, warm_up=1, **TEN),
-        (diffusion_report, "write"),
-    ),
-    (flow_density, flow_density.Config(steps=2, depth=1), (flow_report, "write")),
+REPORTED = [  # script, its shortest run
+    (energy, energy.Config(steps=2, eval_samples=50)),
+    (ppca, ppca.Config(latent_dim=(2,))),
+    (vae, vae.Config(steps=2, latent_dim=2, eval_limit=10, eval_samples=2)),
+    (diffusion, diffusion.Config(data="eight_gaussians", steps=2, warm_up=1, **TEN)),
+    (flow, flow.Config(steps=2, depth=1)),
 ]
 
 
 @pytest.mark.parametrize(
-    "script, config, writer",
+    "script, config",
     [REPORTED[0], *(pytest.param(*row, marks=pytest.mark.slow) for row in REPORTED[1:])],
 )
-def test_a_run_without_its_report_is_not_finished(tmp_path, monkeypatch, script, config, writer):
-    """A stop while pictures are drawn is made good by the next call."""
-    config = dataclasses.replace(config, out=tmp_path)
+def test_a_run_without_its_report_is_not_finished(tmp_path, monkeypatch, script, config):
+    """A stop while the report is written is made good by the next call."""
+    config, write = dataclasses.replace(config, out=tmp_path), Path.write_text
 
-    def stop(*_):
-        raise KeyboardInterrupt
+    def stop(path, text):
+        if path.name == "report.md":
+            raise KeyboardInterrupt
+        return write(path, text)
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
-        context.setattr(*writer, stop)
-        common.carried_out(script, config)
+        context.setattr(Path, "write_text", stop)
+        common.carried_out(script.run, config)
     assert not common.finished(config)
-    common.carried_out(script, config)
+    common.carried_out(script.run, config)
     assert (tmp_path / "report.md").exists() and common.finished(config)
 
 
 def test_what_does_not_heed_the_signal_is_left_in_time(tmp_path):
-    """As a long round of training, which looks at signals only when it is over."""
+    """As many steps between two evaluations, after which training looks at signals."""
     program = (
         "import signal, sys, time\n"
         "from pathlib import Path\n"
-        "from experiments import reproduce\n"
-        "from experiments.papers.registry import Row\n"
+        "from experiments.reproduce import __main__ as reproduce\n"
+        "from experiments.reproduce.registry import Row\n"
         "def deaf(folder, quick):\n"
         "    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
         "    time.sleep(60)\n"
@@ -126,16 +117,16 @@ def test_pieces_hold_the_newest_and_the_best_checkpoint_of_each_run_of_a_row(tmp
 
 
 def test_the_manifest_keeps_what_began_a_run(tmp_path):
-    now = common._manifest(tmp_path)
+    now = updated_manifest(tmp_path)
     assert "before" not in now
     (tmp_path / "manifest.json").write_text(json.dumps(now))
-    assert common._manifest(tmp_path) == now
+    assert updated_manifest(tmp_path) == now
     first = now | {"commit": "abc", "devices": ["H200"]}
     (tmp_path / "manifest.json").write_text(json.dumps(first))
-    second = common._manifest(tmp_path)
+    second = updated_manifest(tmp_path)
     assert second == now | {"before": [first]}
     (tmp_path / "manifest.json").write_text(json.dumps(second | {"commit": "def"}))
-    assert [kept["commit"] for kept in common._manifest(tmp_path)["before"]] == ["abc", "def"]
+    assert [kept["commit"] for kept in updated_manifest(tmp_path)["before"]] == ["abc", "def"]
 
 
 def test_steps_of_a_record_are_those_taken_and_not_those_planned(tmp_path):
@@ -145,21 +136,14 @@ def test_steps_of_a_record_are_those_taken_and_not_those_planned(tmp_path):
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     RunFolder(tmp_path).log(400, {"bound": -1.0}, 2.5)
-    told = recipes.details_of(tmp_path)
-    assert (told["steps"], told["training_seconds"]) == (400, 2.5) and told["settings"] == {"steps": 1000}
-
-
-def test_a_warm_up_that_training_ends_before_is_told_and_one_that_fits_is_not(recwarn):
-    common.warn_of_unfinished("the warm-up", 200, 200)
-    assert not recwarn
-    common.warn_of_unfinished("the warm-up", 300, 200)
-    told = "the warm-up of 300 steps does not end within the 200 of training"
-    assert [str(warning.message) for warning in recwarn] == [told]
+    details = readers.details_of(tmp_path)
+    assert (details["steps"], details["training_seconds"]) == (400, 2.5)
+    assert details["settings"] == {"steps": 1000}
 
 
 def test_pieces_hold_the_whole_run_and_a_missing_one_is_noticed(tmp_path, toy, monkeypatch):
     toy(row_of())
-    monkeypatch.setattr(pieces, "PIECE", 1000)
+    monkeypatch.setattr(archive, "PIECE", 1000)
     folder = tmp_path / "runs" / "toy"
     folder.mkdir(parents=True)
     content = np.random.default_rng(0).bytes(5000)
@@ -179,7 +163,7 @@ def test_pieces_hold_the_whole_run_and_a_missing_one_is_noticed(tmp_path, toy, m
     ):
         reproduce.unpack(reproduce.Unpack(tmp_path / "pieces", runs=tmp_path / "runs"))
     assert not folder.exists()
-    monkeypatch.setattr(pieces, "WHOLE", 1000)
+    monkeypatch.setattr(archive, "WHOLE", 1000)
     folder.mkdir()
     (folder / "state").write_bytes(content)
     with pytest.raises(ValueError, match="takes 0 MB, more than 0"):
@@ -190,16 +174,17 @@ def test_pieces_hold_the_whole_run_and_a_missing_one_is_noticed(tmp_path, toy, m
 def test_a_row_cut_short_at_random_gives_the_same_result(tmp_path):
     """The command of a user, killed and continued until it is done, against one that nobody disturbed."""
     program = (
-        "import experiments.papers.tipping1999 as module\n"
-        "from experiments import common, reproduce\n"
-        "from experiments.papers.recipes import vae_run\n"
-        "from experiments.papers.registry import Row\n"
-        "run = vae_run(latent_dim=2, hidden=(64,), steps=5000, every=20, eval_samples=400)\n"
+        "import experiments.checks.ppca as module\n"
+        "from experiments import run as common\n"
+        "from experiments.reproduce import __main__ as reproduce\n"
+        "from experiments.reproduce.readers import vae_run\n"
+        "from experiments.reproduce.registry import Row\n"
+        "run = vae_run(latent_dim=2, hidden=(64,), steps=5000, eval_every=20, eval_samples=400)\n"
         "module.ROWS = [Row('toy', 's', 'w', None, 'c', 'higher', 1.0, 'r', 'e', run, 1)]\n"
         "import sys; from pathlib import Path\n"
         "out = Path(sys.argv[1])\n"
         "command = reproduce.Run(('toy',), float(sys.argv[2]), runs=out / 'runs', records=out / 'records')\n"
-        "common.main(reproduce.main, command)\n"
+        "common.guarded(lambda: reproduce.main(command))\n"
     )
 
     def start(name, minutes):

@@ -1,5 +1,8 @@
 """Orders of convergence of samplers, on a Gaussian whose denoiser and flow map are known."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +38,7 @@ SAMPLERS = {  # name: (source, order, sampler, whether half of the range of log-
 }
 
 
-def order_of(sampler, half):
+def order_of(sampler: Callable, half: bool) -> Callable[[Path, bool], Measured]:
     """(folder, quick) -> the order on the two finest grids; nothing is random, so its error is zero."""
 
     def run(folder, quick):
