@@ -11,9 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.densities import LOG_2PI
 from dlvm_jax.functional.diffusion.process import alpha, sigma
-from dlvm_jax.functional.numerics import as_float
+from dlvm_jax.functional.numerics import LOG_2PI, as_float
 
 __all__ = [
     "GaussianMixture",

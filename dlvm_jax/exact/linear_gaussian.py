@@ -7,9 +7,9 @@ posterior p(z2 | x) p(z1 | x, z2), which a hierarchical VAE approximates, are kn
 
 import jax.numpy as jnp
 
+from dlvm_jax.functional.conditioning import gaussian_marginal, gaussian_posterior
 from dlvm_jax.functional.densities import multivariate_normal_log_prob
 from dlvm_jax.functional.linear_gaussian import LinearGaussian as LinearGaussian
-from dlvm_jax.functional.linear_gaussian import gaussian_marginal, gaussian_posterior
 from dlvm_jax.functional.linear_gaussian import log_evidence as log_evidence
 from dlvm_jax.functional.linear_gaussian import posterior as posterior
 from dlvm_jax.functional.linear_gaussian import sample as sample

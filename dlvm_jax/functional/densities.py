@@ -9,9 +9,15 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dlvm_jax.functional.numerics import as_float, log1mexp, sum_event
+from dlvm_jax.functional.numerics import (
+    LOG_2PI,
+    as_float,
+    log1mexp,
+    log_normal_cdf,
+    log_normal_interval,
+    sum_event,
+)
 
 __all__ = [
     "bernoulli_log_prob",
@@ -31,8 +37,6 @@ __all__ = [
     "normal_sample",
     "reparameterise",
 ]
-
-LOG_2PI = math.log(2 * math.pi)
 
 
 def reparameterise(eps, mean, log_std):
@@ -287,60 +291,6 @@ def discretised_logistic_mixture_sample(key, logits, mean, log_scale, levels=256
     return discretised_logistic_sample(key_level, chosen(mean), chosen(log_scale), levels)
 
 
-GAUSS_NODES, GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(8)
-
-
-@jax.custom_jvp
-def _mills(x):
-    """Phi(x) / phi(x) for x <= 0: erfc near zero, Laplace's continued fraction below -8."""
-    near = x > -8
-    small, large = jnp.where(near, x, -1.0), jnp.where(near, 8.0, -x)
-    centre = math.sqrt(math.pi / 2) * jax.lax.erfc(-math.sqrt(0.5) * small) * jnp.exp(0.5 * jnp.square(small))
-    u = 1 / jnp.square(large)
-    above, above_next, below, below_next = 1.0, 1.0, 0.0, 1.0
-    for n in range(1, 21):  # 1 / (t + 1 / (t + 2 / (t + ...))), right to double precision from t = 8
-        above, above_next = above_next, above_next + n * u * above
-        below, below_next = below_next, below_next + n * u * below
-    return jnp.where(near, centre, below_next / (large * above_next))
-
-
-@_mills.defjvp
-def _mills_tangent(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    value = _mills(x)
-    return value, (1 + x * value) * dx
-
-
-def _log_ndtr(x):
-    """log Phi(x), with a right gradient in tails so far that phi / Phi would be the difference of two huge exponents."""
-    tail = x < 0
-    low, high = jnp.where(tail, x, -1.0), jnp.where(tail, 1.0, x)
-    lower = -0.5 * jnp.square(low) - 0.5 * LOG_2PI + jnp.log(_mills(low))
-    return jnp.where(tail, lower, jnp.log1p(-jax.scipy.special.ndtr(-high)))
-
-
-def _log_normal_interval(a, b, width):
-    """log(Phi(b) - Phi(a)), b = a + width: Gauss-Legendre where both tails nearly cancel, Mills ratios elsewhere."""
-    centre = 0.5 * (a + b)
-    narrow = width * (1 + jnp.abs(centre)) < 2
-    m, w = jnp.where(narrow, centre, 0.0), jnp.where(narrow, width, 1.0)
-    # integral over the bin of phi(m + u) / phi(m) = exp(-m u - u^2 / 2); the nodes are exact to double precision here
-    terms = [
-        wt * jnp.exp(-m * w * t / 2 - jnp.square(w * t) / 8)
-        for t, wt in zip(GAUSS_NODES.tolist(), GAUSS_WEIGHTS.tolist(), strict=True)
-    ]
-    quadrature = -0.5 * jnp.square(m) - 0.5 * LOG_2PI + jnp.log(w / 2) + jnp.log(sum(terms))
-    flip = centre > 0  # work in the lower tail
-    low, high = jnp.where(flip, -b, a), jnp.where(flip, -a, b)
-    straddles = high > 0
-    l, h = (jnp.where(narrow | straddles, safe, edge) for safe, edge in ((-2.0, low), (-1.0, high)))
-    gap = jnp.where(narrow | straddles, 1.0, width * jnp.abs(centre))  # (l^2 - h^2) / 2, which would cancel
-    tail = -0.5 * jnp.square(h) - 0.5 * LOG_2PI + jnp.log(_mills(h) - _mills(l) * jnp.exp(-gap))
-    l, h = (jnp.where(~narrow & straddles, edge, safe) for safe, edge in ((-1.0, low), (1.0, high)))
-    middle = jnp.log(jax.scipy.special.ndtr(h) - jax.scipy.special.ndtr(l))
-    return jnp.where(narrow, quadrature, jnp.where(straddles, middle, tail))
-
-
 def discretised_normal_log_prob(x, mean, log_std, levels=256, event_ndim=1):
     r"""Log-probability of levels 0..L-1 under a Gaussian on [0, 1], cut into L bins; the end bins take the tails.
 
@@ -354,8 +304,8 @@ def discretised_normal_log_prob(x, mean, log_std, levels=256, event_ndim=1):
     True
     """
     a, b, width = _bin_edges(x, mean, log_std, levels)
-    middle = _log_normal_interval(a, b, width)
-    first, last = _log_ndtr(b), _log_ndtr(-a)
+    middle = log_normal_interval(a, b, width)
+    first, last = log_normal_cdf(b), log_normal_cdf(-a)
     return sum_event(_with_tails(x, levels, first, middle, last), event_ndim)
 
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
-from dlvm_jax.functional.densities import GAUSS_NODES, GAUSS_WEIGHTS, discretised_normal_log_prob
+from dlvm_jax.functional.densities import discretised_normal_log_prob
 from dlvm_jax.functional.diffusion.process import alpha, expand_to_event, sigma
-from dlvm_jax.functional.numerics import as_float, log1mexp, sum_event
+from dlvm_jax.functional.numerics import GAUSS_NODES, GAUSS_WEIGHTS, as_float, log1mexp, sum_event
 
 __all__ = ["categorical_decoder", "expected_in_bins", "expected_level", "gaussian_decoder", "unit_levels"]
 
