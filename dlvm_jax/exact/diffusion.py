@@ -6,13 +6,16 @@ One component is a Gaussian, components without variance are point masses.  `pro
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
-from dlvm_jax.functional.diffusion.process import alpha, sigma
-from dlvm_jax.functional.numerics import LOG_2PI, as_float
+from dlvm_jax.functional.diffusion.process import Process, alpha, sigma
+from dlvm_jax.functional.numerics import LOG_2PI, as_float, einsum
+from dlvm_jax.functional.types import Array, Numeric, Shape
 
 __all__ = [
     "GaussianMixture",
@@ -32,13 +35,13 @@ __all__ = [
 class GaussianMixture(NamedTuple):
     """A law of data: log-weights [K], means [K, D], and the covariances' eigenvalues [K, D] and eigenvectors [K, D, D]."""
 
-    log_weights: jax.Array
-    means: jax.Array
-    variances: jax.Array
-    axes: jax.Array
+    log_weights: Array
+    means: Array
+    variances: Array
+    axes: Array
 
 
-def gaussian(mean, covariance):
+def gaussian(mean: Array, covariance: Array) -> GaussianMixture:
     r"""A Gaussian law of data.
 
     $x_0\sim\mathcal N(m, S)$
@@ -52,7 +55,7 @@ def gaussian(mean, covariance):
     return mixture(jnp.ones(1), jnp.asarray(mean)[None], jnp.asarray(covariance)[None])
 
 
-def mixture(weights, means, covariances):
+def mixture(weights: Array, means: Array, covariances: Array) -> GaussianMixture:
     r"""A mixture of Gaussians as law of data.
 
     $x_0\sim\sum_k\pi_k\,\mathcal N(m_k, S_k)$
@@ -75,15 +78,15 @@ def mixture(weights, means, covariances):
             f"means {means.shape} need weights ({count},) and covariances ({count}, {dim}, {dim}), "
             f"got {weights.shape} and {covariances.shape}"
         )
-    if not isinstance(weights, jax.core.Tracer) and not ((weights >= 0).all() and weights.sum() > 0):
+    if not isinstance(weights, Tracer) and not ((weights >= 0).all() and weights.sum() > 0):
         raise ValueError(f"weights are not negative and have a positive sum, got {weights}")
     variances, axes = jnp.linalg.eigh(covariances)
-    if not isinstance(variances, jax.core.Tracer) and (variances < -1e-4 * jnp.abs(variances).max()).any():
+    if not isinstance(variances, Tracer) and (variances < -1e-4 * jnp.abs(variances).max()).any():
         raise ValueError(f"covariances are positive semi-definite, got smallest eigenvalue {variances.min()}")
     return GaussianMixture(jnp.log(weights / weights.sum()), means, jnp.maximum(variances, 0.0), axes)
 
 
-def point_masses(points):
+def point_masses(points: Array) -> GaussianMixture:
     r"""The empirical law of a data set.
 
     $q_0 = \frac1N\sum_n\delta_{x_n}$
@@ -106,7 +109,7 @@ def point_masses(points):
 def _along_axes(law, process, x, t):
     """Deviations of x from each component's mean along its axes, [*batch, K, D], and the variances there, [K, D]."""
     centred = x[..., None, :] - alpha(process, t) * law.means
-    deviations = jnp.einsum("...kd,kde->...ke", centred, law.axes, precision="highest")
+    deviations = einsum("...kd,kde->...ke", centred, law.axes)
     return deviations, jnp.square(alpha(process, t)) * law.variances + jnp.square(sigma(process, t))
 
 
@@ -116,7 +119,7 @@ def _log_joint(law, process, x, t):
     return law.log_weights - 0.5 * quadratic.sum(-1)
 
 
-def log_marginal(law, process, x, t):
+def log_marginal(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array:
     r"""Log-density of the noisy point.
 
     $\log q(x_t) = \log\sum_k\pi_k\,\mathcal N(x_t\mid\alpha_tm_k,\ \alpha_t^2S_k+\sigma_t^2I)$
@@ -131,7 +134,7 @@ def log_marginal(law, process, x, t):
     return jax.nn.logsumexp(_log_joint(law, process, x, t), axis=-1)
 
 
-def responsibilities(law, process, x, t):
+def responsibilities(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array:
     r"""Probability of each component given the noisy point.
 
     $r_k = p(k\mid x_t)$
@@ -148,10 +151,10 @@ def responsibilities(law, process, x, t):
 def _component_means(law, process, x, t):
     deviations, variances = _along_axes(law, process, x, t)
     gain = alpha(process, t) * law.variances / variances
-    return law.means + jnp.einsum("...ke,kde->...kd", gain * deviations, law.axes, precision="highest")
+    return law.means + einsum("...ke,kde->...kd", gain * deviations, law.axes)
 
 
-def denoiser(law, process, x, t):
+def denoiser(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array:
     r"""Expectation of the clean point given the noisy one: what a perfect network predicts.
 
     $\mathbb E[x_0\mid x_t] = \sum_kr_k\big(m_k + \alpha_tS_k(\alpha_t^2S_k+\sigma_t^2I)^{-1}(x_t-\alpha_tm_k)\big)$
@@ -164,10 +167,10 @@ def denoiser(law, process, x, t):
     [0.5]
     """
     share = responsibilities(law, process, x, t)
-    return jnp.einsum("...k,...kd->...d", share, _component_means(law, process, x, t), precision="highest")
+    return einsum("...k,...kd->...d", share, _component_means(law, process, x, t))
 
 
-def posterior_covariance(law, process, x, t):
+def posterior_covariance(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array:
     r"""Covariance of the clean point given the noisy one.
 
     $\mathrm{Cov}[x_0\mid x_t] = \sum_kr_k\big(S_k-\alpha_t^2S_kC_k^{-1}S_k + d_kd_k^\top\big)$ with
@@ -183,13 +186,13 @@ def posterior_covariance(law, process, x, t):
     share, means = responsibilities(law, process, x, t), _component_means(law, process, x, t)
     _, variances = _along_axes(law, process, x, t)
     remaining = law.variances * jnp.square(sigma(process, t)) / variances
-    within = jnp.einsum("kde,ke,kfe->kdf", law.axes, remaining, law.axes, precision="highest")
-    away = means - jnp.einsum("...k,...kd->...d", share, means, precision="highest")[..., None, :]
-    between = jnp.einsum("...k,...kd,...kf->...df", share, away, away, precision="highest")
-    return jnp.einsum("...k,kdf->...df", share, within, precision="highest") + between
+    within = einsum("kde,ke,kfe->kdf", law.axes, remaining, law.axes)
+    away = means - einsum("...k,...kd->...d", share, means)[..., None, :]
+    between = einsum("...k,...kd,...kf->...df", share, away, away)
+    return einsum("...k,kdf->...df", share, within) + between
 
 
-def score(law, process, x, t):
+def score(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array:
     r"""Gradient of the log-density of the noisy point.
 
     $\nabla\log q(x_t) = -\sum_kr_k\,(\alpha_t^2S_k+\sigma_t^2I)^{-1}(x_t-\alpha_tm_k)$
@@ -201,11 +204,11 @@ def score(law, process, x, t):
     [-0.5]
     """
     deviations, variances = _along_axes(law, process, x, t)
-    each = jnp.einsum("...ke,kde->...kd", deviations / variances, law.axes, precision="highest")
-    return -jnp.einsum("...k,...kd->...d", responsibilities(law, process, x, t), each, precision="highest")
+    each = einsum("...ke,kde->...kd", deviations / variances, law.axes)
+    return -einsum("...k,...kd->...d", responsibilities(law, process, x, t), each)
 
 
-def ode_map(law, process, x, t, s):
+def ode_map(law: GaussianMixture, process: Process, x: Array, t: Numeric, s: Numeric) -> Array:
     r"""Where the probability-flow ODE carries a point from time t to time s, for one Gaussian.
 
     $x_s = \alpha_sm + (\alpha_s^2S+\sigma_s^2I)^{1/2}(\alpha_t^2S+\sigma_t^2I)^{-1/2}(x_t-\alpha_tm)$
@@ -224,12 +227,12 @@ def ode_map(law, process, x, t, s):
     deviations, before = _along_axes(law, process, x, t)
     _, after = _along_axes(law, process, x, s)
     moved = jnp.sqrt(after / before) * deviations
-    return alpha(process, s) * law.means[0] + jnp.einsum(
-        "...ke,kde->...d", moved, law.axes, precision="highest"
-    )
+    return alpha(process, s) * law.means[0] + einsum("...ke,kde->...d", moved, law.axes)
 
 
-def output_law(sampler, mean, covariance, noise_shape):
+def output_law(
+    sampler: Callable[[Array, Array], Array], mean: Array, covariance: Array, noise_shape: Shape
+) -> tuple[Array, Array]:
     r"""Mean and covariance of what a sampler puts out, read off the sampler itself, without Monte Carlo.
 
     $x_{out} = A\,x_T + \sum_nB_nz_n + c:\quad \mathbb E = A\,\mu_T+c,\ \mathrm{Cov} = A\,\Sigma_TA^\top+\sum_nB_nB_n^\top$

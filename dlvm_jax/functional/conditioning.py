@@ -4,22 +4,27 @@ Full covariances are given by lower Cholesky factors (`scale_tril`), and factors
 formed on the way would cost half the digits.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
 from dlvm_jax.functional.numerics import einsum
+from dlvm_jax.functional.types import Array
 
 __all__ = ["gaussian_condition", "gaussian_marginal", "gaussian_posterior"]
 
 
-def lower_factor(root):
+def lower_factor(root: Array) -> Array:
     """The lower-triangular L with positive diagonal and LL^T = RR^T, for R [n, k] of full rank n <= k."""
     upper = jnp.linalg.qr(root.T, mode="r")
     return (jnp.where(jnp.diagonal(upper) < 0, -1, 1)[:, None] * upper).T
 
 
-def gaussian_marginal(mean, scale_tril, a, b, noise_tril):
+def gaussian_marginal(
+    mean: Array, scale_tril: Array, a: Array, b: Array, noise_tril: Array
+) -> tuple[Array, Array]:
     r"""Marginal p(y) of a linear-Gaussian model with x ~ N(mu, Lambda^-1) and y | x ~ N(A x + b, L^-1).
 
     $p(y) = \mathcal N(y\mid A\mu+b,\ L^{-1}+A\Lambda^{-1}A^\top)$
@@ -34,7 +39,9 @@ def gaussian_marginal(mean, scale_tril, a, b, noise_tril):
     return einsum("ij,...j->...i", a, mean) + b, lower_factor(root)
 
 
-def gaussian_posterior(mean, scale_tril, a, b, noise_tril, y):
+def gaussian_posterior(
+    mean: Array, scale_tril: Array, a: Array, b: Array, noise_tril: Array, y: Array
+) -> tuple[Array, Array]:
     r"""Posterior p(x | y) of a linear-Gaussian model with x ~ N(mu, Lambda^-1) and y | x ~ N(A x + b, L^-1).
 
     $p(x\mid y) = \mathcal N(x\mid \Sigma\{A^\top L(y-b)+\Lambda\mu\},\ \Sigma),\quad \Sigma = (\Lambda+A^\top LA)^{-1}$
@@ -57,7 +64,9 @@ def gaussian_posterior(mean, scale_tril, a, b, noise_tril, y):
     return mean + einsum("ij,...j->...i", gain, residual), lower_factor(root)
 
 
-def gaussian_condition(mean, scale_tril, observed, value):
+def gaussian_condition(
+    mean: Array, scale_tril: Array, observed: Sequence[int], value: Array
+) -> tuple[Array, Array]:
     r"""Conditional of a joint Gaussian on some of its coordinates; the others (a) keep their order.
 
     $p(x_a\mid x_b) = \mathcal N(\mu_a+\Sigma_{ab}\Sigma_{bb}^{-1}(x_b-\mu_b),\
@@ -71,14 +80,14 @@ def gaussian_condition(mean, scale_tril, observed, value):
     >>> float(mean[0]), float(tril[0, 0])
     (3.0, 4.0)
     """
-    size, observed = scale_tril.shape[0], np.asarray(observed, int)
-    if len(set(observed.tolist())) < observed.size or not np.isin(observed, np.arange(size)).all():
+    size, given = scale_tril.shape[0], np.asarray(observed, int)
+    if len(set(given.tolist())) < given.size or not np.isin(given, np.arange(size)).all():
         raise ValueError(
-            f"observed coordinates are different indices from 0 to {size - 1}, got {observed.tolist()}"
+            f"observed coordinates are different indices from 0 to {size - 1}, got {given.tolist()}"
         )
-    rest = np.setdiff1d(np.arange(size), observed)
+    rest = np.setdiff1d(np.arange(size), given)
     # with the observed rows first, the factor holds the answer: its last block, and a gain that needs no inverse of Sigma_bb
-    factor, count = lower_factor(scale_tril[np.concatenate([observed, rest])]), observed.size
+    factor, count = lower_factor(scale_tril[np.concatenate([given, rest])]), given.size
     gain = solve_triangular(factor[:count, :count], factor[count:, :count].T, lower=True, trans=1).T
-    shift = einsum("ij,...j->...i", gain, value - mean[..., observed])
+    shift = einsum("ij,...j->...i", gain, value - mean[..., given])
     return mean[..., rest] + shift, factor[count:, count:]

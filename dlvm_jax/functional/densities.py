@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from dlvm_jax.functional.numerics import (
     LOG_2PI,
     as_float,
+    einsum,
     log1mexp,
     log_normal_cdf,
     log_normal_interval,
     sum_event,
 )
+from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
     "bernoulli_log_prob",
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 
-def reparameterise(eps, mean, log_std):
+def reparameterise(eps: Array, mean: Numeric, log_std: Numeric) -> Array:
     r"""The reparameterisation of a diagonal Gaussian.
 
     $z = \mu + e^{\log\sigma} \odot \epsilon$
@@ -53,7 +55,7 @@ def reparameterise(eps, mean, log_std):
     return mean + jnp.exp(log_std) * eps
 
 
-def normal_log_prob(x, mean, log_std, event_ndim=1):
+def normal_log_prob(x: Array, mean: Numeric, log_std: Numeric, event_ndim: int = 1) -> Array:
     r"""Log-density of a diagonal Gaussian.
 
     $\log\mathcal N(x\mid\mu,\sigma^2)
@@ -70,7 +72,7 @@ def normal_log_prob(x, mean, log_std, event_ndim=1):
     return sum_event(-0.5 * jnp.square(standard) - log_std - 0.5 * LOG_2PI, event_ndim)
 
 
-def normal_sample(key, mean, log_std, shape=()):
+def normal_sample(key: Key, mean: Numeric, log_std: Numeric, shape: Shape = ()) -> Array:
     r"""Reparameterised draw from a diagonal Gaussian.
 
     $z = \mu + \sigma\odot\epsilon,\ \epsilon\sim\mathcal N(0, I)$
@@ -86,7 +88,7 @@ def normal_sample(key, mean, log_std, shape=()):
     return reparameterise(jax.random.normal(key, full, jnp.result_type(mean, log_std, float)), mean, log_std)
 
 
-def multivariate_normal_log_prob(x, mean, scale_tril):
+def multivariate_normal_log_prob(x: Array, mean: Array, scale_tril: Array) -> Array:
     r"""Log-density of a Gaussian with full covariance $\Sigma = LL^\top$.
 
     $\log\mathcal N(x\mid\mu,LL^\top)
@@ -111,7 +113,7 @@ def multivariate_normal_log_prob(x, mean, scale_tril):
     return sum_event(-0.5 * jnp.square(white) - log_diagonal - 0.5 * LOG_2PI, 1)
 
 
-def multivariate_normal_sample(key, mean, scale_tril, shape=()):
+def multivariate_normal_sample(key: Key, mean: Array, scale_tril: Array, shape: Shape = ()) -> Array:
     r"""Reparameterised draw from a Gaussian with full covariance.
 
     $z = \mu + L\epsilon,\ \epsilon\sim\mathcal N(0, I)$
@@ -124,10 +126,10 @@ def multivariate_normal_sample(key, mean, scale_tril, shape=()):
     mean = jnp.asarray(mean)
     full = shape + jnp.broadcast_shapes(mean.shape, scale_tril.shape[:-1])
     eps = jax.random.normal(key, full, jnp.result_type(mean, scale_tril))
-    return mean + jnp.einsum("...ij,...j->...i", scale_tril, eps, precision="highest")
+    return mean + einsum("...ij,...j->...i", scale_tril, eps)
 
 
-def bernoulli_log_prob(x, logits, event_ndim=1):
+def bernoulli_log_prob(x: Array, logits: Array, event_ndim: int = 1) -> Array:
     r"""Log-probability of binary values under Bernoulli logits.
 
     $\log p(x\mid l) = \sum_i x_i l_i - \log(1+e^{l_i})$
@@ -147,7 +149,7 @@ def _wide(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def bernoulli_sample(key, logits, shape=()):
+def bernoulli_sample(key: Key, logits: Array, shape: Shape = ()) -> Array:
     r"""Draw binary values, as the dtype of the logits.
 
     $x_i = 1\{u_i < \mathrm{sigmoid}(l_i)\},\ u_i\sim U(0,1)$
@@ -162,7 +164,7 @@ def bernoulli_sample(key, logits, shape=()):
     return draw.astype(logits.dtype)
 
 
-def categorical_log_prob(x, logits, event_ndim=1):
+def categorical_log_prob(x: Array, logits: Array, event_ndim: int = 1) -> Array:
     r"""Log-probability of integer levels under categorical logits.
 
     $\log p(x\mid l) = \sum_i l_{i,x_i} - \log\sum_k e^{l_{ik}}$
@@ -181,7 +183,7 @@ def categorical_log_prob(x, logits, event_ndim=1):
     return sum_event(picked, event_ndim)
 
 
-def categorical_sample(key, logits, shape=()):
+def categorical_sample(key: Key, logits: Array, shape: Shape = ()) -> Array:
     r"""Draw integer levels, as the dtype of the logits.
 
     $x_i \sim \mathrm{softmax}(l_i)$
@@ -213,7 +215,9 @@ def _with_tails(x, levels, first, middle, last):
     return jnp.where(x <= 0, first, jnp.where(x >= levels - 1, last, middle))
 
 
-def discretised_logistic_log_prob(x, mean, log_scale, levels=256, event_ndim=1):
+def discretised_logistic_log_prob(
+    x: Array, mean: Numeric, log_scale: Numeric, levels: int = 256, event_ndim: int = 1
+) -> Array:
     r"""Log-probability of levels 0..L-1 under a logistic density on [0, 1], cut into L bins; the end bins take the tails.
 
     $\log P(x=k) = \log\big[F(\tfrac{k+1}L) - F(\tfrac kL)\big],\quad
@@ -232,7 +236,9 @@ def discretised_logistic_log_prob(x, mean, log_scale, levels=256, event_ndim=1):
     return sum_event(_with_tails(x, levels, below, below + above + log1mexp(width), above), event_ndim)
 
 
-def discretised_logistic_sample(key, mean, log_scale, levels=256, shape=()):
+def discretised_logistic_sample(
+    key: Key, mean: Numeric, log_scale: Numeric, levels: int = 256, shape: Shape = ()
+) -> Array:
     r"""Draw levels from a discretised logistic.
 
     $x = \mathrm{clip}(\lfloor L(\mu + s\,\mathrm{logit}\,u)\rfloor, 0, L-1),\ u\sim U(0,1)$
@@ -250,7 +256,9 @@ def discretised_logistic_sample(key, mean, log_scale, levels=256, shape=()):
     return jnp.clip(jnp.floor(levels * reparameterise(noise, mean, log_scale)), 0, levels - 1)
 
 
-def discretised_logistic_mixture_log_prob(x, logits, mean, log_scale, levels=256, event_ndim=1):
+def discretised_logistic_mixture_log_prob(
+    x: Array, logits: Array, mean: Numeric, log_scale: Numeric, levels: int = 256, event_ndim: int = 1
+) -> Array:
     r"""Log-probability of levels 0..L-1 under a mixture of discretised logistics for each element.
 
     $\log P(x) = \sum_i\log\sum_k \pi_{ik}\,P(x_i\mid\mu_{ik}, s_{ik}),\quad \pi_i = \mathrm{softmax}(l_i)$
@@ -267,7 +275,9 @@ def discretised_logistic_mixture_log_prob(x, logits, mean, log_scale, levels=256
     return sum_event(jax.nn.logsumexp(jax.nn.log_softmax(logits, -1) + each, axis=-1), event_ndim)
 
 
-def discretised_logistic_mixture_sample(key, logits, mean, log_scale, levels=256, shape=()):
+def discretised_logistic_mixture_sample(
+    key: Key, logits: Array, mean: Numeric, log_scale: Numeric, levels: int = 256, shape: Shape = ()
+) -> Array:
     r"""Draw levels from a mixture of discretised logistics: first the component of each element, then its level.
 
     $k_i\sim\mathrm{softmax}(l_i),\quad x_i \sim P(\cdot\mid\mu_{ik_i}, s_{ik_i})$
@@ -291,7 +301,9 @@ def discretised_logistic_mixture_sample(key, logits, mean, log_scale, levels=256
     return discretised_logistic_sample(key_level, chosen(mean), chosen(log_scale), levels)
 
 
-def discretised_normal_log_prob(x, mean, log_std, levels=256, event_ndim=1):
+def discretised_normal_log_prob(
+    x: Array, mean: Numeric, log_std: Numeric, levels: int = 256, event_ndim: int = 1
+) -> Array:
     r"""Log-probability of levels 0..L-1 under a Gaussian on [0, 1], cut into L bins; the end bins take the tails.
 
     $\log P(x=k) = \log\big[\Phi\big(\tfrac{(k+1)/L-\mu}\sigma\big) - \Phi\big(\tfrac{k/L-\mu}\sigma\big)\big]$
@@ -309,7 +321,9 @@ def discretised_normal_log_prob(x, mean, log_std, levels=256, event_ndim=1):
     return sum_event(_with_tails(x, levels, first, middle, last), event_ndim)
 
 
-def discretised_normal_sample(key, mean, log_std, levels=256, shape=()):
+def discretised_normal_sample(
+    key: Key, mean: Numeric, log_std: Numeric, levels: int = 256, shape: Shape = ()
+) -> Array:
     r"""Draw levels from a discretised Gaussian.
 
     $x = \mathrm{clip}(\lfloor L(\mu+\sigma\epsilon)\rfloor, 0, L-1),\ \epsilon\sim\mathcal N(0,1)$
@@ -325,7 +339,7 @@ def discretised_normal_sample(key, mean, log_std, levels=256, shape=()):
     return jnp.clip(jnp.floor(levels * draw), 0, levels - 1)
 
 
-def bits_per_dim(log_prob, event_shape, bin_width=1.0):
+def bits_per_dim(log_prob: Numeric, event_shape: Shape, bin_width: float = 1.0) -> Array:
     r"""Bits per dimension of the *discrete* data behind a log-density.
 
     $\mathrm{bpd} = -\frac{\log p(x)}{D\log 2} - \log_2 h$

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.scipy.linalg import solve_triangular
 
 from dlvm_jax.functional.conditioning import lower_factor
 from dlvm_jax.functional.densities import multivariate_normal_sample, normal_sample
 from dlvm_jax.functional.numerics import LOG_2PI, as_float, einsum, log_normal_interval
+from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
     "BetaVaeOptimum",
@@ -35,9 +37,9 @@ __all__ = [
 class LinearGaussian(NamedTuple):
     """Weights `w` [D, M], mean `mean` [D] and the logarithm of the noise's standard deviation, `log_std` []."""
 
-    w: jax.Array
-    mean: jax.Array
-    log_std: jax.Array
+    w: Array
+    mean: Array
+    log_std: Array
 
 
 def _factor(model):
@@ -55,7 +57,7 @@ def _factor(model):
     return einsum("id,ij->dj", near, rest), solve_triangular(rough, rest)
 
 
-def log_evidence(model, x):
+def log_evidence(model: LinearGaussian, x: Array) -> Array:
     r"""Exact log-evidence.
 
     $\log\mathcal N(x\mid\mu, C),\quad C = WW^\top+\sigma^2I,\quad C^{-1} = \sigma^{-2}I - \sigma^{-2}WM^{-1}W^\top,
@@ -80,7 +82,7 @@ def log_evidence(model, x):
     return -0.5 * (square + log_det + dim * LOG_2PI)
 
 
-def posterior(model, x):
+def posterior(model: LinearGaussian, x: Array) -> tuple[Array, Array]:
     r"""Exact posterior p(z | x), as mean and Cholesky factor of the covariance.
 
     $\mathcal N(M^{-1}W^\top(x-\mu),\ \sigma^2M^{-1})$
@@ -97,7 +99,7 @@ def posterior(model, x):
     return einsum("ij,...j->...i", root, projected), jnp.exp(model.log_std) * lower_factor(root)
 
 
-def sample(model, key, shape=()):
+def sample(model: LinearGaussian, key: Key, shape: Shape = ()) -> tuple[Array, Array]:
     r"""Ancestral sample (x, z).
 
     $z\sim\mathcal N(0,I),\ x\sim\mathcal N(Wz+\mu,\sigma^2I)$
@@ -116,7 +118,7 @@ def sample(model, key, shape=()):
     return normal_sample(key_x, mean, model.log_std), z
 
 
-def reconstruct(model, x):
+def reconstruct(model: LinearGaussian, x: Array) -> Array:
     r"""Least-squares reconstruction of x from its latent mean: the projection on the principal subspace.
 
     $\hat x = W(W^\top W)^{-1}M\,\mathbb E[z\mid x]+\mu = WW^+(x-\mu)+\mu$
@@ -137,7 +139,7 @@ def _masked(model, x, observed):
     return model._replace(w=jnp.where(observed[:, None], model.w, 0)), jnp.where(observed, x, model.mean)
 
 
-def log_evidence_observed(model, x, observed):
+def log_evidence_observed(model: LinearGaussian, x: Array, observed: Array) -> Array:
     r"""Exact log-evidence of the observed coordinates of each example; what stands at the others (NaN, say) is ignored.
 
     $\log p(x_o) = \log\mathcal N(x_o\mid\mu_o,\ W_oW_o^\top+\sigma^2I)$
@@ -153,7 +155,7 @@ def log_evidence_observed(model, x, observed):
     return padded + jnp.sum(~observed, axis=1) * (model.log_std + 0.5 * LOG_2PI)
 
 
-def ppca_fit(x, latent):
+def ppca_fit(x: Array, latent: int) -> LinearGaussian:
     r"""Maximum-likelihood pPCA in closed form, from the M largest eigenpairs of the covariance of the data (with 1/N).
 
     $W = U_M(\Lambda_M-\sigma^2I)^{1/2},\quad \sigma^2 = \frac1{D-M}\sum_{i>M}\lambda_i,\quad \mu = \bar x$
@@ -177,7 +179,7 @@ def ppca_fit(x, latent):
     mean = jnp.mean(x, axis=0)
     _, singular, axes = jnp.linalg.svd(jnp.linalg.qr(x - mean, mode="r"), full_matrices=False)
     left, noiseless = singular[latent:], count <= latent + 1
-    if not noiseless and not isinstance(left, jax.core.Tracer):
+    if not noiseless and not isinstance(left, Tracer):
         if not jnp.isfinite(singular).all():
             raise ValueError("pPCA in closed form needs finite data; with missing values use ppca_em_step")
         noiseless = bool(left[0] <= max(count, dim) * jnp.finfo(x.dtype).eps * singular[0])
@@ -191,7 +193,7 @@ def ppca_fit(x, latent):
     return LinearGaussian(axes[:latent].T * scale, mean, 0.5 * jnp.log(variance))
 
 
-def ppca_em_step(model, x, observed=None):
+def ppca_em_step(model: LinearGaussian, x: Array, observed: Array | None = None) -> LinearGaussian:
     r"""One step of EM for pPCA; `observed` marks the entries that are not missing, and each example keeps its own posterior.
 
     $[w_d, \mu_d] = \big(\sum_n o_{nd}\mathbb E[\tilde z_n\tilde z_n^\top]\big)^{-1}\sum_n o_{nd}x_{nd}\mathbb E[\tilde z_n],
@@ -237,11 +239,13 @@ def ppca_em_step(model, x, observed=None):
 class BetaVaeOptimum(NamedTuple):
     """Squared singular values of W and posterior variances along them, both [M]; a unit with 0 and 1 has collapsed."""
 
-    squared_singular_values: jax.Array
-    posterior_variance: jax.Array
+    squared_singular_values: Array
+    posterior_variance: Array
 
 
-def beta_vae_optimum(eigenvalues, latent, log_std, beta=1.0):
+def beta_vae_optimum(
+    eigenvalues: Array, latent: int, log_std: Numeric, beta: Numeric = 1.0
+) -> BetaVaeOptimum:
     r"""Optimum of the linear beta-VAE with fixed noise: decoder N(W z + mu, sigma^2 I), Gaussian encoder with linear mean.
 
     $s_i^2 = \max(\lambda_i-\beta\sigma^2, 0),\quad v_i = \frac{\beta\sigma^2}{s_i^2+\beta\sigma^2},\quad
@@ -258,14 +262,14 @@ def beta_vae_optimum(eigenvalues, latent, log_std, beta=1.0):
     dim = eigenvalues.shape[0]
     if not 1 <= latent <= dim:
         raise ValueError(f"a linear VAE needs 1 to {dim} latent dimensions for data of {dim}, got {latent}")
-    if not isinstance(beta, jax.core.Tracer) and not beta > 0:
+    if not isinstance(beta, Tracer) and not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
     noise = beta * jnp.exp(2 * log_std)
     squares = jnp.maximum(jnp.sort(eigenvalues)[::-1][:latent] - noise, 0)
     return BetaVaeOptimum(squares, noise / (squares + noise))
 
 
-def posterior_mean_variance(model):
+def posterior_mean_variance(model: LinearGaussian) -> Array:
     r"""How much each unit's posterior mean varies over data of the model; a unit is called active above 0.01.
 
     $\mathrm{Var}_x(\mathbb E[z_i\mid x]) = (M^{-1}W^\top W)_{ii}$, at the maximum of likelihood $(\lambda_i-\sigma^2)/\lambda_i$.
@@ -284,12 +288,12 @@ def posterior_mean_variance(model):
 class Code(NamedTuple):
     """Integer codes [*batch, M], their rate in nats [*batch], and the data they decode to [*batch, D]."""
 
-    codes: jax.Array
-    rate: jax.Array
-    reconstruction: jax.Array
+    codes: Array
+    rate: Array
+    reconstruction: Array
 
 
-def code(model, x, step):
+def code(model: LinearGaussian, x: Array, step: Numeric) -> Code:
     r"""Lossy coding by the latent mean, rounded to a grid along the principal axes of W = U diag(s) V^T.
 
     $k_i = \mathrm{round}\big((V^\top\mathbb E[z\mid x])_i/\Delta\big),\quad
@@ -304,7 +308,7 @@ def code(model, x, step):
     >>> code(LinearGaussian(jnp.ones((3, 1)), jnp.zeros(3), jnp.float32(0)), jnp.ones(3), 0.1).codes
     Array([8], dtype=int32)
     """
-    if not isinstance(step, jax.core.Tracer) and not step > 0:
+    if not isinstance(step, Tracer) and not step > 0:
         raise ValueError(f"a quantisation step is positive, got {step}")
     axes, scale, _ = jnp.linalg.svd(model.w, full_matrices=False)
     total = jnp.square(scale) + jnp.exp(2 * model.log_std)

@@ -1,10 +1,15 @@
 """Sums and logarithms that stay exact in float32."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
     "inner_product",
@@ -20,17 +25,17 @@ LOG_2PI = math.log(2 * math.pi)
 GAUSS_NODES, GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
-def as_float(x):
+def as_float(x: ArrayLike) -> Array:
     """An array of a floating-point dtype: integers, such as levels in 8 bits, would wrap in sums."""
     return jnp.asarray(x, jnp.result_type(x, float))
 
 
-def einsum(subscripts, *arrays):
+def einsum(subscripts: str, *arrays: Array) -> Array:
     """`jnp.einsum` at full precision: a product in TF32 would spoil log-determinants."""
     return jnp.einsum(subscripts, *arrays, precision="highest")
 
 
-def sum_event(values, event_ndim):
+def sum_event(values: Array, event_ndim: int) -> Array:
     r"""Sum over the event axes, accumulated in float32 or wider.
 
     $s_b = \sum_{i_1,\ldots,i_n} v_{b,i_1,\ldots,i_n}$ over the last `event_ndim` axes.
@@ -53,7 +58,7 @@ def sum_event(values, event_ndim):
     return jnp.sum(values, axis=tuple(range(values.ndim - event_ndim, values.ndim)), dtype=wide)
 
 
-def inner_product(a, b):
+def inner_product(a: Array, b: Array) -> Array:
     r"""Inner product of vectors on the last axis.
 
     $a^\top b = \sum_i a_i b_i$
@@ -69,7 +74,7 @@ def inner_product(a, b):
     return jnp.einsum("...i,...i->...", a, b, precision="highest")
 
 
-def log1mexp(x):
+def log1mexp(x: Array) -> Array:
     r"""Logarithm of one minus an exponential, accurate for every x > 0.
 
     $\log(1 - e^{-x})$
@@ -85,7 +90,7 @@ def log1mexp(x):
     return jnp.where(small, near, far)
 
 
-def log_mean_exp(values, axis=0):
+def log_mean_exp(values: Array, axis: int = 0) -> Array:
     r"""Logarithm of a mean of exponentials.
 
     $\log \frac1K \sum_{k=1}^{K} e^{v_k}$
@@ -130,7 +135,7 @@ def _mills_tangent(primals, tangents):
     return value, (1 + x * value) * dx
 
 
-def log_normal_cdf(x):
+def log_normal_cdf(x: Array) -> Array:
     r"""Logarithm of the standard normal distribution function.
 
     $\log\Phi(x) = \log\int_{-\infty}^x\varphi(u)\,du$
@@ -147,7 +152,7 @@ def log_normal_cdf(x):
     return jnp.where(tail, lower, jnp.log1p(-jax.scipy.special.ndtr(-high)))
 
 
-def log_normal_interval(a, b, width):
+def log_normal_interval(a: Array, b: Array, width: Array) -> Array:
     r"""Log-probability of an interval under the standard normal law.
 
     $\log[\Phi(b) - \Phi(a)],\quad b = a + w$
@@ -179,7 +184,7 @@ def log_normal_interval(a, b, width):
     return jnp.where(narrow, quadrature, jnp.where(straddles, middle, tail))
 
 
-def runge_kutta(slope, state, times, span):
+def runge_kutta(slope: Callable[[Any, Array], Any], state: Any, times: Array, span: Numeric) -> Any:
     r"""Solution of an ordinary differential equation by the classical method of order four.
 
     $y_{n+1} = y_n + \tfrac h6(k_1+2k_2+2k_3+k_4),\quad k_1 = f(y_n,t_n),\ k_2 = f(y_n+\tfrac h2k_1,t_{n+1/2}),\

@@ -11,4 +11,5 @@ Array = jax.Array
 Key = jax.Array  # a typed key, as of jax.random.key
 Numeric = jax.Array | float  # an array, or one number that broadcasts against arrays
 Shape = tuple[int, ...]
-Denoiser = Callable[[jax.Array, Any], jax.Array]  # (x_t, t) -> E[x_0 | x_t], for a t that is a scalar or [*batch]
+# (x_t, t) -> E[x_0 | x_t], for a time t that is a scalar or [*batch]
+Denoiser = Callable[[jax.Array, Any], jax.Array]

@@ -5,15 +5,21 @@ score is a change sigma^2 / alpha d of the clean point.  The law that guidance w
 power: see `classifier_free`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.diffusion.process import alpha, expand_to_event, sigma
+from dlvm_jax.functional.diffusion.process import Process, alpha, expand_to_event, sigma
+from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = ["classifier", "classifier_free"]
 
 
-def classifier_free(conditional, unconditional, weight):
+def classifier_free(
+    conditional: Denoiser, unconditional: Denoiser, weight: Numeric | Callable[[Numeric], Numeric]
+) -> Denoiser:
     r"""Classifier-free guidance: away from the unconditional prediction.
 
     $\hat x_0 = (1+w)\,\hat x_0(x_t, c) - w\,\hat x_0(x_t)$
@@ -36,7 +42,9 @@ def classifier_free(conditional, unconditional, weight):
     return denoise
 
 
-def classifier(process, denoise, log_classifier, scale=1.0):
+def classifier(
+    process: Process, denoise: Denoiser, log_classifier: Callable[[Array, Any], Array], scale: Numeric = 1.0
+) -> Denoiser:
     r"""Classifier guidance: the score plus the gradient of a classifier of noisy points.
 
     $\hat x_0 = \hat x_0(x_t) + s\,\frac{\sigma_t^2}{\alpha_t}\,\nabla_{x_t}\log p(c\mid x_t)$

@@ -7,12 +7,15 @@ the denoiser's Jacobian.  The methods differ in V: the true covariance sigma^2 /
 `observe` is A: a linear function of x [*batch, *event] that treats each example alike, of any shape; A^T is derived from it.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dlvm_jax.functional.diffusion.process import alpha, expand_to_event, sigma, transition
+from dlvm_jax.functional.diffusion.process import Process, alpha, expand_to_event, sigma, transition
 from dlvm_jax.functional.diffusion.solvers import Solver
+from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = [
     "average_pooling",
@@ -25,7 +28,7 @@ __all__ = [
 ]
 
 
-def inpainting(mask):
+def inpainting(mask: Array) -> Callable[[Array], Array]:
     r"""The problem of filling in: what is known is kept, the rest is zero.
 
     $Ax = \mathrm{mask}\odot x$
@@ -39,7 +42,7 @@ def inpainting(mask):
     return lambda x: jnp.asarray(mask, x.dtype) * x
 
 
-def average_pooling(factor):
+def average_pooling(factor: int) -> Callable[[Array], Array]:
     r"""The problem of super-resolution: means of square blocks.
 
     $(Ax)_{ijc} = f^{-2}\sum_{a,b<f}x_{fi+a,\,fj+b,\,c}$
@@ -61,7 +64,7 @@ def average_pooling(factor):
     return observe
 
 
-def blur(kernel):
+def blur(kernel: Array) -> Callable[[Array], Array]:
     r"""The problem of deblurring: circular convolution of each channel.
 
     $(Ax)_{ijc} = \sum_{a,b}k_{ab}\,x_{i-a,\,j-b,\,c}$, indices modulo H and W, a = b = 0 the kernel's centre
@@ -78,11 +81,12 @@ def blur(kernel):
     rows, columns = kernel.shape
 
     def observe(x):
-        return sum(
+        shifted = (
             kernel[a, b].astype(x.dtype) * jnp.roll(x, (a - rows // 2, b - columns // 2), (-3, -2))
             for a in range(rows)
             for b in range(columns)
         )
+        return sum(shifted, start=jnp.zeros_like(x))
 
     return observe
 
@@ -140,7 +144,16 @@ def _solve(observe, adjoint, covariance, std, residual, iterations, ndim, event_
     return lax.custom_linear_solve(matvec, residual, solve, symmetric=True)
 
 
-def moment_matching(process, denoise, observe, y, std, iterations=5, *, event_ndim):
+def moment_matching(
+    process: Process,
+    denoise: Denoiser,
+    observe: Callable[[Array], Array],
+    y: Array,
+    std: Numeric,
+    iterations: int = 5,
+    *,
+    event_ndim: int,
+) -> Denoiser:
     r"""Moment matching (MMPS, TMPD): p(x_0 | x_t) taken as the Gaussian of its true mean and covariance.
 
     $\hat x_0 + VA^\top(AVA^\top+s_y^2I)^{-1}(y-A\hat x_0),\quad
@@ -167,7 +180,17 @@ def moment_matching(process, denoise, observe, y, std, iterations=5, *, event_nd
     return _informed(process, denoise, observe, y, weigh)
 
 
-def pigdm(process, denoise, observe, y, std, data_std=1.0, iterations=5, *, event_ndim):
+def pigdm(
+    process: Process,
+    denoise: Denoiser,
+    observe: Callable[[Array], Array],
+    y: Array,
+    std: Numeric,
+    data_std: Numeric = 1.0,
+    iterations: int = 5,
+    *,
+    event_ndim: int,
+) -> Denoiser:
     r"""Pseudo-inverse guidance: p(x_0 | x_t) taken as a Gaussian of variance r^2 in all directions.
 
     $\hat x_0 + \frac{\sigma_t^2}{\alpha_t}J^\top A^\top(r_t^2AA^\top+s_y^2I)^{-1}(y-A\hat x_0),\quad
@@ -197,7 +220,14 @@ def pigdm(process, denoise, observe, y, std, data_std=1.0, iterations=5, *, even
     return _informed(process, denoise, observe, y, weigh)
 
 
-def dps(process, denoise, observe, y, std, scale=1.0):
+def dps(
+    process: Process,
+    denoise: Denoiser,
+    observe: Callable[[Array], Array],
+    y: Array,
+    std: Numeric,
+    scale: Numeric = 1.0,
+) -> Denoiser:
     r"""Diffusion posterior sampling: p(x_0 | x_t) taken as a point mass at its mean.
 
     $\hat x_0 + \zeta\,\frac{\sigma_t^2}{\alpha_t}J^\top A^\top\,\frac{y-A\hat x_0}{s_y^2}$
@@ -220,7 +250,7 @@ def dps(process, denoise, observe, y, std, scale=1.0):
     return _informed(process, denoise, observe, y, weigh)
 
 
-def replacement(process, solver, mask, y, resamplings=1):
+def replacement(process: Process, solver: Solver, mask: Array, y: Numeric, resamplings: int = 1) -> Solver:
     r"""Inpainting by replacement: after each step what is known is put in, at the noise of the time.
 
     $x_{s,i}\leftarrow\alpha_sy_i+\sigma_sz_i$ where $m_i\ne0$; then, `resamplings` - 1 times,

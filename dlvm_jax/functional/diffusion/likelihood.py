@@ -1,21 +1,31 @@
 r"""Likelihood of a diffusion model by its probability-flow ODE, and of integer data by dequantisation."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion.ode import probability_flow
-from dlvm_jax.functional.diffusion.process import prior_log_prob
+from dlvm_jax.functional.diffusion.process import Process, prior_log_prob
 from dlvm_jax.functional.diffusion.score_matching import exact_divergence, hutchinson_divergence
 from dlvm_jax.functional.diffusion.solvers import log_snr_times
 from dlvm_jax.functional.flows.image import dequantise
 from dlvm_jax.functional.numerics import log_mean_exp, runge_kutta
+from dlvm_jax.functional.types import Array, Denoiser, Key
 
 __all__ = ["dequantised_log_prob", "log_likelihood"]
 
 
-def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, prior=None):
+def log_likelihood(
+    process: Process,
+    denoise: Denoiser,
+    x: Array,
+    steps: int = 100,
+    event_ndim: int = 1,
+    probe: Array | None = None,
+    prior: Callable[[Array], Array] | None = None,
+) -> tuple[Array, Array]:
     r"""Log-density of the noisy data at t_min under the probability-flow ODE, and where each point ends.
 
     $\log p(x_{t_{\min}}) = \log p(x_T) + \int_{t_{\min}}^{t_{\max}}\nabla\cdot\frac{dx}{dt}\,dt$
@@ -56,7 +66,14 @@ def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, pri
     return log_prior + change, end
 
 
-def dequantised_log_prob(key, log_prob, x, levels=256, draws=1, event_ndim=1):
+def dequantised_log_prob(
+    key: Key,
+    log_prob: Callable[[Array], Array],
+    x: Array,
+    levels: int = 256,
+    draws: int = 1,
+    event_ndim: int = 1,
+) -> Array:
     r"""Log-probability of integer levels from a density on [-1, 1], by uniform dequantisation.
 
     $\log\frac1K\sum_k p\big(2\tfrac{x+u_k}{L}-1\big) + D\log\tfrac2L,\quad u_k\sim U[0,1)^D$

@@ -4,16 +4,18 @@ dx/dt = f(t) x - g(t)^2 / 2 * score has the marginals of the process.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dlvm_jax.functional.diffusion.process import alpha, transition
+from dlvm_jax.functional.diffusion.process import Process, alpha, transition
 from dlvm_jax.functional.diffusion.solvers import Solver, finish, known_clean, time_between
 from dlvm_jax.functional.diffusion.targets import from_x0
+from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = [
     "METHODS",
@@ -62,7 +64,7 @@ DORMAND_PRINCE = _tableau(
 DORMAND_PRINCE_ERROR = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
 
 
-def probability_flow(process, denoise, x, t):
+def probability_flow(process: Process, denoise: Denoiser, x: Array, t: Numeric) -> Array:
     r"""Drift of the deterministic ODE that has the marginals of the noise process.
 
     $\frac{dx}{dt} = f(t)\,x - \tfrac12g(t)^2\,\nabla\log q_t(x) = \dot\alpha_t\hat x_0(x,t) + \dot\sigma_t\hat\epsilon(x,t)$
@@ -103,7 +105,7 @@ def _stages(tableau, field, x, first, t, h):
     return lax.scan(stage, slopes, (jnp.arange(1, len(tableau.b)), c, a))[0]
 
 
-def runge_kutta(process, denoise, method="heun"):
+def runge_kutta(process: Process, denoise: Denoiser, method: str = "heun") -> Solver:
     r"""The probability-flow ODE in time by a Runge-Kutta method.
 
     $x_s = x_t + (s-t)\sum_ib_ik_i,\quad k_i = \dot x\big(x_t + (s-t)\sum_{j<i}a_{ij}k_j,\ t+c_i(s-t)\big)$
@@ -129,7 +131,14 @@ def runge_kutta(process, denoise, method="heun"):
     return Solver(lambda x: (x, x), finish(process, denoise, step))
 
 
-def edm_heun(process, denoise, churn=0.0, low=0.0, high=float("inf"), inflation=1.0):
+def edm_heun(
+    process: Process,
+    denoise: Denoiser,
+    churn: float = 0.0,
+    low: float = 0.0,
+    high: float = float("inf"),
+    inflation: float = 1.0,
+) -> Solver:
     r"""EDM's sampler: noise is added to raise the level, then Heun's method in the noise level takes it down.
 
     $\hat\varsigma = (1+\gamma)\varsigma_t,\ \hat x = x + \sqrt{\hat\varsigma^2-\varsigma_t^2}\,S_{noise}z,\
@@ -172,12 +181,20 @@ class Integral(NamedTuple):
     """What an adaptive integration returns: the state, the time it got to, field evaluations, steps tried."""
 
     x: object
-    time: jax.Array
-    evaluations: jax.Array
-    steps: jax.Array
+    time: Array
+    evaluations: Array
+    steps: Array
 
 
-def integrate(field, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1000):
+def integrate(
+    field: Callable[[Any, Array], Any],
+    x: Any,
+    start: Numeric,
+    stop: Numeric,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = 1000,
+) -> Integral:
     r"""An ordinary differential equation by the embedded pair of Dormand and Prince, with control of the error of each step.
 
     $\dot x = \mathrm{field}(x,t)$; a step is kept if $\mathrm{rms}\big(e/(a+r\max(|x|,|x'|))\big)\le1$, the next is
@@ -232,7 +249,16 @@ def integrate(field, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1000):
     return Integral(x, t, 1 + 6 * steps, steps)
 
 
-def adaptive(process, denoise, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1000):
+def adaptive(
+    process: Process,
+    denoise: Denoiser,
+    x: Array,
+    start: Numeric,
+    stop: Numeric,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = 1000,
+) -> Integral:
     r"""The probability-flow ODE between two times to a tolerance: `integrate` of `probability_flow`.
 
     $x_{stop} = x_{start} + \int_{start}^{stop}\dot x\,dt$
