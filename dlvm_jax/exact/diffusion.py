@@ -1,7 +1,8 @@
-r"""Diffusion of data whose law is a mixture of Gaussians: score, denoiser, likelihood and sampler laws in closed form.
+r"""Diffusion of data from a mixture of Gaussians: score, denoiser, likelihood and what samplers return, in closed form.
 
 One component is a Gaussian, components without variance are point masses.  `process` is a
-`functional.diffusion.process.Process`; times are scalars.  `output_law` reads a sampler's law off the sampler itself.
+`functional.diffusion.process.Process`; times are scalars.  `output_law` computes a sampler's output
+distribution from the sampler itself.
 """
 
 import functools
@@ -33,7 +34,10 @@ __all__ = [
 
 
 class GaussianMixture(NamedTuple):
-    """A law of data: log-weights [K], means [K, D], and the covariances' eigenvalues [K, D] and eigenvectors [K, D, D]."""
+    """A mixture as distribution of data.
+
+    log_weights [K], means [K, D], variances [K, D] and axes [K, D, D], the eigenvalues and eigenvectors of the covariances.
+    """
 
     log_weights: Array
     means: Array
@@ -42,7 +46,7 @@ class GaussianMixture(NamedTuple):
 
 
 def gaussian(mean: Array, covariance: Array) -> GaussianMixture:
-    r"""A Gaussian law of data.
+    r"""A Gaussian as distribution of data.
 
     $x_0\sim\mathcal N(m, S)$
 
@@ -56,12 +60,12 @@ def gaussian(mean: Array, covariance: Array) -> GaussianMixture:
 
 
 def mixture(weights: Array, means: Array, covariances: Array) -> GaussianMixture:
-    r"""A mixture of Gaussians as law of data.
+    r"""A mixture of Gaussians as distribution of data.
 
     $x_0\sim\sum_k\pi_k\,\mathcal N(m_k, S_k)$
 
     Shapes: `weights` [K], `means` [K, D], `covariances` [K, D, D].  Raises ValueError where they do not fit together,
-    and, where they are concrete, for weights that are no law and for a covariance that is indefinite beyond rounding.
+    and, where they are concrete, for weights that are no distribution and for a covariance that is indefinite beyond rounding.
     Source: Bishop 2006, eq. 9.7.
 
     >>> mixture(jnp.ones(3), jnp.zeros((3, 2)), jnp.zeros((3, 2, 2))).log_weights.shape
@@ -87,7 +91,7 @@ def mixture(weights: Array, means: Array, covariances: Array) -> GaussianMixture
 
 
 def point_masses(points: Array) -> GaussianMixture:
-    r"""The empirical law of a data set.
+    r"""The empirical distribution of a data set.
 
     $q_0 = \frac1N\sum_n\delta_{x_n}$
 
@@ -213,7 +217,7 @@ def ode_map(law: GaussianMixture, process: Process, x: Array, t: Numeric, s: Num
 
     $x_s = \alpha_sm + (\alpha_s^2S+\sigma_s^2I)^{1/2}(\alpha_t^2S+\sigma_t^2I)^{-1/2}(x_t-\alpha_tm)$
 
-    The oracle of every deterministic sampler, of their encoders and of consistency models.
+    The exact reference for deterministic samplers, their encoders and consistency models.
     Shapes: `x` [*batch, D], times scalar -> [*batch, D].  Raises ValueError for more than one component.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 13, solved for a Gaussian.
 
@@ -233,7 +237,7 @@ def ode_map(law: GaussianMixture, process: Process, x: Array, t: Numeric, s: Num
 def output_law(
     sampler: Callable[[Array, Array], Array], mean: Array, covariance: Array, noise_shape: Shape
 ) -> tuple[Array, Array]:
-    r"""Mean and covariance of what a sampler puts out, read off the sampler itself, without Monte Carlo.
+    r"""Mean and covariance of a sampler's output, computed from the sampler itself without Monte Carlo.
 
     $x_{out} = A\,x_T + \sum_nB_nz_n + c:\quad \mathbb E = A\,\mu_T+c,\ \mathrm{Cov} = A\,\Sigma_TA^\top+\sum_nB_nB_n^\top$
 

@@ -24,13 +24,13 @@ class Energy(NamedTuple):
     Domains: "torus" is angles in [-pi, pi)^2, "sphere" unit vectors in R^3, "plane" R^2, "strip" R^2 with |z_1| <= 4.
     """
 
-    log_density: object
+    log_density: Callable[[Array], Array]
     log_partition: float
     domain: str
 
 
 def torus_modes(theta: Array, centres: Array | np.ndarray) -> Array:
-    r"""A mixture of products of von Mises laws on the torus, without its constant.
+    r"""A mixture of products of von Mises densities on the torus, without its constant.
 
     $\log\tilde p(\theta) = \log\tfrac1K\sum_k e^{\sum_i\cos(\theta_i-\phi_{ki})},\quad Z = (2\pi I_0(1))^D$
 
@@ -66,7 +66,7 @@ SPHERE_CENTRES = np.stack([_unit(*place) for place in ((0.7, 1.5), (-1.0, 1.0), 
 
 
 def sphere_modes(x: Array) -> Array:
-    r"""A mixture of four von Mises-Fisher laws of concentration 10 on the sphere, without its constant.
+    r"""A mixture of four von Mises-Fisher densities of concentration 10 on the sphere, without its constant.
 
     $\log\tilde p(x) = \log\sum_{k=1}^4e^{10\mu_k^\top x},\quad Z = 16\pi\,\frac{\sinh10}{10}$
 

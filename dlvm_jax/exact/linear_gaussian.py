@@ -1,7 +1,7 @@
 r"""Linear-Gaussian models: probabilistic PCA (from `functional.linear_gaussian`), and a hierarchy of two of them.
 
 The hierarchy is `top`, z2 -> z1, and `bottom`, z1 -> x: z2 ~ N(0, I), z1 ~ N(W2 z2 + mu2, sigma2^2 I) and
-x ~ N(W1 z1 + mu1, sigma1^2 I), each a `LinearGaussian`.  The joint law is Gaussian, so the evidence and the top-down
+x ~ N(W1 z1 + mu1, sigma1^2 I), each a `LinearGaussian`.  The joint distribution is Gaussian, so the evidence and the top-down
 posterior p(z2 | x) p(z1 | x, z2), which a hierarchical VAE approximates, are known.
 """
 

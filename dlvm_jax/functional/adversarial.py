@@ -1,4 +1,4 @@
-"""Losses of a discriminator on logits, and what its optimum knows: the ratio of two densities."""
+"""Adversarial losses on logits.  The optimal discriminator is the log-ratio of two densities."""
 
 import jax
 import jax.numpy as jnp

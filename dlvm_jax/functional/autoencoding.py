@@ -88,7 +88,7 @@ def gaussian_corruption(key: Key, x: Array, std: Numeric) -> Array:
     $\tilde x = x + \sigma\epsilon,\ \epsilon\sim\mathcal N(0, I)$
 
     The denoising loss is $\|D(E(\tilde x)) - x\|_2^2$ against the clean x; its best D(E(.)) of all functions is the posterior
-    mean $\mathbb E[x\mid\tilde x] = \tilde x + \sigma^2\nabla\log p_\sigma(\tilde x)$ (Tweedie), p_sigma the law of x~.
+    mean $\mathbb E[x\mid\tilde x] = \tilde x + \sigma^2\nabla\log p_\sigma(\tilde x)$ (Tweedie), p_sigma the density of x~.
     Shapes: `x` any, `std` broadcasts -> as `x`.  Source: Vincent et al. 2010, section 3.3.
 
     >>> gaussian_corruption(jax.random.key(0), jnp.ones(2), 0.0)

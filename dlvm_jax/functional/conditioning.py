@@ -1,4 +1,4 @@
-r"""Gaussian conditioning: marginals, posteriors and conditionals of joint Gaussian laws.
+r"""Gaussian conditioning: marginals, posteriors and conditionals of joint Gaussian distributions.
 
 Full covariances are given by lower Cholesky factors (`scale_tril`), and factors are found from factors, by QR: a covariance
 formed on the way would cost half the digits.

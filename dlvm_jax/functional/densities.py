@@ -1,6 +1,6 @@
 """Log-densities and samplers.
 
-Every log-density sums exactly its event axes (the last `event_ndim`, one unless told otherwise) and keeps the batch;
+Every log-density sums exactly its event axes (the last `event_ndim`, one by default) and keeps the batch;
 parameters broadcast against the value.  Samplers take `(key, *parameters, shape)` and return `shape` + the parameters'
 shape; the Gaussian ones are reparameterised.  Gaussians are parameterised by `log_std`; units are nats.
 """

@@ -1,4 +1,4 @@
-r"""Hyperbolic space as the Poincare ball, and the wrapped normal law on it.
+r"""Hyperbolic space as the Poincare ball, and the wrapped normal distribution on it.
 
 Points x of the ball $c\|x\|^2 < 1$ of curvature -c, c >= 0, are arrays [*batch, D]; the metric is $\lambda_x^2\,dx^2$ with
 $\lambda_x = 2/(1-c\|x\|^2)$.  Densities are with respect to the Riemannian volume $\lambda_x^D\,dx$.  A tangent vector at a base
@@ -148,7 +148,7 @@ def log_volume_change(tangent: Array, curvature: Numeric) -> Array:
 
 
 def wrapped_normal_log_prob(x: Array, mean: Array, log_std: Numeric, curvature: Numeric) -> Array:
-    r"""Log-density of the wrapped normal law: a Gaussian tangent vector at `mean`, followed along its geodesic.
+    r"""Log-density of the wrapped normal distribution: a Gaussian tangent vector at `mean`, followed along its geodesic.
 
     $\log p(x) = \log\mathcal N(v\mid 0,\sigma^2) - (D-1)\log\frac{\sinh(\sqrt c\,\|v\|)}{\sqrt c\,\|v\|},
         \quad v = \log_\mu(x)$
@@ -166,7 +166,7 @@ def wrapped_normal_log_prob(x: Array, mean: Array, log_std: Numeric, curvature: 
 def wrapped_normal_sample(
     key: Key, mean: Array, log_std: Numeric, curvature: Numeric, shape: Shape = ()
 ) -> Array:
-    r"""Reparameterised draw from the wrapped normal law.
+    r"""Reparameterised draw from the wrapped normal distribution.
 
     $x = \exp_\mu(\sigma\odot\epsilon),\ \epsilon\sim\mathcal N(0, I)$
 

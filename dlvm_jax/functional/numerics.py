@@ -64,7 +64,7 @@ def inner_product(a: Array, b: Array) -> Array:
     $a^\top b = \sum_i a_i b_i$
 
     A contraction, which also serves for safety: where `a` is shared by thousands of rows of b, XLA 0.10 for CPU compiles
-    `(a * b).sum(-1)[..., None] * a` to wrong numbers.
+    `(a * b).sum(-1)[..., None] * a` to wrong values.
     Shapes: `a`, `b` broadcast to [*batch, D] -> [*batch], with full precision on every device.
     Source: Golub & Van Loan 2013, section 1.1.
 
@@ -140,7 +140,7 @@ def log_normal_cdf(x: Array) -> Array:
 
     $\log\Phi(x) = \log\int_{-\infty}^x\varphi(u)\,du$
 
-    The gradient phi / Phi is right in every tail, where it would be the ratio of two numbers that underflow.
+    Its gradient phi / Phi is right even in tails so far that both underflow.
     Shapes: any -> same.  Source: Abramowitz & Stegun 1964, eq. 26.2.14 (the continued fraction).
 
     >>> round(float(log_normal_cdf(jnp.float32(0.0))), 6)
@@ -190,9 +190,12 @@ def runge_kutta(slope: Callable[[Any, Array], Any], state: Any, times: Array, sp
     $y_{n+1} = y_n + \tfrac h6(k_1+2k_2+2k_3+k_4),\quad k_1 = f(y_n,t_n),\ k_2 = f(y_n+\tfrac h2k_1,t_{n+1/2}),\
     k_3 = f(y_n+\tfrac h2k_2,t_{n+1/2}),\ k_4 = f(y_n+hk_3,t_{n+1})$
 
-    4 evaluations a step.  slope: (state, time) -> its rate, one tree of arrays like the other.  times: beginning, middle and end
-    of all S steps, [2S + 1]; span: S h, negative on the way back.  Shapes: `state` -> alike, in its dtypes.  Raises ValueError
-    for less than one step.  Source: Hairer, Norsett, Wanner 1993, section II.1, table 1.2.
+    4 evaluations a step.
+    slope: (state, time) -> the state's rate of change, the same tree of arrays.
+    times: beginning, middle and end of all S steps, [2S + 1].
+    span: S h, negative on the way back.
+    Shapes: `state` -> alike, in its dtypes.  Raises ValueError for less than one step.
+    Source: Hairer, Norsett, Wanner 1993, section II.1, table 1.2.
 
     >>> round(float(runge_kutta(lambda y, t: y, jnp.float32(1.0), jnp.linspace(0.0, 1.0, 21), 1.0)), 4)
     2.7183

@@ -1,4 +1,4 @@
-r"""Laws on the unit sphere: the uniform law and the von Mises-Fisher law $f(x) \propto e^{\kappa\mu^\top x}$.
+r"""Distributions on the unit sphere: uniform, and von Mises-Fisher with density $f(x) \propto e^{\kappa\mu^\top x}$.
 
 `dim` is the ambient dimension m >= 2: the sphere is $S^{m-1}$, points are unit vectors [*batch, m], densities are with respect
 to its area.  Everything about the concentration goes through the angle $\theta$ between x and $\mu$, whose density is
@@ -136,7 +136,7 @@ def to_sphere(x: Array) -> Array:
 
 
 def uniform_sphere_log_prob(x: Array) -> Array:
-    r"""Log-density of the uniform law on the unit sphere.
+    r"""Log-density of the uniform distribution on the unit sphere.
 
     $\log p(x) = -\log\frac{2\pi^{m/2}}{\Gamma(m/2)}$
 
@@ -166,7 +166,7 @@ def uniform_sphere_sample(key: Key, dim: int, shape: Shape = ()) -> Array:
 
 
 def von_mises_fisher_log_prob(x: Array, mean_direction: Array, concentration: Numeric) -> Array:
-    r"""Log-density of the von Mises-Fisher law with respect to the area of the sphere.
+    r"""Log-density of the von Mises-Fisher distribution with respect to the area of the sphere.
 
     $\log f(x) = \kappa\,\mu^\top x + \log\frac{\kappa^{m/2-1}}{(2\pi)^{m/2} I_{m/2-1}(\kappa)}$
 
@@ -191,7 +191,7 @@ def von_mises_fisher_log_prob(x: Array, mean_direction: Array, concentration: Nu
 
 
 def von_mises_fisher_kl_uniform(concentration: Numeric, dim: int) -> Array:
-    r"""KL of a von Mises-Fisher law from the uniform law on the sphere.
+    r"""KL of a von Mises-Fisher distribution from the uniform one on the sphere.
 
     $\mathrm{KL} = \kappa A_m(\kappa) + \log\frac{\kappa^{m/2-1}}{(2\pi)^{m/2} I_{m/2-1}(\kappa)}
         + \log\frac{2\pi^{m/2}}{\Gamma(m/2)}$
@@ -266,7 +266,7 @@ def _angle_tangent(dim, primals, tangents):
 def von_mises_fisher_sample(
     key: Key, mean_direction: Array, concentration: Numeric, shape: Shape = ()
 ) -> Array:
-    r"""Reparameterised draw from the von Mises-Fisher law.
+    r"""Reparameterised draw from the von Mises-Fisher distribution.
 
     $x = \cos\theta\,\mu + \sin\theta\,v,\quad v\perp\mu \text{ uniform},\quad F_\kappa(\theta) = u\sim U(0,1),\quad
       \frac{d\theta}{d\kappa} = -\frac{\partial F_\kappa(\theta)/\partial\kappa}{p_\kappa(\theta)}$

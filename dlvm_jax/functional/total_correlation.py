@@ -31,7 +31,7 @@ class KLTerms(NamedTuple):
 
 
 def stratified_log_weights(batch: int, examples: int) -> Array:
-    r"""Logarithms of the weights with which a minibatch stands for the whole data set, a row for each of its examples.
+    r"""Log-weights that make a minibatch represent the whole data set, a row for each of its examples.
 
     $w_{ii} = \frac1N,\quad w_{ij} = \frac{N-1}{N(B-1)}\ (j\ne i)$
 

@@ -19,8 +19,8 @@ def ancestral(process: Process, denoise: Callable[[Array, Any], Any], variance: 
     ("large"), or between the two by the network's $v$ ("learned"): $\log\varsigma^2 = v\log\varsigma_{large}^2 +
     (1-v)\log\varsigma_{small}^2$
 
-    For "learned", `denoise` returns (x_0, v) with v in [0, 1], of the shape of x.  No noise is added in the step to a clean
-    point. One draw a step; weak order 1.  Raises ValueError for another variance.
+    denoise: for "learned" it returns (x_0, v) with v in [0, 1], of the shape of x.
+    No noise is added in the step to a clean point.  One draw a step; weak order 1.  Raises ValueError for another variance.
     Shapes: x any -> `Solver`.  Source: Ho, Jain, Abbeel 2020, algorithm 2 and section 3.2; Nichol & Dhariwal 2021, eq. 15.
 
     >>> from dlvm_jax.functional.diffusion import schedules, solvers

@@ -159,12 +159,12 @@ def moment_matching(
     $\hat x_0 + VA^\top(AVA^\top+s_y^2I)^{-1}(y-A\hat x_0),\quad
         V = \mathrm{Cov}[x_0\mid x_t] = \frac{\sigma_t^2}{\alpha_t}\frac{\partial\hat x_0}{\partial x_t}^{\!\top}$
 
-    Exact for Gaussian data; for others the best estimate of x_0 that is affine in y.  The system is solved by `iterations` of
-    conjugate gradients, each one product with the Jacobian: as many as y has entries make it exact, a few serve images.
-    An example stops where its matrix shows not positive, as a trained denoiser's may.
-    Shapes: `y` [*batch, *obs] or [*obs], std scalar or broadcasting with y; denoiser of x [*batch, *event] -> the same.  The
-    last event_ndim axes of x are one example, one system: 1 for vectors, 3 for images.  Raises ValueError when y does not have
-    the shape of `observe`, and for more event axes than x has.
+    Exact for Gaussian data; for others the best estimate of x_0 that is affine in y.
+    Shapes: `y` [*batch, *obs] or [*obs], std scalar or broadcasting with y; denoiser of x [*batch, *event] -> the same.
+    iterations: of conjugate gradients, each one product with the Jacobian.  As many as y has entries make it exact; a few are
+    enough for images.  An example stops where its matrix is not positive, as a trained denoiser's may be.
+    event_ndim: the last event_ndim axes of x are one example, one system: 1 for vectors, 3 for images.
+    Raises ValueError when y does not have the shape of `observe`, and for more event axes than x has.
     Source: Rozet, Andry, Lanusse, Louppe 2024; Boys et al. 2024 (TMPD).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -257,10 +257,11 @@ def replacement(process: Process, solver: Solver, mask: Array, y: Numeric, resam
     $x_t = \alpha_{t\mid s}x_s+\sigma_{t\mid s}z$ and the step once more
 
     For observations without noise.  Biased: the step sees known pixels that do not agree with the rest; resampling lessens
-    that (RePaint, which resamples all steps but the last; here the last as well).  solver: a one-step `Solver`, with the
-    unconditional denoiser.  Draws: resamplings (solver.draws + 2) - 1 a step.
-    Shapes: `mask`, `y` broadcast to x -> `Solver`.  Raises ValueError for fewer than one resampling and for a mask or y that
-    does not broadcast.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, appendix I.2; Lugmayr et al. 2022, algorithm 1.
+    that (RePaint, which resamples all steps but the last; here the last as well).
+    Shapes: `mask`, `y` broadcast to x -> `Solver`, with resamplings (solver.draws + 2) - 1 draws a step.
+    solver: a one-step `Solver`, with the unconditional denoiser.
+    Raises ValueError for fewer than one resampling and for a mask or y that does not broadcast.
+    Source: Song, Sohl-Dickstein, Kingma et al. 2021, appendix I.2; Lugmayr et al. 2022, algorithm 1.
 
     >>> from dlvm_jax.functional.diffusion import ancestral, schedules
     >>> plain = ancestral.ddim(schedules.edm(), lambda x, t: 0 * x)

@@ -31,10 +31,12 @@ def log_likelihood(
     $\log p(x_{t_{\min}}) = \log p(x_T) + \int_{t_{\min}}^{t_{\max}}\nabla\cdot\frac{dx}{dt}\,dt$
 
     The cut-off t_min is part of the answer (`process._replace(t_min=...)`): it is the density of x with the noise of t_min.
-    Runge-Kutta of order four with equal steps of log-SNR; look at the answer with twice the `steps` too.  The divergence is
-    exact, D derivatives an evaluation, or estimated without bias with a `probe` (Rademacher) kept along the whole path.
-    denoise: (x, t) -> expected clean point, row by row.  prior: x_T -> log p(x_T) [*batch] (`process.prior_log_prob`).
     Shapes: `x`, `probe` [*batch, *event] -> (log-density [*batch] in nats, x_T [*batch, *event]), all in float32 or wider.
+    denoise: (x, t) -> expected clean point, row by row.
+    steps: of Runge-Kutta of order four, equal in log-SNR; look at the answer with twice as many too.
+    probe: a Rademacher draw, kept along the whole path, which estimates the divergence without bias.  Without one it is exact,
+    with D derivatives an evaluation.
+    prior: x_T -> log p(x_T) [*batch]; `process.prior_log_prob` unless given.
     Raises ValueError for points that are not of a floating dtype.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 39.
 
@@ -81,8 +83,10 @@ def dequantised_log_prob(
     The mean inside the logarithm estimates P(x) without bias (kind "weight"): a bound that tightens with K, as the mean of
     K logarithms does not.  The last term is the width of a bin: log2(L / 2), 7 bits per dimension for 256 levels.  The noise is
     that of `dequantise`: of up to 256 levels the points stay strictly inside (-1, 1).
-    log_prob: points [*batch, *event] -> [*batch].  Shapes: `x` in 0..L-1 [*batch, *event] -> [*batch], nats.  Raises
-    ValueError for fewer than one draw or level.
+    Shapes: `x` in 0..L-1 [*batch, *event] -> [*batch], nats.
+    log_prob: points [*batch, *event] -> [*batch].
+    draws: K, one after another.
+    Raises ValueError for fewer than one draw or level.
     Source: Theis, van den Oord, Bethge 2016, section 3.1; Lipman et al. 2023.
 
     >>> uniform = lambda y: jnp.full(y.shape[:-1], 2 * math.log(0.5))

@@ -16,7 +16,7 @@ WEIGHTS = (*TARGETS, "likelihood", "min_snr", "edm")
 
 
 def weight(name: str, process: Process, t: Numeric, cap: float = 5.0, data_std: float = 0.5) -> Array:
-    r"""Factor of the squared error of the clean point that an objective stands for, with $\lambda = \log(\alpha^2/\sigma^2)$.
+    r"""Weight of the squared error of the clean point in an objective, with $\lambda = \log(\alpha^2/\sigma^2)$.
 
     $w(t) = a(t)^2$ for the plain squared error of a target $a\,x_0+b\,x_t$ (epsilon, "simple": $e^\lambda$);
     likelihood: $-\tfrac12\dot\lambda\,e^{\lambda}$; min_snr: $\min(e^\lambda, \mathrm{cap})$; edm: $e^\lambda+1/s^2$, which is

@@ -145,8 +145,10 @@ def edm_heun(
         x_s = \hat x + \tfrac12(\varsigma_s-\hat\varsigma)(\epsilon_{\hat\varsigma}+\epsilon_{\varsigma_s})$, with
     $\varsigma = \sigma/\alpha$ and x standing for $x/\alpha$
 
-    churn: gamma, which is min(S_churn / N, sqrt 2 - 1) in the paper, applied where low <= varsigma <= high (S_min, S_max)
-    and not above t_max; inflation: S_noise.  One draw a step with churn, none without.  Raises ValueError for a churn below 0.
+    churn: gamma, which is min(S_churn / N, sqrt 2 - 1) in the paper; never above t_max.
+    low, high: S_min and S_max; there is churn where low <= varsigma <= high.
+    inflation: S_noise.
+    One draw a step with churn, none without.  Raises ValueError for a churn below 0.
     Shapes: x any -> `Solver`.  Source: Karras, Aittala, Aila, Laine 2022, algorithm 2, for any process.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -180,7 +182,7 @@ def edm_heun(
 class Integral(NamedTuple):
     """What an adaptive integration returns: the state, the time it got to, field evaluations, steps tried."""
 
-    x: object
+    x: Any
     time: Array
     evaluations: Array
     steps: Array
@@ -200,9 +202,11 @@ def integrate(
     $\dot x = \mathrm{field}(x,t)$; a step is kept if $\mathrm{rms}\big(e/(a+r\max(|x|,|x'|))\big)\le1$, the next is
     $0.9\,\mathrm{err}^{-1/5}$ as long, within a factor 5
 
-    Shapes: x any pytree of arrays, start and stop scalars, in either order -> `Integral`.  The step is one for all of x;
-    vmap gives each example its own.  If max_steps do not reach `stop`, x is NaN.  Not for reverse-mode gradients (a while
-    loop): take `runge_kutta`. In float32 tolerances below 1e-5 measure rounding.  Source: Dormand & Prince 1980, RK5(4)7M;
+    Shapes: x any pytree of arrays, start and stop scalars, in either order -> `Integral`.  All of x takes the same steps; under
+    vmap each example takes its own.
+    rtol, atol: r and a above; in float32 tolerances below 1e-5 measure rounding.
+    max_steps: if they do not reach `stop`, x is NaN.
+    Not for reverse-mode gradients (a while loop): take `runge_kutta`.  Source: Dormand & Prince 1980, RK5(4)7M;
     Hairer, Norsett, Wanner 1993, section II.4.
 
     >>> out = integrate(lambda x, t: -x, jnp.ones(1), 0.0, 1.0)
@@ -263,7 +267,7 @@ def adaptive(
 
     $x_{stop} = x_{start} + \int_{start}^{stop}\dot x\,dt$
 
-    Shapes: `x` [*shape], times scalar, in either order (rising times encode) -> `Integral`.  Both times bear noise: stop at
+    Shapes: `x` [*shape], times scalar, in either order (rising times encode) -> `Integral`.  Both times have noise: stop at
     `process.t_min`.  Raises ValueError for a clean time (where it is concrete).
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, section 4.3 and appendix D.4.
 

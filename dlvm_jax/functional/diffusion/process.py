@@ -37,15 +37,15 @@ class Process(NamedTuple):
     t_min, t_max: where continuous time begins and ends;  steps: T of a table, whose times are 1/T, 2/T, ..., 1, or None
     """
 
-    log_snr: Callable
-    log_alpha: Callable
+    log_snr: Callable[[Numeric], Array]
+    log_alpha: Callable[[Numeric], Numeric]
     t_min: float
     t_max: float
     steps: int | None = None
 
 
 def expand_to_event(coefficient: Numeric, x: Array) -> Array:
-    r"""A number for each example as an array that multiplies x.
+    r"""One coefficient for each example as an array that multiplies x.
 
     $c_b \mapsto c_{b,1,\ldots,1}$
 
@@ -188,7 +188,7 @@ def diffusion(process: Process, t: Numeric) -> Array:
 
 
 def prior_sample(process: Process, key: Key, shape: Shape) -> Array:
-    r"""The law from which sampling starts.
+    r"""Draw from the distribution at which sampling starts.
 
     $x_T\sim\mathcal N(0,\sigma_T^2I)$ at $T$ = `process.t_max`
 
@@ -203,7 +203,7 @@ def prior_sample(process: Process, key: Key, shape: Shape) -> Array:
 
 
 def prior_log_prob(process: Process, x: Array, event_ndim: int = 1) -> Array:
-    r"""Log-density of the law from which sampling starts.
+    r"""Log-density of the distribution at which sampling starts.
 
     $\log p(x_T) = \sum_i\log\mathcal N(x_{T,i}\mid 0,\sigma_T^2)$
 

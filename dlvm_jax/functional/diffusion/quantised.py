@@ -1,4 +1,4 @@
-"""Integer data as points of [-1, 1], and real data in bins: what a noisy point tells about them.
+"""Integer data as points of [-1, 1], and real data in bins: what a noisy point says about them.
 
 All functions here take L times the memory of a point for its L levels or bins, but for `unit_levels` and `gaussian_decoder`.
 """
@@ -142,8 +142,9 @@ def expected_in_bins(process: Process, logits: Array, z: Array, t: Numeric, low:
     with the edges e_0 = low, ..., e_L = high of L equal bins: the mean of a mixture of truncated Gaussians, which is what
     Bayes' rule makes of a density that is constant in each bin.  As in `expected_level`, a network says what an element may be
     from the others, and what z_i itself says is known.  Where the bins are much narrower than s the differences would cancel,
-    and quadrature takes their place.  Shapes: `logits` [*batch, *event, L], `z` [*batch, *event], t scalar or [*batch], numbers
-    `low` < `high` -> [*batch, *event].  Source: Bayes' rule; Johnson, Kotz, Balakrishnan 1994, section 13.10.
+    and quadrature takes their place.
+    Shapes: `logits` [*batch, *event, L], `z` [*batch, *event], t scalar or [*batch], Python floats `low` < `high` ->
+    [*batch, *event].  Source: Bayes' rule; Johnson, Kotz, Balakrishnan 1994, section 13.10.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> expected_in_bins(edm(), jnp.zeros((1, 4)), jnp.array([9.0]), 80.0, -3.0, 5.0).round(2)

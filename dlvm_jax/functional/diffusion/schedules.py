@@ -35,7 +35,7 @@ def linear_log_snr(low: float = -5.0, high: float = 13.3) -> Process:
 
     $\lambda(t) = \lambda_{\max} - (\lambda_{\max}-\lambda_{\min})\,t,\quad \alpha_t^2 = \mathrm{sigmoid}(\lambda(t))$
 
-    Raises ValueError unless low < high, both finite.  Shapes: numbers -> `Process`.
+    Raises ValueError unless low < high, both finite.  Shapes: scalars -> `Process`.
     Source: Kingma, Salimans, Poole, Ho 2021, section 3.2 (gamma = -lambda).
 
     >>> bool(jnp.isclose(linear_log_snr().log_snr(1.0), -5.0))
@@ -87,7 +87,7 @@ def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Proces
         = \beta_{\min}t + \tfrac12(\beta_{\max}-\beta_{\min})t^2$
 
     t in [1e-5, 1]; t = 0 is clean.  Raises ValueError unless 0 < beta_min < beta_max.
-    Shapes: numbers -> `Process`.
+    Shapes: scalars -> `Process`.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 32 and 33.
 
     >>> round(float(jnp.exp(variance_preserving().log_alpha(1.0))), 5)
@@ -108,7 +108,7 @@ def sub_variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Pr
     $\alpha_t^2 = e^{-B(t)},\ \sigma_t = 1-e^{-B(t)},\quad B(t) = \beta_{\min}t + \tfrac12(\beta_{\max}-\beta_{\min})t^2$
 
     t in [1e-5, 1]; t = 0 is clean.  Raises ValueError unless 0 < beta_min < beta_max.
-    Shapes: numbers -> `Process`.
+    Shapes: scalars -> `Process`.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 28 and 29.
 
     >>> bool(sub_variance_preserving().log_snr(0.5) > variance_preserving().log_snr(0.5))
@@ -129,7 +129,7 @@ def variance_exploding(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Proc
     $\alpha_t = 1,\quad \sigma_t = \sigma_{\min}(\sigma_{\max}/\sigma_{\min})^t$
 
     t in [0, 1]; t = 0 still has the noise sigma_min.  Raises ValueError unless 0 < sigma_min < sigma_max.
-    Shapes: numbers -> `Process`.
+    Shapes: scalars -> `Process`.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 30.
 
     >>> round(float(jnp.exp(-0.5 * variance_exploding(0.01, 1.0).log_snr(0.5))), 4)
@@ -146,7 +146,7 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
     $\alpha_t = 1,\quad \sigma_t = t,\quad t\in[\sigma_{\min},\sigma_{\max}]$
 
     t = 0 is clean.  Raises ValueError unless 0 < sigma_min < sigma_max.
-    Shapes: numbers -> `Process`.
+    Shapes: scalars -> `Process`.
     Source: Karras, Aittala, Aila, Laine 2022, table 1.
 
     >>> float(jnp.exp(-0.5 * edm().log_snr(2.0)).round(6))
@@ -161,9 +161,9 @@ def rectified() -> Process:
 
     $\alpha_t = 1-t,\quad \sigma_t = t$
 
-    t = 0 is clean; continuous time ends at 1 - 1e-4, since alpha_1 = 0 has no signal, and nearer to it float32 tells too few
-    times apart for a grid of a thousand noise levels.
-    Shapes: numbers -> `Process`.
+    t = 0 is clean; continuous time ends at 1 - 1e-4, since alpha_1 = 0 has no signal, and nearer to it float32 has too few
+    different times for a grid of a thousand noise levels.
+    Shapes: scalars -> `Process`.
     Source: Liu, Gong, Liu 2023, eq. 1; Lipman et al. 2023, eq. 20 with sigma_min = 0 and time reversed.
 
     >>> float(jnp.exp(0.5 * rectified().log_snr(0.25)).round(6))

@@ -18,8 +18,8 @@ def euler_maruyama(process: Process, denoise: Denoiser, churn: float = 1.0) -> S
 
     $x_s = x_t + \big[f(t)\,x_t - \tfrac{1+l^2}2g(t)^2\,\nabla\log q_t(x_t)\big](s-t) + l\,g(t)\sqrt{|s-t|}\,z$
 
-    churn: l; 1 is the reverse SDE, 0 the probability-flow ODE by Euler's method.  Coefficients are those at t.  One draw a
-    step, none without churn; weak order 1.  Raises ValueError for a churn below 0.
+    churn: l; 1 is the reverse SDE, 0 the probability-flow ODE by Euler's method.
+    Coefficients are those at t.  One draw a step, none without churn; weak order 1.  Raises ValueError for a churn below 0.
     Shapes: x any -> `Solver`.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 6; Zhang & Chen 2023 (churn).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -81,9 +81,10 @@ def predictor_corrector(
 
     $x\leftarrow x + e\,\nabla\log q_t(x) + \sqrt{2e}\,z$ `corrections` times, then $x_s$ = `predictor`$(x)$
 
-    Correction comes first, so the result ends with the predictor's step and no time without noise is corrected.  predictor:
-    a one-step `Solver` (its history, if any, is not corrected).  Draws: the corrections' and the predictor's.  Raises
-    ValueError for fewer than one correction.
+    Correction comes first, so the result ends with the predictor's step and no time without noise is corrected.
+    predictor: a one-step `Solver`; its history, if any, is not corrected.
+    snr: r of `langevin_size`.
+    Draws: the corrections' and the predictor's.  Raises ValueError for fewer than one correction.
     Shapes: x any -> `Solver`.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, algorithms 2 and 3.
 
     >>> from dlvm_jax.functional.diffusion import schedules

@@ -43,13 +43,13 @@ class Solver(NamedTuple):
     step: (state, t, s, noise [draws, *x.shape]) -> state, from time t to time s;  draws: standard normals that a step uses
     """
 
-    init: Callable
-    step: Callable
+    init: Callable[[Array], tuple]
+    step: Callable[..., tuple]
     draws: int = 0
 
 
 def is_clean(process: Process, t: Numeric) -> Array:
-    r"""Whether a point at time t bears no noise.
+    r"""Whether a point at time t has no noise.
 
     $\lambda(t) = \infty$
 
@@ -72,9 +72,9 @@ def finish(process: Process, denoise: Denoiser, step: Callable[..., tuple]) -> C
 
     $x_s = \alpha_s\,\mathbb E[x_0\mid x_t]$ where $\lambda(s)=\infty$, else `step`
 
-    step: (state, t, s, noise, x0) -> state is `Solver.step` given E[x_0 | x_t]; at a clean end it runs on s = t at most as the
-    branch not taken, so that nothing infinite enters a gradient.  Shapes: x any.  Source: Song, Meng, Ermon 2021, eq. 12
-    with alpha_s = 1.
+    step: (state, t, s, noise, x0) -> state, which is `Solver.step` given E[x_0 | x_t].  At a clean end it runs on s = t at
+    most, as the branch not taken, so that nothing infinite enters a gradient.
+    Shapes: x any.  Source: Song, Meng, Ermon 2021, eq. 12 with alpha_s = 1.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> step = finish(edm(), lambda x, t: x / 2, lambda state, *_: state)
@@ -163,11 +163,13 @@ def sample(
 
     $x_{t_N}\leftarrow\cdots\leftarrow x_{t_1}\leftarrow x_{t_0},\quad t_0 > t_1 > \cdots > t_N$
 
-    Shapes: `times` [N + 1] falling, `x` [*shape] -> [*shape].  noise: a typed key (the draws of step i come from
-    fold_in(key, i), so they are never all in memory), an array [N, draws, *shape] of standard normals, or None for a
-    deterministic solver. trajectory: also (x after each step, the x_0 predicted at its start), each [N, *shape].  Runs in the
-    precision of x, times in float32 at least.  Raises ValueError for times that do not fall (where they are concrete), for
-    noise of another shape and for an x that is not floating.
+    Shapes: `times` [N + 1] falling, `x` [*shape] -> [*shape].
+    noise: a typed key, an array [N, draws, *shape] of standard normals, or None for a deterministic solver.  With a key the
+    draws of step i come from fold_in(key, i), so they are never all in memory.
+    trajectory: return also (x after each step, the x_0 predicted at its start), each [N, *shape].
+    Runs in the precision of x, times in float32 at least.
+    Raises ValueError for times that do not fall (where they are concrete), for noise of another shape and for an x that is not
+    floating.
     Source: Ho, Jain, Abbeel 2020, algorithm 2.
 
     >>> from dlvm_jax.functional.diffusion import ode, schedules
@@ -186,10 +188,10 @@ def encode(process: Process, solver: Solver, times: Array, x: Array, trajectory:
     $x_{t_0}\rightarrow x_{t_1}\rightarrow\cdots\rightarrow x_{t_N},\quad t_0 < t_1 < \cdots < t_N$
 
     Every solver without draws allows it: DDIM with eta = 0, `ode`, the deterministic ones of `dpm`, EDM without churn.
-    Sampling the latent gives x back up to twice the solver's error, not exactly.  The first time must bear noise
-    (`process.t_min`): the ODE has no solution from a clean point.  Shapes: as `sample`, trajectory
-    too.  Raises ValueError for times
-    that do not rise, for a clean first time (where it is concrete) and for a solver with noise.
+    Sampling the latent gives x back up to twice the solver's error, not exactly.
+    Shapes: `times` [N + 1] rising, `x` [*shape] -> [*shape]; trajectory as in `sample`.
+    times: the first must have noise (`process.t_min`), since the ODE has no solution from a clean point.
+    Raises ValueError for times that do not rise, for a clean first time (where it is concrete) and for a solver with noise.
     Source: Song, Meng, Ermon 2021, section 4.3 and eq. 14.
 
     >>> from dlvm_jax.functional.diffusion import ode, schedules
@@ -237,7 +239,7 @@ def _check_grid(process, steps, clean):
         raise ValueError(f"a grid has at least one interval, got {steps}")
     if clean and known_clean(process, 0.0) is False:
         raise ValueError(
-            "t = 0 still bears noise in this process: take clean=False, the grid then ends at t_min"
+            "t = 0 still has noise in this process: take clean=False, the grid then ends at t_min"
         )
 
 
@@ -316,7 +318,13 @@ def table_times(process: Process, steps: int) -> Array:
     >>> table_times(from_recursion(linear_betas(8)), 2).tolist()
     [1.0, 0.125, 0.0]
     """
-    if process.steps is None or not 1 <= steps <= process.steps:
-        raise ValueError(f"a table of {process.steps} steps cannot be walked in {steps}")
+    if process.steps is None:
+        raise ValueError(
+            "this process has no table of steps; make it with from_recursion, or take another grid"
+        )
+    if not 1 <= steps <= process.steps:
+        raise ValueError(
+            f"a table of {process.steps} steps has grids of 1 to {process.steps} steps, got {steps}"
+        )
     chosen = np.round(np.linspace(process.steps - 1, 0, steps)) + 1
     return jnp.append(jnp.asarray(chosen / process.steps, float), 0.0)

@@ -17,7 +17,7 @@ TARGETS = ("x0", "epsilon", "score", "v", "velocity")
 
 
 def coefficients(process: Process, target: str, t: Numeric) -> tuple[Array, Array]:
-    r"""The numbers a and b of a target.
+    r"""The coefficients a and b of a target.
 
     $\mathrm{target} = a(t)\,x_0 + b(t)\,x_t$, with $\epsilon = (x_t-\alpha_tx_0)/\sigma_t$ in: $\epsilon$ itself; the score
     of $q(x_t\mid x_0)$, $-\epsilon/\sigma_t$; $v = \alpha_t\epsilon-\sigma_tx_0$; the velocity
@@ -48,7 +48,7 @@ def coefficients(process: Process, target: str, t: Numeric) -> tuple[Array, Arra
 
 
 def to_x0(process: Process, target: str, prediction: Array, x_t: Array, t: Numeric) -> Array:
-    r"""The clean point that a prediction stands for.
+    r"""The clean point that a prediction of any target implies.
 
     $\hat x_0 = (\mathrm{prediction} - b(t)\,x_t)/a(t)$
 
@@ -82,9 +82,9 @@ def from_x0(process: Process, target: str, x0: Array, x_t: Array, t: Numeric) ->
 class Preconditioning(NamedTuple):
     """Scales around a network F: the denoiser is skip x_t + out F(input x_t)."""
 
-    input: object
-    skip: object
-    out: object
+    input: Array
+    skip: Array
+    out: Array
 
 
 def preconditioning(process: Process, t: Numeric, data_std: Numeric) -> Preconditioning:

@@ -1,4 +1,4 @@
-r"""At which times a loss is evaluated: every law of t is a function of uniform numbers, so that each can be stratified.
+r"""Random times at which a loss is evaluated: each is a function of uniform random numbers, so that all can be stratified.
 
 On several devices fold the device's index into the key: equal draws everywhere would not average out.
 """
@@ -25,7 +25,7 @@ class Times(NamedTuple):
 
 
 def stratified_uniform(key: Key, count: int) -> Array:
-    r"""Uniform numbers that share one draw and cover the interval evenly.
+    r"""Uniform random numbers that share one draw and cover the interval evenly.
 
     $u_i = (u_0 + i/B) \bmod 1,\ u_0\sim U(0,1)$
 
@@ -60,7 +60,7 @@ def log_normal_times(uniform: Array, mean: float = -1.2, std: float = 1.2) -> Ar
 
     $\log\sigma = m + s\,\Phi^{-1}(u)$
 
-    The law is part of the objective: no weight undoes it.  Shapes: `uniform` in [0, 1) any -> same, positive.
+    This distribution is part of the objective: no weight undoes it.  Shapes: `uniform` in [0, 1) any -> same, positive.
     Source: Karras, Aittala, Aila, Laine 2022, table 1.
 
     >>> round(float(jnp.log(log_normal_times(jnp.array(0.5)))), 5)
@@ -78,7 +78,7 @@ def importance_times(uniform: Array, density: Callable[[Array], Array], edges: A
     p is constant on each cell between two edges, proportional to `density` at the middle: whatever the density, the estimate
     is unbiased for each entry of the batch.  With p near l the variance nearly vanishes: for the likelihood weighting of a
     nearly perfect network take -d log-SNR / dt (`process.diffusion` over `process.sigma`, squared), with edges that crowd
-    where it is large (`jnp.geomspace`).  Shapes: `uniform` any -> `Times` of the same; `density`: times -> positive numbers;
+    where it is large (`jnp.geomspace`).  Shapes: `uniform` any -> `Times` of the same; `density`: times -> positive values;
     `edges` [K + 1], rising from a to b.  Raises ValueError for fewer than two edges, and, where they are
     concrete, for edges that do not rise or a density that is not positive.
     Source: Song, Durkan, Murray, Ermon 2021.

@@ -47,7 +47,7 @@ class VariationalBound(NamedTuple):
     prior: Array
 
     @property
-    def bound(self):
+    def bound(self) -> Array:
         """reconstruction - diffusion - prior."""
         return self.reconstruction - self.diffusion - self.prior
 
@@ -196,11 +196,13 @@ def discrete_bound(
         \mathrm{KL}\big(q(x_{t_{i-1}}\mid x_{t_i},x_0)\,\|\,p(x_{t_{i-1}}\mid x_{t_i})\big)\Big] -
         \mathrm{KL}(q(x_{t_N}\mid x_0)\,\|\,p(x_{t_N}))$
 
-    reverse: (x_t, s, t) -> (x0_hat, log_std) as in `step_kl`.  decoder: x_{t_0} -> log p(x | x_{t_0}) [*batch].
-    A table of T steps has times 1/T .. 1, N = T - 1 steps and a decoder from the first; times that begin at 0 (without a clean
-    end) have N = T.  Given `uniform` [*batch] in [0, 1), only step floor(uniform N) + 1 is evaluated, times N (not N - 1).
-    Shapes: `x0` [*batch, *event], `times` [N + 1] -> `VariationalBound` of [*batch], nats.  The prior
-    is met at the last time.  Raises ValueError for times that do not rise (where they are concrete).
+    Shapes: `x0` [*batch, *event], `times` [N + 1] -> `VariationalBound` of [*batch], nats.
+    reverse: (x_t, s, t) -> (x0_hat, log_std) as in `step_kl`.
+    decoder: x_{t_0} -> log p(x | x_{t_0}) [*batch].
+    times: a table of T steps has times 1/T .. 1, N = T - 1 steps and a decoder from the first; times that begin at 0 (without a
+    clean end) have N = T.  The prior is that of the last time.
+    uniform: [*batch] in [0, 1); only step floor(uniform N) + 1 is evaluated, times N (not N - 1).
+    Raises ValueError for times that do not rise (where they are concrete).
     Source: Ho, Jain, Abbeel 2020, eq. 5; Kingma, Salimans, Poole, Ho 2021, eq. 13.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -249,9 +251,10 @@ def continuous_bound(
         \mathbb E\|x_0-\hat x_0(x_t,t)\|^2dt - \mathrm{KL}(q(x_T\mid x_0)\,\|\,p(x_T))$
 
     The integrand is also $\tfrac12(-\dot\lambda)\|\epsilon-\hat\epsilon\|^2$; the integral depends on the schedule through its
-    ends alone.  decoder: x at t_min -> log p(x | x_{t_min}) [*batch].  `t` is uniform over the process
-    (`times.uniform_times`), or comes with a `t_weight` (`times.importance_times`).
+    ends alone.
     Shapes: `x0` [*batch, *event], `t`, `t_weight` [*batch] or scalars -> `VariationalBound` of [*batch], nats.
+    decoder: x at t_min -> log p(x | x_{t_min}) [*batch].
+    t: uniform over the process (`times.uniform_times`), or with a `t_weight` (`times.importance_times`).
     Source: Kingma, Salimans, Poole, Ho 2021, eq. 15 and 16.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -285,9 +288,11 @@ def hybrid_loss(
     $\|\epsilon-\hat\epsilon\|^2 + 10^{-3}\,T\,L_{t-1}$ with $\hat x_0$ held constant in L and
     $\log\sigma = v\log\sigma_{t\mid s} + (1-v)\log\tilde\sigma$
 
-    The first step counts $-\log p(x\mid x_1)$; decoder: (mean, log_std) of a Gaussian -> its log-probability [*batch].
     Shapes: `prediction`, `fraction` (v), `x0`, `x_t` [*batch, *event]; t scalar or [*batch], steps i / T of a table ->
-    [*batch]. Raises ValueError for a process without a table, or an unknown target.  Source: Nichol & Dhariwal 2021, eq. 16.
+    [*batch].
+    decoder: (mean, log_std) of a Gaussian -> its log-probability [*batch], for the first step, which counts
+    $-\log p(x\mid x_1)$.
+    Raises ValueError for a process without a table, or an unknown target.  Source: Nichol & Dhariwal 2021, eq. 16.
 
     >>> from dlvm_jax.functional.diffusion.schedules import from_recursion, linear_betas
     >>> zeros, chain = jnp.zeros((1, 2)), from_recursion(linear_betas(10))

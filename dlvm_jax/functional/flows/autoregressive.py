@@ -86,7 +86,7 @@ def autoregressive_inverse(y: Array, conditioner: Conditioner) -> tuple[Array, A
     """
 
     def solve(z, y_i, i):
-        shift, log_scale = (numbers[..., i] for numbers in conditioner(z))
+        shift, log_scale = (values[..., i] for values in conditioner(z))
         return (y_i - shift) * jnp.exp(-log_scale), -log_scale
 
     return forward_substitution(solve, y)

@@ -128,7 +128,7 @@ def moebius_mixture(theta: Array, centres: Array, log_weights: Array) -> tuple[A
         \frac{d\varphi}{d\theta} = \sum_k\rho_k\,\frac{1-|w_k|^2}{|e^{i\theta}-w_k|^2},\quad \rho = \mathrm{softmax}(\log\rho)$
 
     with the angles before they are wrapped.
-    Shapes: `theta` [*batch], `centres` [*batch, K, 2], `log_weights` [*batch, K] (free numbers) -> angle [*batch] in [-pi, pi),
+    Shapes: `theta` [*batch], `centres` [*batch, K, 2], `log_weights` [*batch, K] (unconstrained) -> angle [*batch] in [-pi, pi),
     log_det [*batch].  Source: Rezende et al. 2020, section 2.1 (convex combinations).
 
     >>> moebius_mixture(jnp.array([0.0, 1.0]), jnp.zeros((3, 2)), jnp.zeros(3))[0].round(6)
@@ -210,7 +210,7 @@ def non_compact_projection_mixture(
 
     $\varphi = \sum_{k=1}^K\rho_k\,2\arctan\big(\alpha_k\tan\tfrac\theta2 + \beta_k\big),\quad \rho = \mathrm{softmax}(\log\rho)$
 
-    Shapes: `theta` [*batch], `alpha`, `beta`, `log_weights` (free numbers) [*batch, K] -> angle [*batch] in [-pi, pi),
+    Shapes: `theta` [*batch], `alpha`, `beta`, `log_weights` (unconstrained) [*batch, K] -> angle [*batch] in [-pi, pi),
     log_det [*batch].  Source: Rezende et al. 2020, section 2.1 (convex combinations).
 
     >>> non_compact_projection_mixture(jnp.array([0.0, 1.0]), jnp.ones(3), jnp.zeros(3), jnp.zeros(3))[0].round(6)

@@ -1,4 +1,4 @@
-"""From free numbers to parameters under which a flow is invertible.
+"""From unconstrained values to parameters under which a flow is invertible.
 
 Zero gives the identity map.  Every constraint keeps the slope that could vanish above `MIN_SLOPE`, so that an inverse magnifies
 rounding errors by at most 1 / MIN_SLOPE and float32 keeps its digits.

@@ -82,8 +82,9 @@ def flow_matching_loss(
     $\|v(x_t,t) - (x_1-x_0)\|^2,\quad x_t = (1-t)x_0 + t\,x_1$
 
     Its minimiser over independent draws $x_0\sim p_0$, $x_1\sim$ data, $t\sim U(0,1)$ is a velocity whose `continuous` flow takes
-    p_0 to the law of the data.  Shapes: `x0`, `x1` [*batch, *event], `t` [*batch]; `velocity(x_t, t)` -> [*batch, *event] ->
-    [*batch].  Source: Lipman et al. 2023, eq. 23 (sigma_min = 0); Liu, Gong, Liu 2023, eq. 1.
+    p_0 to the distribution of the data.
+    Shapes: `x0`, `x1` [*batch, *event], `t` [*batch]; `velocity(x_t, t)` -> [*batch, *event] -> [*batch].
+    Source: Lipman et al. 2023, eq. 23 (sigma_min = 0); Liu, Gong, Liu 2023, eq. 1.
 
     >>> flow_matching_loss(lambda x, t: 0 * x, jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.array([0.5]))
     Array([2.], dtype=float32)

@@ -69,7 +69,7 @@ def actnorm_statistics(x: Array) -> tuple[Array, Array]:
     (Array([-2., -7.], dtype=float32), Array([-0., -0.], dtype=float32))
     """
     x = x.reshape(-1, x.shape[-1])
-    offset = x - x[0]  # exactly zero in a constant channel, and small beside a large mean
+    offset = x - x[0]  # exactly zero in a constant channel, and small compared with a large mean
     mean, std = x[0] + jnp.mean(offset, 0), jnp.std(offset, 0)
     rounding = 10 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x), 0)
     std = jnp.where(std > rounding, std, 1.0)
@@ -111,7 +111,7 @@ class LU(NamedTuple):
     """A square matrix W = P L (U + diag(s e^d)), parameters of `lu_linear`.
 
     order [C], the permutation P by rows, and signs s [C] stay as they are; lower and upper [C, C], of which the strict
-    triangles are read (L has a unit diagonal), and log_diagonal d [C] are free numbers.
+    triangles are read (L has a unit diagonal), and log_diagonal d [C] are unconstrained.
     """
 
     order: Array

@@ -45,16 +45,16 @@ def _edges(free, low, high):
 
 
 def spline_knots(widths: Array, heights: Array, slopes: Array, low: float, high: float) -> Knots:
-    r"""Knots of an increasing spline of an interval onto itself, from free numbers; zeros give the identity.
+    r"""Knots of an increasing spline of an interval onto itself, from unconstrained values; zeros give the identity.
 
     $x_k = \text{low} + (\text{high}-\text{low})\sum_{j<k}\frac{\mathrm{softmax}(w)_j+\epsilon}{1+K\epsilon},\quad
         \delta_k = \epsilon + (1-\epsilon)\,\big(e^{\min(s_k,0)} + \max(s_k,0)\big)$
 
     and y_k likewise from the heights; the floor $\epsilon = 10^{-3}$ keeps bins and slopes away from zero.  The slope is
     the softplus of the paper but for its bend: one at zero, and its exponential is all that it costs.
-    Shapes: `widths`, `heights` [*batch, K], `slopes` [*batch, K + 1], numbers `low` < `high` -> `Knots`.  Raises ValueError when
-    the numbers of bins and slopes do not agree.  For slopes that suit the surroundings: `linear_tails`, `circular_slopes`.
-    Source: Durkan et al. 2019, section 3.1.
+    Shapes: `widths`, `heights` [*batch, K], `slopes` [*batch, K + 1], Python floats `low` < `high` -> `Knots`.
+    Raises ValueError when the numbers of bins and slopes do not agree.  `linear_tails` and `circular_slopes` make slopes that
+    are continuous at the ends.  Source: Durkan et al. 2019, section 3.1.
 
     >>> spline_knots(jnp.zeros(2), jnp.zeros(2), jnp.zeros(3), -1.0, 1.0).x
     Array([-1.,  0.,  1.], dtype=float32)
@@ -71,7 +71,7 @@ def spline_knots(widths: Array, heights: Array, slopes: Array, low: float, high:
 
 
 def linear_tails(slopes: Array) -> Array:
-    r"""Free numbers of the slopes of a spline that meets the identity outside its interval smoothly.
+    r"""Unconstrained slopes of a spline that meets the identity outside its interval smoothly.
 
     $(s_1,\ldots,s_{K-1}) \mapsto (0, s_1, \ldots, s_{K-1}, 0)$
 
@@ -84,7 +84,7 @@ def linear_tails(slopes: Array) -> Array:
 
 
 def circular_slopes(slopes: Array) -> Array:
-    r"""Free numbers of the slopes of a spline of the circle, [-pi, pi]: the last is the first, so the density has no seam.
+    r"""Unconstrained slopes of a spline of the circle, [-pi, pi]: the last is the first, so the density has no seam.
 
     $(s_0,\ldots,s_{K-1}) \mapsto (s_0, \ldots, s_{K-1}, s_0)$
 
