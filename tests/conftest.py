@@ -46,10 +46,10 @@ CASES = {
         )
     },
     **dict.fromkeys(("test_nets.py", "test_denoisers.py"), SEVERAL),
-    "functional/test_flows_layers.py": 3,
-    "functional/test_flows_geometry.py": 2,
-    "functional/test_flows_scalars.py": 2,
-    **dict.fromkeys(("functional/diffusion/test_solvers_laws.py", "functional/test_flows_bijections.py"), 3),
+    "functional/flows/test_layers.py": 3,
+    "functional/flows/test_sphere.py": 2,
+    "functional/flows/test_scalars.py": 2,
+    **dict.fromkeys(("functional/diffusion/test_solvers_laws.py", "functional/flows/test_bijections.py"), 3),
 }
 
 

@@ -1,4 +1,4 @@
-"""Models whose every quantity is known in closed form: the yardstick for losses, bounds and samplers."""
+"""Models whose every quantity is known in closed form: exact references for losses, bounds and samplers."""
 
 from dlvm_jax.exact import diffusion, discrete, energies, linear_gaussian
 

@@ -1,19 +1,22 @@
-r"""Diffusion of data whose law is a mixture of Gaussians: score, denoiser, likelihood and sampler laws in closed form.
+r"""Diffusion of data from a mixture of Gaussians: score, denoiser, likelihood and what samplers return, in closed form.
 
 One component is a Gaussian, components without variance are point masses.  `process` is a
-`functional.diffusion.process.Process`; times are scalars.  `output_law` reads a sampler's law off the sampler itself.
+`functional.diffusion.process.Process`; times are scalars.  `output_law` computes a sampler's output
+distribution from the sampler itself.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
-from dlvm_jax.functional.densities import LOG_2PI
-from dlvm_jax.functional.diffusion.process import alpha, sigma
-from dlvm_jax.functional.numerics import as_float
+from dlvm_jax.functional.diffusion.process import Process, alpha, sigma
+from dlvm_jax.functional.numerics import LOG_2PI, as_float, einsum
+from dlvm_jax.functional.types import Array, Numeric, Shape
 
 __all__ = [
     "GaussianMixture",
@@ -31,16 +34,19 @@ __all__ = [
 
 
 class GaussianMixture(NamedTuple):
-    """A law of data: log-weights [K], means [K, D], and the covariances' eigenvalues [K, D] and eigenvectors [K, D, D]."""
+    """A mixture as distribution of data.
 
-    log_weights: jax.Array
-    means: jax.Array
-    variances: jax.Array
-    axes: jax.Array
+    log_weights [K], means [K, D], variances [K, D] and axes [K, D, D], the eigenvalues and eigenvectors of the covariances.
+    """
+
+    log_weights: Array
+    means: Array
+    variances: Array
+    axes: Array
 
 
-def gaussian(mean, covariance):
-    r"""A Gaussian law of data.
+def gaussian(mean: Array, covariance: Array) -> GaussianMixture:
+    r"""A Gaussian as distribution of data.
 
     $x_0\sim\mathcal N(m, S)$
 
@@ -53,13 +59,13 @@ def gaussian(mean, covariance):
     return mixture(jnp.ones(1), jnp.asarray(mean)[None], jnp.asarray(covariance)[None])
 
 
-def mixture(weights, means, covariances):
-    r"""A mixture of Gaussians as law of data.
+def mixture(weights: Array, means: Array, covariances: Array) -> GaussianMixture:
+    r"""A mixture of Gaussians as distribution of data.
 
     $x_0\sim\sum_k\pi_k\,\mathcal N(m_k, S_k)$
 
     Shapes: `weights` [K], `means` [K, D], `covariances` [K, D, D].  Raises ValueError where they do not fit together,
-    and, where they are concrete, for weights that are no law and for a covariance that is indefinite beyond rounding.
+    and, where they are concrete, for weights that are no distribution and for a covariance that is indefinite beyond rounding.
     Source: Bishop 2006, eq. 9.7.
 
     >>> mixture(jnp.ones(3), jnp.zeros((3, 2)), jnp.zeros((3, 2, 2))).log_weights.shape
@@ -76,16 +82,16 @@ def mixture(weights, means, covariances):
             f"means {means.shape} need weights ({count},) and covariances ({count}, {dim}, {dim}), "
             f"got {weights.shape} and {covariances.shape}"
         )
-    if not isinstance(weights, jax.core.Tracer) and not ((weights >= 0).all() and weights.sum() > 0):
+    if not isinstance(weights, Tracer) and not ((weights >= 0).all() and weights.sum() > 0):
         raise ValueError(f"weights are not negative and have a positive sum, got {weights}")
     variances, axes = jnp.linalg.eigh(covariances)
-    if not isinstance(variances, jax.core.Tracer) and (variances < -1e-4 * jnp.abs(variances).max()).any():
+    if not isinstance(variances, Tracer) and (variances < -1e-4 * jnp.abs(variances).max()).any():
         raise ValueError(f"covariances are positive semi-definite, got smallest eigenvalue {variances.min()}")
     return GaussianMixture(jnp.log(weights / weights.sum()), means, jnp.maximum(variances, 0.0), axes)
 
 
-def point_masses(points):
-    r"""The empirical law of a data set.
+def point_masses(points: Array) -> GaussianMixture:
+    r"""The empirical distribution of a data set.
 
     $q_0 = \frac1N\sum_n\delta_{x_n}$
 
@@ -107,7 +113,7 @@ def point_masses(points):
 def _along_axes(law, process, x, t):
     """Deviations of x from each component's mean along its axes, [*batch, K, D], and the variances there, [K, D]."""
     centred = x[..., None, :] - alpha(process, t) * law.means
-    deviations = jnp.einsum("...kd,kde->...ke", centred, law.axes, precision="highest")
+    deviations = einsum("...kd,kde->...ke", centred, law.axes)
     return deviations, jnp.square(alpha(process, t)) * law.variances + jnp.square(sigma(process, t))
 
 
@@ -117,7 +123,7 @@ def _log_joint(law, process, x, t):
     return law.log_weights - 0.5 * quadratic.sum(-1)
 
 
-def log_marginal(law, process, x, t):
+def log_marginal(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array:
     r"""Log-density of the noisy point.
 
     $\log q(x_t) = \log\sum_k\pi_k\,\mathcal N(x_t\mid\alpha_tm_k,\ \alpha_t^2S_k+\sigma_t^2I)$
@@ -132,7 +138,7 @@ def log_marginal(law, process, x, t):
     return jax.nn.logsumexp(_log_joint(law, process, x, t), axis=-1)
 
 
-def responsibilities(law, process, x, t):
+def responsibilities(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array:
     r"""Probability of each component given the noisy point.
 
     $r_k = p(k\mid x_t)$
@@ -149,10 +155,10 @@ def responsibilities(law, process, x, t):
 def _component_means(law, process, x, t):
     deviations, variances = _along_axes(law, process, x, t)
     gain = alpha(process, t) * law.variances / variances
-    return law.means + jnp.einsum("...ke,kde->...kd", gain * deviations, law.axes, precision="highest")
+    return law.means + einsum("...ke,kde->...kd", gain * deviations, law.axes)
 
 
-def denoiser(law, process, x, t):
+def denoiser(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array:
     r"""Expectation of the clean point given the noisy one: what a perfect network predicts.
 
     $\mathbb E[x_0\mid x_t] = \sum_kr_k\big(m_k + \alpha_tS_k(\alpha_t^2S_k+\sigma_t^2I)^{-1}(x_t-\alpha_tm_k)\big)$
@@ -165,10 +171,10 @@ def denoiser(law, process, x, t):
     [0.5]
     """
     share = responsibilities(law, process, x, t)
-    return jnp.einsum("...k,...kd->...d", share, _component_means(law, process, x, t), precision="highest")
+    return einsum("...k,...kd->...d", share, _component_means(law, process, x, t))
 
 
-def posterior_covariance(law, process, x, t):
+def posterior_covariance(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array:
     r"""Covariance of the clean point given the noisy one.
 
     $\mathrm{Cov}[x_0\mid x_t] = \sum_kr_k\big(S_k-\alpha_t^2S_kC_k^{-1}S_k + d_kd_k^\top\big)$ with
@@ -184,13 +190,13 @@ def posterior_covariance(law, process, x, t):
     share, means = responsibilities(law, process, x, t), _component_means(law, process, x, t)
     _, variances = _along_axes(law, process, x, t)
     remaining = law.variances * jnp.square(sigma(process, t)) / variances
-    within = jnp.einsum("kde,ke,kfe->kdf", law.axes, remaining, law.axes, precision="highest")
-    away = means - jnp.einsum("...k,...kd->...d", share, means, precision="highest")[..., None, :]
-    between = jnp.einsum("...k,...kd,...kf->...df", share, away, away, precision="highest")
-    return jnp.einsum("...k,kdf->...df", share, within, precision="highest") + between
+    within = einsum("kde,ke,kfe->kdf", law.axes, remaining, law.axes)
+    away = means - einsum("...k,...kd->...d", share, means)[..., None, :]
+    between = einsum("...k,...kd,...kf->...df", share, away, away)
+    return einsum("...k,kdf->...df", share, within) + between
 
 
-def score(law, process, x, t):
+def score(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array:
     r"""Gradient of the log-density of the noisy point.
 
     $\nabla\log q(x_t) = -\sum_kr_k\,(\alpha_t^2S_k+\sigma_t^2I)^{-1}(x_t-\alpha_tm_k)$
@@ -202,16 +208,16 @@ def score(law, process, x, t):
     [-0.5]
     """
     deviations, variances = _along_axes(law, process, x, t)
-    each = jnp.einsum("...ke,kde->...kd", deviations / variances, law.axes, precision="highest")
-    return -jnp.einsum("...k,...kd->...d", responsibilities(law, process, x, t), each, precision="highest")
+    each = einsum("...ke,kde->...kd", deviations / variances, law.axes)
+    return -einsum("...k,...kd->...d", responsibilities(law, process, x, t), each)
 
 
-def ode_map(law, process, x, t, s):
+def ode_map(law: GaussianMixture, process: Process, x: Array, t: Numeric, s: Numeric) -> Array:
     r"""Where the probability-flow ODE carries a point from time t to time s, for one Gaussian.
 
     $x_s = \alpha_sm + (\alpha_s^2S+\sigma_s^2I)^{1/2}(\alpha_t^2S+\sigma_t^2I)^{-1/2}(x_t-\alpha_tm)$
 
-    The oracle of every deterministic sampler, of their encoders and of consistency models.
+    The exact reference for deterministic samplers, their encoders and consistency models.
     Shapes: `x` [*batch, D], times scalar -> [*batch, D].  Raises ValueError for more than one component.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 13, solved for a Gaussian.
 
@@ -225,13 +231,13 @@ def ode_map(law, process, x, t, s):
     deviations, before = _along_axes(law, process, x, t)
     _, after = _along_axes(law, process, x, s)
     moved = jnp.sqrt(after / before) * deviations
-    return alpha(process, s) * law.means[0] + jnp.einsum(
-        "...ke,kde->...d", moved, law.axes, precision="highest"
-    )
+    return alpha(process, s) * law.means[0] + einsum("...ke,kde->...d", moved, law.axes)
 
 
-def output_law(sampler, mean, covariance, noise_shape):
-    r"""Mean and covariance of what a sampler puts out, read off the sampler itself, without Monte Carlo.
+def output_law(
+    sampler: Callable[[Array, Array], Array], mean: Array, covariance: Array, noise_shape: Shape
+) -> tuple[Array, Array]:
+    r"""Mean and covariance of a sampler's output, computed from the sampler itself without Monte Carlo.
 
     $x_{out} = A\,x_T + \sum_nB_nz_n + c:\quad \mathbb E = A\,\mu_T+c,\ \mathrm{Cov} = A\,\Sigma_TA^\top+\sum_nB_nB_n^\top$
 

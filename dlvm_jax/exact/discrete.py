@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.densities import bernoulli_log_prob, bernoulli_sample
+from dlvm_jax.functional.types import Array, Key, Shape
 
 __all__ = ["DiscreteMixture", "all_binary", "log_evidence", "log_joint", "posterior", "sample"]
 
@@ -13,11 +14,11 @@ __all__ = ["DiscreteMixture", "all_binary", "log_evidence", "log_joint", "poster
 class DiscreteMixture(NamedTuple):
     """Prior logits [K] over the latent and decoder logits [K, D] of the bits."""
 
-    prior_logits: jax.Array
-    logits: jax.Array
+    prior_logits: Array
+    logits: Array
 
 
-def all_binary(dim):
+def all_binary(dim: int) -> Array:
     r"""Every binary vector of a length.
 
     $\{0,1\}^D$ in counting order.
@@ -32,7 +33,7 @@ def all_binary(dim):
     return ((jnp.arange(2**dim)[:, None] >> jnp.arange(dim)[::-1]) & 1).astype(float)
 
 
-def log_joint(model, x):
+def log_joint(model: DiscreteMixture, x: Array) -> Array:
     r"""Joint log-probability of x and every latent value.
 
     $\log p(x, z=k) = \log\pi_k + \sum_i\log p(x_i\mid l_{ki})$
@@ -46,7 +47,7 @@ def log_joint(model, x):
     return jax.nn.log_softmax(model.prior_logits) + bernoulli_log_prob(x[..., None, :], model.logits)
 
 
-def log_evidence(model, x):
+def log_evidence(model: DiscreteMixture, x: Array) -> Array:
     r"""Exact log-evidence by summing over the latent.
 
     $\log p(x) = \log\sum_k p(x, z=k)$
@@ -60,7 +61,7 @@ def log_evidence(model, x):
     return jax.nn.logsumexp(log_joint(model, x), axis=-1)
 
 
-def posterior(model, x):
+def posterior(model: DiscreteMixture, x: Array) -> Array:
     r"""Exact posterior over the latent, as normalised logits.
 
     $\log p(z=k\mid x) = \log p(x, z=k) - \log p(x)$
@@ -74,7 +75,7 @@ def posterior(model, x):
     return jax.nn.log_softmax(log_joint(model, x), axis=-1)
 
 
-def sample(model, key, shape=()):
+def sample(model: DiscreteMixture, key: Key, shape: Shape = ()) -> tuple[Array, Array]:
     r"""Ancestral sample (x, z).
 
     $z\sim\mathrm{Cat}(\pi),\ x_i\sim\mathrm{Bernoulli}(\mathrm{sigmoid}(l_{zi}))$

@@ -4,6 +4,7 @@ r"""Unnormalised densities with a known normaliser: targets for flows that are t
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.functional.numerics import inner_product
+from dlvm_jax.functional.types import Array
 
 __all__ = ["ENERGIES", "Energy", "ring", "sphere_modes", "torus_correlated", "torus_modes", "wave", "waves"]
 
@@ -22,13 +24,13 @@ class Energy(NamedTuple):
     Domains: "torus" is angles in [-pi, pi)^2, "sphere" unit vectors in R^3, "plane" R^2, "strip" R^2 with |z_1| <= 4.
     """
 
-    log_density: object
+    log_density: Callable[[Array], Array]
     log_partition: float
     domain: str
 
 
-def torus_modes(theta, centres):
-    r"""A mixture of products of von Mises laws on the torus, without its constant.
+def torus_modes(theta: Array, centres: Array | np.ndarray) -> Array:
+    r"""A mixture of products of von Mises densities on the torus, without its constant.
 
     $\log\tilde p(\theta) = \log\tfrac1K\sum_k e^{\sum_i\cos(\theta_i-\phi_{ki})},\quad Z = (2\pi I_0(1))^D$
 
@@ -41,7 +43,7 @@ def torus_modes(theta, centres):
     return jax.nn.logsumexp(each, axis=-1) - math.log(len(centres))
 
 
-def torus_correlated(theta):
+def torus_correlated(theta: Array) -> Array:
     r"""A density on the torus with uniform marginals and a strong dependence, without its constant.
 
     $\log\tilde p(\theta) = \cos\big(\sum_i\theta_i - 1.94\big),\quad Z = (2\pi)^D I_0(1)$
@@ -63,8 +65,8 @@ TORUS_CENTRES = np.array([[0.21, 2.85], [1.89, 6.18], [3.77, 1.56]])
 SPHERE_CENTRES = np.stack([_unit(*place) for place in ((0.7, 1.5), (-1.0, 1.0), (0.6, 5.0), (-0.7, 4.0))])
 
 
-def sphere_modes(x):
-    r"""A mixture of four von Mises-Fisher laws of concentration 10 on the sphere, without its constant.
+def sphere_modes(x: Array) -> Array:
+    r"""A mixture of four von Mises-Fisher densities of concentration 10 on the sphere, without its constant.
 
     $\log\tilde p(x) = \log\sum_{k=1}^4e^{10\mu_k^\top x},\quad Z = 16\pi\,\frac{\sinh10}{10}$
 
@@ -80,7 +82,7 @@ def sphere_modes(x):
     )
 
 
-def ring(z):
+def ring(z: Array) -> Array:
     r"""A ring with two modes in the plane, the energy U1, without its constant.
 
     $\log\tilde p(z) = -\tfrac12\big(\tfrac{\|z\|-2}{0.4}\big)^2
@@ -97,7 +99,7 @@ def ring(z):
     return -0.5 * jnp.square((radius - 2) / 0.4) + jnp.logaddexp(*sides)
 
 
-def wave(z):
+def wave(z: Array) -> Array:
     r"""A sinusoidal band of constant width, the energy U2, without its constant.
 
     $\log\tilde p(z) = -\tfrac12\big(\tfrac{z_2-w_1(z_1)}{0.4}\big)^2,\quad w_1(t) = \sin\tfrac{\pi t}2,\quad
@@ -112,7 +114,7 @@ def wave(z):
     return -0.5 * jnp.square((z[..., 1] - jnp.sin(0.5 * jnp.pi * z[..., 0])) / 0.4)
 
 
-def waves(z, gap, widths):
+def waves(z: Array, gap: Callable[[Array], Array], widths: tuple[float, float]) -> Array:
     r"""Two sinusoidal bands, the energies U3 and U4, without their constant.
 
     $\log\tilde p(z) = \log\big(e^{-\frac12(\frac{z_2-w_1(z_1)}{\sigma_1})^2}

@@ -1,8 +1,8 @@
 """The mathematics: pure functions of arrays, one noun of the theory a file.
 
-Functions work for any leading batch shape and return nats per example (means are taken by the caller), unless their docstrings
-say otherwise: losses of adversaries and divergences between samples are one number.  All can be jitted, vmapped, pmapped and
-differentiated.  Nothing here knows a network, an optimiser or a file.
+Functions work for any leading batch shape and return nats per example; means are taken by the caller.  Docstrings name the
+exceptions: adversarial losses and divergences between samples are scalars.  All can be jitted, vmapped, pmapped and
+differentiated.  Nothing here uses a network, an optimiser or a file.
 """
 
 from dlvm_jax.functional import (
@@ -10,6 +10,7 @@ from dlvm_jax.functional import (
     annealing,
     autoencoding,
     bounds,
+    conditioning,
     densities,
     diffusion,
     divergences,
@@ -27,6 +28,7 @@ __all__ = [
     "annealing",
     "autoencoding",
     "bounds",
+    "conditioning",
     "densities",
     "diffusion",
     "divergences",

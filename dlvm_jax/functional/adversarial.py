@@ -1,12 +1,14 @@
-"""Losses of a discriminator on logits, and what its optimum knows: the ratio of two densities."""
+"""Adversarial losses on logits.  The optimal discriminator is the log-ratio of two densities."""
 
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional.types import Array
+
 __all__ = ["discriminator_loss", "generator_loss"]
 
 
-def discriminator_loss(logits_real, logits_fake):
+def discriminator_loss(logits_real: Array, logits_fake: Array) -> Array:
     r"""Binary cross-entropy of a discriminator; at its optimum the logit is the log-ratio of the densities.
 
     $\mathcal L_D = \mathbb E_{p}[\log(1+e^{-d(x)})] + \mathbb E_{q}[\log(1+e^{d(x)})],\quad
@@ -22,7 +24,7 @@ def discriminator_loss(logits_real, logits_fake):
     return jnp.mean(jax.nn.softplus(-logits_real)) + jnp.mean(jax.nn.softplus(logits_fake))
 
 
-def generator_loss(logits_fake):
+def generator_loss(logits_fake: Array) -> Array:
     r"""Non-saturating loss of a generator.
 
     $\mathcal L_G = \mathbb E_{q}[\log(1+e^{-d(x)})]$

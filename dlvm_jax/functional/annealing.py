@@ -5,12 +5,14 @@ p(z), or an encoder's q(z|x)) to an unnormalised one (`log_target`: the joint lo
 [chains, *batch, *event] -> [chains, *batch]: one call evaluates all chains of all data, each on its own.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.types import Array, Key, Numeric
 
 __all__ = ["Annealed", "adapt_step_size", "ais", "sigmoid_betas"]
 
@@ -22,12 +24,12 @@ STEP_JITTER = 0.2  # a trajectory of one length for ever may close on itself and
 class Annealed(NamedTuple):
     """Log-weights [chains, *batch], mean acceptance [temperatures, *batch], final states [chains, *batch, *event]."""
 
-    log_w: jax.Array
-    acceptance: jax.Array
-    z: jax.Array
+    log_w: Array
+    acceptance: Array
+    z: Array
 
 
-def sigmoid_betas(temperatures):
+def sigmoid_betas(temperatures: int) -> Array:
     r"""Inverse temperatures that are dense near 0 and 1, where the distribution changes fastest.
 
     $\beta_t = \frac{s_t - s_0}{s_T - s_0},\quad s_t = \mathrm{sigmoid}\big(4\,(2t/T - 1)\big),\ t = 0..T$
@@ -92,7 +94,15 @@ def _path(log_start, log_target, beta):
     return lambda z: (1 - beta) * log_start(z) + beta * log_target(z)
 
 
-def adapt_step_size(key, log_start, log_target, z0, betas, step_size=0.5, leapfrog_steps=10):
+def adapt_step_size(
+    key: Key,
+    log_start: Callable[[Array], Array],
+    log_target: Callable[[Array], Array],
+    z0: Array,
+    betas: Array,
+    step_size: Numeric = 0.5,
+    leapfrog_steps: int = 10,
+) -> Array:
     r"""Step sizes for `ais`, one for each temperature and each datum, from a pilot run that is thrown away.
 
     $\log\epsilon_{t+1} = \log\epsilon_t + \eta\,(\bar a_t - 0.65)$, $\bar a_t$ the acceptance averaged over the chains.
@@ -123,7 +133,15 @@ def adapt_step_size(key, log_start, log_target, z0, betas, step_size=0.5, leapfr
     return jax.lax.scan(step, start, (jax.random.split(key, len(betas) - 1), betas[1:]))[1]
 
 
-def ais(key, log_start, log_target, z0, betas, step_size, leapfrog_steps=10):
+def ais(
+    key: Key,
+    log_start: Callable[[Array], Array],
+    log_target: Callable[[Array], Array],
+    z0: Array,
+    betas: Array,
+    step_size: Numeric,
+    leapfrog_steps: int = 10,
+) -> Annealed:
     r"""Annealed importance sampling: log-weights whose mean weight is the ratio of normalising constants, here p(x).
 
     $\log w = \sum_{t=1}^T (\beta_t-\beta_{t-1})\,[\log f_1(z_{t-1}) - \log f_0(z_{t-1})],\quad

@@ -4,10 +4,13 @@ An encoder E maps x to a code z = E(x) and a decoder D maps it back.  A loss is 
 the sum over examples, each with its own weight.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.types import Array, Key, Numeric
 
 __all__ = [
     "contractive_penalty",
@@ -20,7 +23,7 @@ __all__ = [
 ]
 
 
-def squared_error(x, reconstruction, event_ndim=1):
+def squared_error(x: Array, reconstruction: Array, event_ndim: int = 1) -> Array:
     r"""Autoencoder loss of each example.
 
     $\|D(E(x)) - x\|_2^2 = \sum_i (D(E(x))_i - x_i)^2$
@@ -35,7 +38,7 @@ def squared_error(x, reconstruction, event_ndim=1):
     return sum_event(jnp.square(reconstruction - x), event_ndim)
 
 
-def sparse_penalty(code):
+def sparse_penalty(code: Array) -> Array:
     r"""Penalty of a sparse autoencoder, the l1 norm of the code.
 
     $\Omega(x) = \|E(x)\|_1 = \sum_j |E(x)_j|$
@@ -51,7 +54,7 @@ def sparse_penalty(code):
     return sum_event(code * jnp.sign(code), 1)  # |z| with slope 0 at 0; that of jnp.abs is 1 there
 
 
-def soft_threshold(x, threshold):
+def soft_threshold(x: Array, threshold: Numeric) -> Array:
     r"""Soft-threshold, the proximal map of the l1 norm.
 
     $S_\tau(x) = \mathrm{sign}(x)\max(|x|-\tau, 0) = \arg\min_z \tfrac12(z-x)^2 + \tau|z|$
@@ -64,7 +67,7 @@ def soft_threshold(x, threshold):
     return jnp.sign(x) * jnp.maximum(jnp.abs(x) - threshold, 0)
 
 
-def sparse_code(x, dictionary, penalty):
+def sparse_code(x: Array, dictionary: Array, penalty: Numeric) -> Array:
     r"""Best code of a sparse autoencoder whose decoder is linear with orthonormal columns, in closed form.
 
     $\arg\min_z \|Wz - x\|_2^2 + \lambda\|z\|_1 = S_{\lambda/2}(W^\top x),\ W^\top W = I$
@@ -79,13 +82,13 @@ def sparse_code(x, dictionary, penalty):
     return soft_threshold(jnp.matmul(x, dictionary, precision="highest"), penalty / 2)
 
 
-def gaussian_corruption(key, x, std):
+def gaussian_corruption(key: Key, x: Array, std: Numeric) -> Array:
     r"""Additive Gaussian noise on the input of a denoising autoencoder.
 
     $\tilde x = x + \sigma\epsilon,\ \epsilon\sim\mathcal N(0, I)$
 
     The denoising loss is $\|D(E(\tilde x)) - x\|_2^2$ against the clean x; its best D(E(.)) of all functions is the posterior
-    mean $\mathbb E[x\mid\tilde x] = \tilde x + \sigma^2\nabla\log p_\sigma(\tilde x)$ (Tweedie), p_sigma the law of x~.
+    mean $\mathbb E[x\mid\tilde x] = \tilde x + \sigma^2\nabla\log p_\sigma(\tilde x)$ (Tweedie), p_sigma the density of x~.
     Shapes: `x` any, `std` broadcasts -> as `x`.  Source: Vincent et al. 2010, section 3.3.
 
     >>> gaussian_corruption(jax.random.key(0), jnp.ones(2), 0.0)
@@ -95,7 +98,7 @@ def gaussian_corruption(key, x, std):
     return x + std * jax.random.normal(key, x.shape, x.dtype)
 
 
-def masking_corruption(key, x, rate):
+def masking_corruption(key: Key, x: Array, rate: Numeric) -> Array:
     r"""Masking noise on the input of a denoising autoencoder: each element is zeroed with probability `rate`.
 
     $\tilde x = m\odot x,\ m_i\sim\mathrm{Bernoulli}(1-\rho)$
@@ -110,7 +113,7 @@ def masking_corruption(key, x, rate):
     return jnp.where(kept, x, 0)
 
 
-def contractive_penalty(encode, x, event_ndim=1):
+def contractive_penalty(encode: Callable[[Array], Array], x: Array, event_ndim: int = 1) -> Array:
     r"""Penalty of a contractive autoencoder, the squared Frobenius norm of the encoder's Jacobian.
 
     $\Omega(x) = \|\partial E(x)/\partial x\|_F^2 = \sum_j\sum_i (\partial E_j/\partial x_i)^2$

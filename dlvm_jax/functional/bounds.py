@@ -4,12 +4,15 @@ Everything is built from log-weights log w = log p(x|z) + log p(z) - log q(z|x) 
 leading axis.  Results keep the batch and are in nats; means over data are taken by the caller.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from dlvm_jax.functional.numerics import log_mean_exp
+from dlvm_jax.functional.types import Array, Numeric, Shape
 
 __all__ = [
     "Evidence",
@@ -28,7 +31,7 @@ __all__ = [
 ]
 
 
-def log_weight(log_lik, log_prior, log_posterior):
+def log_weight(log_lik: Array, log_prior: Array, log_posterior: Array) -> Array:
     r"""Logarithm of the importance weight of a latent sample.
 
     $\log w = \log p(x\mid z) + \log p(z) - \log q(z\mid x)$
@@ -41,7 +44,7 @@ def log_weight(log_lik, log_prior, log_posterior):
     return log_lik + log_prior - log_posterior
 
 
-def elbo(log_lik, kl, beta=1.0):
+def elbo(log_lik: Array, kl: Array, beta: Numeric = 1.0) -> Array:
     r"""Evidence lower bound with the KL given (analytic or estimated); beta-ELBO for beta other than 1.
 
     $\mathcal L_\beta = \mathbb E_{q(z\mid x)}[\log p(x\mid z)] - \beta\,\mathrm{KL}(q(z\mid x)\,\|\,p(z))$
@@ -55,7 +58,7 @@ def elbo(log_lik, kl, beta=1.0):
     return jnp.mean(log_lik, axis=0) - beta * kl
 
 
-def elbo_sampled(log_lik, log_prior, log_posterior, beta=1.0):
+def elbo_sampled(log_lik: Array, log_prior: Array, log_posterior: Array, beta: Numeric = 1.0) -> Array:
     r"""Evidence lower bound with the KL estimated from the same samples.
 
     $\mathcal L_\beta = \frac1S\sum_s \log p(x\mid z_s) - \beta\,[\log q(z_s\mid x) - \log p(z_s)],
@@ -70,7 +73,7 @@ def elbo_sampled(log_lik, log_prior, log_posterior, beta=1.0):
     return jnp.mean(log_lik - beta * (log_posterior - log_prior), axis=0)
 
 
-def naive_evidence(log_lik):
+def naive_evidence(log_lik: Array) -> Array:
     r"""Log-evidence by averaging the likelihood over samples of the prior.
 
     $\log\hat p(x) = \log\frac1S\sum_s p(x\mid z_s),\ z_s\sim p(z)$
@@ -85,7 +88,7 @@ def naive_evidence(log_lik):
     return log_mean_exp(log_lik)
 
 
-def importance_weighted(log_w):
+def importance_weighted(log_w: Array) -> Array:
     r"""Importance-weighted bound (IWAE); equals the ELBO for K = 1 and rises to log p(x) with K.
 
     $\mathcal L_K = \log\frac1K\sum_{k=1}^K w_k,\ z_k\sim q(z\mid x)$
@@ -100,7 +103,7 @@ def importance_weighted(log_w):
     return log_mean_exp(log_w)
 
 
-def renyi(log_w, alpha):
+def renyi(log_w: Array, alpha: float) -> Array:
     r"""Renyi variational bound of order alpha.
 
     $\mathcal L_\alpha = \frac1{1-\alpha}\log\frac1K\sum_k w_k^{1-\alpha}$
@@ -127,7 +130,7 @@ def _scale_tangent(primals, tangents):
     return z, tangents[0] * weight
 
 
-def dreg(log_weight_fn, z):
+def dreg(log_weight_fn: Callable[[Array], Array], z: Array) -> Array:
     r"""Importance-weighted bound whose gradient is doubly reparameterised.
 
     $\nabla_\theta = \sum_k\tilde w_k\,\partial_\theta\log w_k,\quad
@@ -155,21 +158,21 @@ def dreg(log_weight_fn, z):
 class Evidence(NamedTuple):
     """Estimate of log p(x), its standard error and the effective sample size, each [*batch]."""
 
-    log_evidence: jax.Array
-    standard_error: jax.Array
-    effective_sample_size: jax.Array
+    log_evidence: Array
+    standard_error: Array
+    effective_sample_size: Array
 
 
 class Weights(NamedTuple):
     """Running sums of importance weights, safe against overflow: everything is relative to `log_max`."""
 
-    count: jax.Array
-    log_max: jax.Array
-    total: jax.Array
-    total_squares: jax.Array
+    count: Array
+    log_max: Array
+    total: Array
+    total_squares: Array
 
 
-def empty_weights(shape=(), dtype=jnp.float32):
+def empty_weights(shape: Shape = (), dtype: DTypeLike = jnp.float32) -> Weights:
     r"""Running sums of no weight at all.
 
     $n = 0,\ \sum_k w_k = \sum_k w_k^2 = 0$
@@ -183,7 +186,7 @@ def empty_weights(shape=(), dtype=jnp.float32):
     return Weights(zero, jnp.full(shape, -jnp.inf, dtype), zero, zero)
 
 
-def accumulate(weights, log_w):
+def accumulate(weights: Weights, log_w: Array) -> Weights:
     r"""Add a chunk of log-weights to running sums, so that thousands of samples need no memory.
 
     $m' = \max(m, \max_k\log w_k),\quad S' = S e^{m-m'} + \sum_k e^{\log w_k - m'}$
@@ -205,7 +208,7 @@ def accumulate(weights, log_w):
     )
 
 
-def summarise(weights):
+def summarise(weights: Weights) -> Evidence:
     r"""Evidence estimate from running sums of weights.
 
     $\log\hat p = \log\frac1K\sum_k w_k,\quad
@@ -228,7 +231,7 @@ def summarise(weights):
     return Evidence(log_max + log_mean, jnp.sqrt(relative_variance), ess)
 
 
-def evidence(log_w):
+def evidence(log_w: Array) -> Evidence:
     r"""Evidence estimate with standard error and effective sample size from all log-weights at once.
 
     $\log\hat p(x) = \log\frac1K\sum_k w_k$ with the errors of `summarise`.

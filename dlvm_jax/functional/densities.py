@@ -1,6 +1,6 @@
 """Log-densities and samplers.
 
-Every log-density sums exactly its event axes (the last `event_ndim`, one unless told otherwise) and keeps the batch;
+Every log-density sums exactly its event axes (the last `event_ndim`, one by default) and keeps the batch;
 parameters broadcast against the value.  Samplers take `(key, *parameters, shape)` and return `shape` + the parameters'
 shape; the Gaussian ones are reparameterised.  Gaussians are parameterised by `log_std`; units are nats.
 """
@@ -9,9 +9,17 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dlvm_jax.functional.numerics import as_float, log1mexp, sum_event
+from dlvm_jax.functional.numerics import (
+    LOG_2PI,
+    as_float,
+    einsum,
+    log1mexp,
+    log_normal_cdf,
+    log_normal_interval,
+    sum_event,
+)
+from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
     "bernoulli_log_prob",
@@ -32,10 +40,8 @@ __all__ = [
     "reparameterise",
 ]
 
-LOG_2PI = math.log(2 * math.pi)
 
-
-def reparameterise(eps, mean, log_std):
+def reparameterise(eps: Array, mean: Numeric, log_std: Numeric) -> Array:
     r"""The reparameterisation of a diagonal Gaussian.
 
     $z = \mu + e^{\log\sigma} \odot \epsilon$
@@ -49,7 +55,7 @@ def reparameterise(eps, mean, log_std):
     return mean + jnp.exp(log_std) * eps
 
 
-def normal_log_prob(x, mean, log_std, event_ndim=1):
+def normal_log_prob(x: Array, mean: Numeric, log_std: Numeric, event_ndim: int = 1) -> Array:
     r"""Log-density of a diagonal Gaussian.
 
     $\log\mathcal N(x\mid\mu,\sigma^2)
@@ -66,7 +72,7 @@ def normal_log_prob(x, mean, log_std, event_ndim=1):
     return sum_event(-0.5 * jnp.square(standard) - log_std - 0.5 * LOG_2PI, event_ndim)
 
 
-def normal_sample(key, mean, log_std, shape=()):
+def normal_sample(key: Key, mean: Numeric, log_std: Numeric, shape: Shape = ()) -> Array:
     r"""Reparameterised draw from a diagonal Gaussian.
 
     $z = \mu + \sigma\odot\epsilon,\ \epsilon\sim\mathcal N(0, I)$
@@ -82,7 +88,7 @@ def normal_sample(key, mean, log_std, shape=()):
     return reparameterise(jax.random.normal(key, full, jnp.result_type(mean, log_std, float)), mean, log_std)
 
 
-def multivariate_normal_log_prob(x, mean, scale_tril):
+def multivariate_normal_log_prob(x: Array, mean: Array, scale_tril: Array) -> Array:
     r"""Log-density of a Gaussian with full covariance $\Sigma = LL^\top$.
 
     $\log\mathcal N(x\mid\mu,LL^\top)
@@ -107,7 +113,7 @@ def multivariate_normal_log_prob(x, mean, scale_tril):
     return sum_event(-0.5 * jnp.square(white) - log_diagonal - 0.5 * LOG_2PI, 1)
 
 
-def multivariate_normal_sample(key, mean, scale_tril, shape=()):
+def multivariate_normal_sample(key: Key, mean: Array, scale_tril: Array, shape: Shape = ()) -> Array:
     r"""Reparameterised draw from a Gaussian with full covariance.
 
     $z = \mu + L\epsilon,\ \epsilon\sim\mathcal N(0, I)$
@@ -120,10 +126,10 @@ def multivariate_normal_sample(key, mean, scale_tril, shape=()):
     mean = jnp.asarray(mean)
     full = shape + jnp.broadcast_shapes(mean.shape, scale_tril.shape[:-1])
     eps = jax.random.normal(key, full, jnp.result_type(mean, scale_tril))
-    return mean + jnp.einsum("...ij,...j->...i", scale_tril, eps, precision="highest")
+    return mean + einsum("...ij,...j->...i", scale_tril, eps)
 
 
-def bernoulli_log_prob(x, logits, event_ndim=1):
+def bernoulli_log_prob(x: Array, logits: Array, event_ndim: int = 1) -> Array:
     r"""Log-probability of binary values under Bernoulli logits.
 
     $\log p(x\mid l) = \sum_i x_i l_i - \log(1+e^{l_i})$
@@ -143,7 +149,7 @@ def _wide(x):
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def bernoulli_sample(key, logits, shape=()):
+def bernoulli_sample(key: Key, logits: Array, shape: Shape = ()) -> Array:
     r"""Draw binary values, as the dtype of the logits.
 
     $x_i = 1\{u_i < \mathrm{sigmoid}(l_i)\},\ u_i\sim U(0,1)$
@@ -158,7 +164,7 @@ def bernoulli_sample(key, logits, shape=()):
     return draw.astype(logits.dtype)
 
 
-def categorical_log_prob(x, logits, event_ndim=1):
+def categorical_log_prob(x: Array, logits: Array, event_ndim: int = 1) -> Array:
     r"""Log-probability of integer levels under categorical logits.
 
     $\log p(x\mid l) = \sum_i l_{i,x_i} - \log\sum_k e^{l_{ik}}$
@@ -177,7 +183,7 @@ def categorical_log_prob(x, logits, event_ndim=1):
     return sum_event(picked, event_ndim)
 
 
-def categorical_sample(key, logits, shape=()):
+def categorical_sample(key: Key, logits: Array, shape: Shape = ()) -> Array:
     r"""Draw integer levels, as the dtype of the logits.
 
     $x_i \sim \mathrm{softmax}(l_i)$
@@ -209,7 +215,9 @@ def _with_tails(x, levels, first, middle, last):
     return jnp.where(x <= 0, first, jnp.where(x >= levels - 1, last, middle))
 
 
-def discretised_logistic_log_prob(x, mean, log_scale, levels=256, event_ndim=1):
+def discretised_logistic_log_prob(
+    x: Array, mean: Numeric, log_scale: Numeric, levels: int = 256, event_ndim: int = 1
+) -> Array:
     r"""Log-probability of levels 0..L-1 under a logistic density on [0, 1], cut into L bins; the end bins take the tails.
 
     $\log P(x=k) = \log\big[F(\tfrac{k+1}L) - F(\tfrac kL)\big],\quad
@@ -228,7 +236,9 @@ def discretised_logistic_log_prob(x, mean, log_scale, levels=256, event_ndim=1):
     return sum_event(_with_tails(x, levels, below, below + above + log1mexp(width), above), event_ndim)
 
 
-def discretised_logistic_sample(key, mean, log_scale, levels=256, shape=()):
+def discretised_logistic_sample(
+    key: Key, mean: Numeric, log_scale: Numeric, levels: int = 256, shape: Shape = ()
+) -> Array:
     r"""Draw levels from a discretised logistic.
 
     $x = \mathrm{clip}(\lfloor L(\mu + s\,\mathrm{logit}\,u)\rfloor, 0, L-1),\ u\sim U(0,1)$
@@ -246,7 +256,9 @@ def discretised_logistic_sample(key, mean, log_scale, levels=256, shape=()):
     return jnp.clip(jnp.floor(levels * reparameterise(noise, mean, log_scale)), 0, levels - 1)
 
 
-def discretised_logistic_mixture_log_prob(x, logits, mean, log_scale, levels=256, event_ndim=1):
+def discretised_logistic_mixture_log_prob(
+    x: Array, logits: Array, mean: Numeric, log_scale: Numeric, levels: int = 256, event_ndim: int = 1
+) -> Array:
     r"""Log-probability of levels 0..L-1 under a mixture of discretised logistics for each element.
 
     $\log P(x) = \sum_i\log\sum_k \pi_{ik}\,P(x_i\mid\mu_{ik}, s_{ik}),\quad \pi_i = \mathrm{softmax}(l_i)$
@@ -263,7 +275,9 @@ def discretised_logistic_mixture_log_prob(x, logits, mean, log_scale, levels=256
     return sum_event(jax.nn.logsumexp(jax.nn.log_softmax(logits, -1) + each, axis=-1), event_ndim)
 
 
-def discretised_logistic_mixture_sample(key, logits, mean, log_scale, levels=256, shape=()):
+def discretised_logistic_mixture_sample(
+    key: Key, logits: Array, mean: Numeric, log_scale: Numeric, levels: int = 256, shape: Shape = ()
+) -> Array:
     r"""Draw levels from a mixture of discretised logistics: first the component of each element, then its level.
 
     $k_i\sim\mathrm{softmax}(l_i),\quad x_i \sim P(\cdot\mid\mu_{ik_i}, s_{ik_i})$
@@ -287,61 +301,9 @@ def discretised_logistic_mixture_sample(key, logits, mean, log_scale, levels=256
     return discretised_logistic_sample(key_level, chosen(mean), chosen(log_scale), levels)
 
 
-GAUSS_NODES, GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(8)
-
-
-@jax.custom_jvp
-def _mills(x):
-    """Phi(x) / phi(x) for x <= 0: erfc near zero, Laplace's continued fraction below -8."""
-    near = x > -8
-    small, large = jnp.where(near, x, -1.0), jnp.where(near, 8.0, -x)
-    centre = math.sqrt(math.pi / 2) * jax.lax.erfc(-math.sqrt(0.5) * small) * jnp.exp(0.5 * jnp.square(small))
-    u = 1 / jnp.square(large)
-    above, above_next, below, below_next = 1.0, 1.0, 0.0, 1.0
-    for n in range(1, 21):  # 1 / (t + 1 / (t + 2 / (t + ...))), right to double precision from t = 8
-        above, above_next = above_next, above_next + n * u * above
-        below, below_next = below_next, below_next + n * u * below
-    return jnp.where(near, centre, below_next / (large * above_next))
-
-
-@_mills.defjvp
-def _mills_tangent(primals, tangents):
-    (x,), (dx,) = primals, tangents
-    value = _mills(x)
-    return value, (1 + x * value) * dx
-
-
-def _log_ndtr(x):
-    """log Phi(x), with a right gradient in tails so far that phi / Phi would be the difference of two huge exponents."""
-    tail = x < 0
-    low, high = jnp.where(tail, x, -1.0), jnp.where(tail, 1.0, x)
-    lower = -0.5 * jnp.square(low) - 0.5 * LOG_2PI + jnp.log(_mills(low))
-    return jnp.where(tail, lower, jnp.log1p(-jax.scipy.special.ndtr(-high)))
-
-
-def _log_normal_interval(a, b, width):
-    """log(Phi(b) - Phi(a)), b = a + width: Gauss-Legendre where both tails nearly cancel, Mills ratios elsewhere."""
-    centre = 0.5 * (a + b)
-    narrow = width * (1 + jnp.abs(centre)) < 2
-    m, w = jnp.where(narrow, centre, 0.0), jnp.where(narrow, width, 1.0)
-    # integral over the bin of phi(m + u) / phi(m) = exp(-m u - u^2 / 2); the nodes are exact to double precision here
-    terms = [
-        wt * jnp.exp(-m * w * t / 2 - jnp.square(w * t) / 8)
-        for t, wt in zip(GAUSS_NODES.tolist(), GAUSS_WEIGHTS.tolist(), strict=True)
-    ]
-    quadrature = -0.5 * jnp.square(m) - 0.5 * LOG_2PI + jnp.log(w / 2) + jnp.log(sum(terms))
-    flip = centre > 0  # work in the lower tail
-    low, high = jnp.where(flip, -b, a), jnp.where(flip, -a, b)
-    straddles = high > 0
-    l, h = (jnp.where(narrow | straddles, safe, edge) for safe, edge in ((-2.0, low), (-1.0, high)))
-    gap = jnp.where(narrow | straddles, 1.0, width * jnp.abs(centre))  # (l^2 - h^2) / 2, which would cancel
-    tail = -0.5 * jnp.square(h) - 0.5 * LOG_2PI + jnp.log(_mills(h) - _mills(l) * jnp.exp(-gap))
-    l, h = (jnp.where(~narrow & straddles, edge, safe) for safe, edge in ((-1.0, low), (1.0, high)))
-    middle = jnp.log(jax.scipy.special.ndtr(h) - jax.scipy.special.ndtr(l))
-    return jnp.where(narrow, quadrature, jnp.where(straddles, middle, tail))
-
-
-def discretised_normal_log_prob(x, mean, log_std, levels=256, event_ndim=1):
+def discretised_normal_log_prob(
+    x: Array, mean: Numeric, log_std: Numeric, levels: int = 256, event_ndim: int = 1
+) -> Array:
     r"""Log-probability of levels 0..L-1 under a Gaussian on [0, 1], cut into L bins; the end bins take the tails.
 
     $\log P(x=k) = \log\big[\Phi\big(\tfrac{(k+1)/L-\mu}\sigma\big) - \Phi\big(\tfrac{k/L-\mu}\sigma\big)\big]$
@@ -354,12 +316,14 @@ def discretised_normal_log_prob(x, mean, log_std, levels=256, event_ndim=1):
     True
     """
     a, b, width = _bin_edges(x, mean, log_std, levels)
-    middle = _log_normal_interval(a, b, width)
-    first, last = _log_ndtr(b), _log_ndtr(-a)
+    middle = log_normal_interval(a, b, width)
+    first, last = log_normal_cdf(b), log_normal_cdf(-a)
     return sum_event(_with_tails(x, levels, first, middle, last), event_ndim)
 
 
-def discretised_normal_sample(key, mean, log_std, levels=256, shape=()):
+def discretised_normal_sample(
+    key: Key, mean: Numeric, log_std: Numeric, levels: int = 256, shape: Shape = ()
+) -> Array:
     r"""Draw levels from a discretised Gaussian.
 
     $x = \mathrm{clip}(\lfloor L(\mu+\sigma\epsilon)\rfloor, 0, L-1),\ \epsilon\sim\mathcal N(0,1)$
@@ -375,7 +339,7 @@ def discretised_normal_sample(key, mean, log_std, levels=256, shape=()):
     return jnp.clip(jnp.floor(levels * draw), 0, levels - 1)
 
 
-def bits_per_dim(log_prob, event_shape, bin_width=1.0):
+def bits_per_dim(log_prob: Numeric, event_shape: Shape, bin_width: float = 1.0) -> Array:
     r"""Bits per dimension of the *discrete* data behind a log-density.
 
     $\mathrm{bpd} = -\frac{\log p(x)}{D\log 2} - \log_2 h$

@@ -3,12 +3,14 @@
 The former are KL(q || p) in nats, sum the event axes (the last `event_ndim`) and keep the batch.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.numerics import as_float, sum_event
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
     "MonteCarlo",
@@ -27,11 +29,13 @@ __all__ = [
 class MonteCarlo(NamedTuple):
     """An estimate and its standard error, both [*batch]."""
 
-    value: jax.Array
-    standard_error: jax.Array
+    value: Array
+    standard_error: Array
 
 
-def kl_normal(mean_q, log_std_q, mean_p, log_std_p, event_ndim=1):
+def kl_normal(
+    mean_q: Numeric, log_std_q: Numeric, mean_p: Numeric, log_std_p: Numeric, event_ndim: int = 1
+) -> Array:
     r"""KL between two diagonal Gaussians.
 
     $\mathrm{KL} = \sum_i \log\frac{\sigma_{p,i}}{\sigma_{q,i}}
@@ -48,7 +52,7 @@ def kl_normal(mean_q, log_std_q, mean_p, log_std_p, event_ndim=1):
     return sum_event(0.5 * (jnp.expm1(2 * log_ratio) - 2 * log_ratio + jnp.square(distance)), event_ndim)
 
 
-def kl_standard_normal(mean, log_std, event_ndim=1):
+def kl_standard_normal(mean: Numeric, log_std: Numeric, event_ndim: int = 1) -> Array:
     r"""KL of a diagonal Gaussian from the standard normal.
 
     $\mathrm{KL} = \tfrac12\sum_i \mu_i^2 + \sigma_i^2 - 1 - \log\sigma_i^2$
@@ -62,7 +66,7 @@ def kl_standard_normal(mean, log_std, event_ndim=1):
     return kl_normal(mean, log_std, 0.0, 0.0, event_ndim)
 
 
-def kl_multivariate_normal(mean_q, tril_q, mean_p, tril_p):
+def kl_multivariate_normal(mean_q: Array, tril_q: Array, mean_p: Array, tril_p: Array) -> Array:
     r"""KL between two Gaussians with full covariances $L_qL_q^\top$ and $L_pL_p^\top$.
 
     $\mathrm{KL} = \tfrac12\big[\|L_p^{-1}L_q\|_F^2 + \|L_p^{-1}(\mu_q-\mu_p)\|^2 - D\big]
@@ -85,7 +89,7 @@ def kl_multivariate_normal(mean_q, tril_q, mean_p, tril_p):
     )
 
 
-def kl_bernoulli(logits_q, logits_p, event_ndim=1):
+def kl_bernoulli(logits_q: Array, logits_p: Array, event_ndim: int = 1) -> Array:
     r"""KL between Bernoulli distributions given by logits.
 
     $\mathrm{KL} = \sum_i q_i\,(l^q_i-l^p_i) + \log(1+e^{l^p_i}) - \log(1+e^{l^q_i}),\ q_i=\mathrm{sigmoid}(l^q_i)$
@@ -104,7 +108,7 @@ def kl_bernoulli(logits_q, logits_p, event_ndim=1):
     return sum_event(part(1) + part(-1), event_ndim)
 
 
-def kl_categorical(logits_q, logits_p, event_ndim=1):
+def kl_categorical(logits_q: Array, logits_p: Array, event_ndim: int = 1) -> Array:
     r"""KL between categorical distributions given by logits.
 
     $\mathrm{KL} = \sum_i\sum_k q_{ik}(\log q_{ik}-\log p_{ik})$
@@ -121,7 +125,7 @@ def kl_categorical(logits_q, logits_p, event_ndim=1):
     return sum_event(jnp.exp(log_q) * log_ratio, event_ndim + 1)
 
 
-def kl_monte_carlo(log_q, log_p):
+def kl_monte_carlo(log_q: Array, log_p: Array) -> MonteCarlo:
     r"""Monte-Carlo KL from samples of q, with its standard error.
 
     $\widehat{\mathrm{KL}} = \frac1S\sum_s \log q(z_s) - \log p(z_s),\ z_s\sim q$
@@ -141,7 +145,7 @@ def _square_distances(x, y):
     return jnp.sum(jnp.square(as_float(x)[:, None] - as_float(y)[None]), axis=-1)
 
 
-def rbf_kernel(x, y, bandwidth):
+def rbf_kernel(x: Array, y: Array, bandwidth: Numeric) -> Array:
     r"""Gaussian kernel between the rows of two samples.
 
     $k(x,y) = \exp\big(-\tfrac{\|x-y\|^2}{2 h^2}\big)$
@@ -154,7 +158,7 @@ def rbf_kernel(x, y, bandwidth):
     return jnp.exp(-0.5 * _square_distances(x, y) / bandwidth**2)
 
 
-def inverse_multiquadratic_kernel(x, y, scale):
+def inverse_multiquadratic_kernel(x: Array, y: Array, scale: Numeric) -> Array:
     r"""Inverse multiquadratic kernel between the rows of two samples, with heavier tails than the Gaussian.
 
     $k(x,y) = \frac{C}{C+\|x-y\|^2}$
@@ -168,7 +172,7 @@ def inverse_multiquadratic_kernel(x, y, scale):
     return scale / (scale + _square_distances(x, y))
 
 
-def mmd(x, y, kernel):
+def mmd(x: Array, y: Array, kernel: Callable[[Array, Array], Array]) -> Array:
     r"""Unbiased estimate of the squared maximum mean discrepancy; it may be negative, and must not be clamped.
 
     $\widehat{\mathrm{MMD}}^2 = \frac{1}{N(N-1)}\sum_{i\ne j}k(x_i,x_j) + \frac{1}{P(P-1)}\sum_{i\ne j}k(y_i,y_j)

@@ -1,4 +1,4 @@
-r"""Hyperbolic space as the Poincare ball, and the wrapped normal law on it.
+r"""Hyperbolic space as the Poincare ball, and the wrapped normal distribution on it.
 
 Points x of the ball $c\|x\|^2 < 1$ of curvature -c, c >= 0, are arrays [*batch, D]; the metric is $\lambda_x^2\,dx^2$ with
 $\lambda_x = 2/(1-c\|x\|^2)$.  Densities are with respect to the Riemannian volume $\lambda_x^D\,dx$.  A tangent vector at a base
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional import densities
 from dlvm_jax.functional.numerics import log1mexp, sum_event
+from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
     "distance",
@@ -50,7 +51,7 @@ def _inside(x, curvature):
     return x * jnp.where(outside, limit / jnp.sqrt(jnp.where(outside, square, 1.0)), 1.0)
 
 
-def mobius_add(x, y, curvature):
+def mobius_add(x: Array, y: Array, curvature: Numeric) -> Array:
     r"""Mobius addition on the Poincare ball.
 
     $x\oplus_c y = \frac{(1+2c\,x^\top y+c\|y\|^2)\,x+(1-c\|x\|^2)\,y}{1+2c\,x^\top y+c^2\|x\|^2\|y\|^2}$
@@ -67,7 +68,7 @@ def mobius_add(x, y, curvature):
     return _inside((near_x * total + square * x) / (near_x * near_y + square), curvature)
 
 
-def exp_map(base, tangent, curvature):
+def exp_map(base: Array, tangent: Array, curvature: Numeric) -> Array:
     r"""The end of the geodesic that leaves `base` along a tangent vector.
 
     $\exp_\mu(v) = \mu\oplus_c \tanh\big(\tfrac{\sqrt c\,\|v\|}2\big)\frac{v}{\sqrt c\,\|v\|}$
@@ -94,7 +95,7 @@ def _asinh_ratio(square):
     return _ratio(square, lambda t: jnp.arcsinh(t) / t, _ASINH)
 
 
-def log_map(base, x, curvature):
+def log_map(base: Array, x: Array, curvature: Numeric) -> Array:
     r"""The tangent vector at `base` whose geodesic ends in x: the inverse of `exp_map`.
 
     $\log_\mu(x) = \frac{2}{\sqrt c}\,\mathrm{artanh}(\sqrt c\,\|w\|)\,\frac{w}{\|w\|},\quad w = (-\mu)\oplus_c x$
@@ -112,7 +113,7 @@ def log_map(base, x, curvature):
     return 2 * _asinh_ratio(square) / jnp.sqrt(1 + square) * along
 
 
-def distance(x, y, curvature):
+def distance(x: Array, y: Array, curvature: Numeric) -> Array:
     r"""Geodesic distance.
 
     $d(x,y) = \frac{2}{\sqrt c}\,\mathrm{asinh}\sqrt{\frac{c\,\|x-y\|^2}{(1-c\|x\|^2)(1-c\|y\|^2)}}$
@@ -130,7 +131,7 @@ def distance(x, y, curvature):
     return (2 * _asinh_ratio(square) * root)[..., 0]
 
 
-def log_volume_change(tangent, curvature):
+def log_volume_change(tangent: Array, curvature: Numeric) -> Array:
     r"""Logarithm of the factor by which the exponential map stretches volume.
 
     $(D-1)\log\frac{\sinh(\sqrt c\,\|v\|)}{\sqrt c\,\|v\|}$
@@ -146,8 +147,8 @@ def log_volume_change(tangent, curvature):
     return (tangent.shape[-1] - 1) * grown
 
 
-def wrapped_normal_log_prob(x, mean, log_std, curvature):
-    r"""Log-density of the wrapped normal law: a Gaussian tangent vector at `mean`, followed along its geodesic.
+def wrapped_normal_log_prob(x: Array, mean: Array, log_std: Numeric, curvature: Numeric) -> Array:
+    r"""Log-density of the wrapped normal distribution: a Gaussian tangent vector at `mean`, followed along its geodesic.
 
     $\log p(x) = \log\mathcal N(v\mid 0,\sigma^2) - (D-1)\log\frac{\sinh(\sqrt c\,\|v\|)}{\sqrt c\,\|v\|},
         \quad v = \log_\mu(x)$
@@ -162,8 +163,10 @@ def wrapped_normal_log_prob(x, mean, log_std, curvature):
     return densities.normal_log_prob(tangent, 0.0, log_std) - log_volume_change(tangent, curvature)
 
 
-def wrapped_normal_sample(key, mean, log_std, curvature, shape=()):
-    r"""Reparameterised draw from the wrapped normal law.
+def wrapped_normal_sample(
+    key: Key, mean: Array, log_std: Numeric, curvature: Numeric, shape: Shape = ()
+) -> Array:
+    r"""Reparameterised draw from the wrapped normal distribution.
 
     $x = \exp_\mu(\sigma\odot\epsilon),\ \epsilon\sim\mathcal N(0, I)$
 

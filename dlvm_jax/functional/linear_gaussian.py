@@ -1,24 +1,21 @@
-r"""Gaussian conditioning, and the linear-Gaussian model z ~ N(0, I_M), x = W z + mu + noise, noise ~ N(0, sigma^2 I_D).
+r"""The linear-Gaussian model z ~ N(0, I_M), x = W z + mu + noise, noise ~ N(0, sigma^2 I_D): probabilistic PCA.
 
-The model is probabilistic PCA: evidence and posterior come from $M = W^\top W + \sigma^2 I$, its maximum of likelihood from
-a singular value decomposition or from EM.  Full covariances are given by lower Cholesky factors (`scale_tril`), and factors
-(of M too) are found from factors, by QR: a covariance formed on the way would cost half the digits.
+Evidence and posterior come from $M = W^\top W + \sigma^2 I$, the maximum of the likelihood from a singular value decomposition
+or from EM.  Posterior covariances are given by lower Cholesky factors (`scale_tril`), and the factor of M is found from W
+itself, by QR: a covariance formed on the way would cost half the digits.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax.core import Tracer
 from jax.scipy.linalg import solve_triangular
 
-from dlvm_jax.functional.densities import (
-    LOG_2PI,
-    _log_normal_interval,
-    multivariate_normal_sample,
-    normal_sample,
-)
-from dlvm_jax.functional.numerics import as_float
+from dlvm_jax.functional.conditioning import lower_factor
+from dlvm_jax.functional.densities import multivariate_normal_sample, normal_sample
+from dlvm_jax.functional.numerics import LOG_2PI, as_float, einsum, log_normal_interval
+from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
     "BetaVaeOptimum",
@@ -26,9 +23,6 @@ __all__ = [
     "LinearGaussian",
     "beta_vae_optimum",
     "code",
-    "gaussian_condition",
-    "gaussian_marginal",
-    "gaussian_posterior",
     "log_evidence",
     "log_evidence_observed",
     "posterior",
@@ -40,88 +34,12 @@ __all__ = [
 ]
 
 
-def _dot(subscripts, *arrays):
-    """A product at full precision: a TF32 one would spoil log-determinants."""
-    return jnp.einsum(subscripts, *arrays, precision="highest")
-
-
-def _lower(root):
-    """The lower-triangular L with positive diagonal and LL^T = RR^T, for R [n, k] of full rank n <= k."""
-    upper = jnp.linalg.qr(root.T, mode="r")
-    return (jnp.where(jnp.diagonal(upper) < 0, -1, 1)[:, None] * upper).T
-
-
-def gaussian_marginal(mean, scale_tril, a, b, noise_tril):
-    r"""Marginal p(y) of a linear-Gaussian model with x ~ N(mu, Lambda^-1) and y | x ~ N(A x + b, L^-1).
-
-    $p(y) = \mathcal N(y\mid A\mu+b,\ L^{-1}+A\Lambda^{-1}A^\top)$
-
-    Shapes: `mean` [*batch, n], `scale_tril` [n, n] (Cholesky factor of $\Lambda^{-1}$), `a` [m, n], `b` [m], `noise_tril`
-    [m, m] (of $L^{-1}$) -> mean [*batch, m], scale_tril [m, m].  Source: Bishop 2006, eq. 2.115.
-
-    >>> gaussian_marginal(jnp.ones(1), 3 * jnp.eye(1), jnp.ones((1, 1)), jnp.ones(1), 4 * jnp.eye(1))
-    (Array([2.], dtype=float32), Array([[5.]], dtype=float32))
-    """
-    root = jnp.concatenate([_dot("ij,jk->ik", a, scale_tril), noise_tril], axis=1)
-    return _dot("ij,...j->...i", a, mean) + b, _lower(root)
-
-
-def gaussian_posterior(mean, scale_tril, a, b, noise_tril, y):
-    r"""Posterior p(x | y) of a linear-Gaussian model with x ~ N(mu, Lambda^-1) and y | x ~ N(A x + b, L^-1).
-
-    $p(x\mid y) = \mathcal N(x\mid \Sigma\{A^\top L(y-b)+\Lambda\mu\},\ \Sigma),\quad \Sigma = (\Lambda+A^\top LA)^{-1}$
-
-    Shapes: as `gaussian_marginal`, and `y` [*batch, m] -> mean [*batch, n], scale_tril [n, n].
-    Source: Bishop 2006, eq. 2.116 and 2.117.
-
-    >>> one = jnp.eye(1)
-    >>> mean, tril = gaussian_posterior(jnp.zeros(1), one, one, jnp.zeros(1), one, jnp.ones(1))
-    >>> round(float(mean[0]), 6), round(float(tril[0, 0] ** 2), 6)
-    (0.5, 0.5)
-    """
-    # in units of the prior and of the noise the model is y = B x + noise, B = N^-1 A S, and the precision I + B^T B
-    white = solve_triangular(noise_tril, _dot("ij,jk->ik", a, scale_tril), lower=True)
-    factor = _lower(jnp.concatenate([jnp.eye(white.shape[1], dtype=white.dtype), white.T], axis=1))
-    root = solve_triangular(factor, scale_tril.T, lower=True).T  # root root^T = Sigma
-    gain = _dot("ij,jk->ik", root, solve_triangular(factor, white.T, lower=True))
-    gain = solve_triangular(noise_tril, gain.T, lower=True, trans=1).T
-    residual = y - _dot("ij,...j->...i", a, mean) - b
-    return mean + _dot("ij,...j->...i", gain, residual), _lower(root)
-
-
-def gaussian_condition(mean, scale_tril, observed, value):
-    r"""Conditional of a joint Gaussian on some of its coordinates; the others (a) keep their order.
-
-    $p(x_a\mid x_b) = \mathcal N(\mu_a+\Sigma_{ab}\Sigma_{bb}^{-1}(x_b-\mu_b),\
-        \Sigma_{aa}-\Sigma_{ab}\Sigma_{bb}^{-1}\Sigma_{ba})$
-
-    Shapes: `mean` [*batch, n], `scale_tril` [n, n], `observed` k different indices b (a sequence of Python integers), `value`
-    [*batch, k] -> mean [*batch, n - k], scale_tril [n - k, n - k].  Raises ValueError for indices out of range or repeated.
-    Source: Bishop 2006, eq. 2.81 and 2.82.
-
-    >>> mean, tril = gaussian_condition(jnp.zeros(2), jnp.array([[1.0, 0], [3, 4]]), [0], jnp.ones(1))
-    >>> float(mean[0]), float(tril[0, 0])
-    (3.0, 4.0)
-    """
-    size, observed = scale_tril.shape[0], np.asarray(observed, int)
-    if len(set(observed.tolist())) < observed.size or not np.isin(observed, np.arange(size)).all():
-        raise ValueError(
-            f"observed coordinates are different indices from 0 to {size - 1}, got {observed.tolist()}"
-        )
-    rest = np.setdiff1d(np.arange(size), observed)
-    # with the observed rows first, the factor holds the answer: its last block, and a gain that needs no inverse of Sigma_bb
-    factor, count = _lower(scale_tril[np.concatenate([observed, rest])]), observed.size
-    gain = solve_triangular(factor[:count, :count], factor[count:, :count].T, lower=True, trans=1).T
-    shift = _dot("ij,...j->...i", gain, value - mean[..., observed])
-    return mean[..., rest] + shift, factor[count:, count:]
-
-
 class LinearGaussian(NamedTuple):
     """Weights `w` [D, M], mean `mean` [D] and the logarithm of the noise's standard deviation, `log_std` []."""
 
-    w: jax.Array
-    mean: jax.Array
-    log_std: jax.Array
+    w: Array
+    mean: Array
+    log_std: Array
 
 
 def _factor(model):
@@ -134,12 +52,12 @@ def _factor(model):
     stacked = jnp.concatenate([model.w, noise])
     rough = jnp.linalg.qr(jax.lax.stop_gradient(stacked), mode="r")
     near = solve_triangular(rough, stacked.T, trans=1)
-    rest = jnp.linalg.cholesky(_dot("id,jd->ij", near, near))
+    rest = jnp.linalg.cholesky(einsum("id,jd->ij", near, near))
     rest = solve_triangular(rest, jnp.eye(len(rest), dtype=rest.dtype), lower=True).T
-    return _dot("id,ij->dj", near, rest), solve_triangular(rough, rest)
+    return einsum("id,ij->dj", near, rest), solve_triangular(rough, rest)
 
 
-def log_evidence(model, x):
+def log_evidence(model: LinearGaussian, x: Array) -> Array:
     r"""Exact log-evidence.
 
     $\log\mathcal N(x\mid\mu, C),\quad C = WW^\top+\sigma^2I,\quad C^{-1} = \sigma^{-2}I - \sigma^{-2}WM^{-1}W^\top,
@@ -155,16 +73,16 @@ def log_evidence(model, x):
     dim, latent = model.w.shape
     q, root = _factor(model)
     centred = x - model.mean
-    projected = _dot("dm,...d->...m", q[:dim], centred)
+    projected = einsum("dm,...d->...m", q[:dim], centred)
     # (x-mu)^T C^-1 (x-mu) as a sum of squares, the minimum over z: C^-1 written out cancels in float32 for small noise
-    residual = centred - _dot("dm,...m->...d", q[:dim], projected)
-    z = _dot("im,...m->...i", q[dim:], projected)  # times sigma
+    residual = centred - einsum("dm,...m->...d", q[:dim], projected)
+    z = einsum("im,...m->...i", q[dim:], projected)  # times sigma
     square = sum(jnp.sum(jnp.square(part * jnp.exp(-model.log_std)), -1) for part in (residual, z))
     log_det = 2 * (dim - latent) * model.log_std - 2 * jnp.sum(jnp.log(jnp.abs(jnp.diagonal(root))))
     return -0.5 * (square + log_det + dim * LOG_2PI)
 
 
-def posterior(model, x):
+def posterior(model: LinearGaussian, x: Array) -> tuple[Array, Array]:
     r"""Exact posterior p(z | x), as mean and Cholesky factor of the covariance.
 
     $\mathcal N(M^{-1}W^\top(x-\mu),\ \sigma^2M^{-1})$
@@ -177,11 +95,11 @@ def posterior(model, x):
     0.5
     """
     q, root = _factor(model)  # root root^T = M^-1
-    projected = _dot("dm,...d->...m", q[: len(model.w)], x - model.mean)
-    return _dot("ij,...j->...i", root, projected), jnp.exp(model.log_std) * _lower(root)
+    projected = einsum("dm,...d->...m", q[: len(model.w)], x - model.mean)
+    return einsum("ij,...j->...i", root, projected), jnp.exp(model.log_std) * lower_factor(root)
 
 
-def sample(model, key, shape=()):
+def sample(model: LinearGaussian, key: Key, shape: Shape = ()) -> tuple[Array, Array]:
     r"""Ancestral sample (x, z).
 
     $z\sim\mathcal N(0,I),\ x\sim\mathcal N(Wz+\mu,\sigma^2I)$
@@ -196,11 +114,11 @@ def sample(model, key, shape=()):
     latent = model.w.shape[1]
     identity = jnp.eye(latent, dtype=model.w.dtype)
     z = multivariate_normal_sample(key_z, jnp.zeros(latent, model.w.dtype), identity, shape)
-    mean = _dot("dm,...m->...d", model.w, z) + model.mean
+    mean = einsum("dm,...m->...d", model.w, z) + model.mean
     return normal_sample(key_x, mean, model.log_std), z
 
 
-def reconstruct(model, x):
+def reconstruct(model: LinearGaussian, x: Array) -> Array:
     r"""Least-squares reconstruction of x from its latent mean: the projection on the principal subspace.
 
     $\hat x = W(W^\top W)^{-1}M\,\mathbb E[z\mid x]+\mu = WW^+(x-\mu)+\mu$
@@ -212,8 +130,8 @@ def reconstruct(model, x):
     >>> reconstruct(LinearGaussian(jnp.array([[3.0], [0.0]]), jnp.ones(2), jnp.float32(0)), jnp.zeros(2))
     Array([0., 1.], dtype=float32)
     """
-    z = _dot("md,...d->...m", jnp.linalg.pinv(model.w), x - model.mean)
-    return model.mean + _dot("dm,...m->...d", model.w, z)
+    z = einsum("md,...d->...m", jnp.linalg.pinv(model.w), x - model.mean)
+    return model.mean + einsum("dm,...m->...d", model.w, z)
 
 
 def _masked(model, x, observed):
@@ -221,7 +139,7 @@ def _masked(model, x, observed):
     return model._replace(w=jnp.where(observed[:, None], model.w, 0)), jnp.where(observed, x, model.mean)
 
 
-def log_evidence_observed(model, x, observed):
+def log_evidence_observed(model: LinearGaussian, x: Array, observed: Array) -> Array:
     r"""Exact log-evidence of the observed coordinates of each example; what stands at the others (NaN, say) is ignored.
 
     $\log p(x_o) = \log\mathcal N(x_o\mid\mu_o,\ W_oW_o^\top+\sigma^2I)$
@@ -237,7 +155,7 @@ def log_evidence_observed(model, x, observed):
     return padded + jnp.sum(~observed, axis=1) * (model.log_std + 0.5 * LOG_2PI)
 
 
-def ppca_fit(x, latent):
+def ppca_fit(x: Array, latent: int) -> LinearGaussian:
     r"""Maximum-likelihood pPCA in closed form, from the M largest eigenpairs of the covariance of the data (with 1/N).
 
     $W = U_M(\Lambda_M-\sigma^2I)^{1/2},\quad \sigma^2 = \frac1{D-M}\sum_{i>M}\lambda_i,\quad \mu = \bar x$
@@ -261,7 +179,7 @@ def ppca_fit(x, latent):
     mean = jnp.mean(x, axis=0)
     _, singular, axes = jnp.linalg.svd(jnp.linalg.qr(x - mean, mode="r"), full_matrices=False)
     left, noiseless = singular[latent:], count <= latent + 1
-    if not noiseless and not isinstance(left, jax.core.Tracer):
+    if not noiseless and not isinstance(left, Tracer):
         if not jnp.isfinite(singular).all():
             raise ValueError("pPCA in closed form needs finite data; with missing values use ppca_em_step")
         noiseless = bool(left[0] <= max(count, dim) * jnp.finfo(x.dtype).eps * singular[0])
@@ -275,7 +193,7 @@ def ppca_fit(x, latent):
     return LinearGaussian(axes[:latent].T * scale, mean, 0.5 * jnp.log(variance))
 
 
-def ppca_em_step(model, x, observed=None):
+def ppca_em_step(model: LinearGaussian, x: Array, observed: Array | None = None) -> LinearGaussian:
     r"""One step of EM for pPCA; `observed` marks the entries that are not missing, and each example keeps its own posterior.
 
     $[w_d, \mu_d] = \big(\sum_n o_{nd}\mathbb E[\tilde z_n\tilde z_n^\top]\big)^{-1}\sum_n o_{nd}x_{nd}\mathbb E[\tilde z_n],
@@ -296,23 +214,23 @@ def ppca_em_step(model, x, observed=None):
     if observed is None:
         z, tril = posterior(model, x)
         z = jnp.concatenate([z, ones], axis=1)
-        spread = x.shape[0] * _dot("ij,kj->ik", tril, tril)  # posterior covariances, summed over examples
-        moment = jnp.pad(spread, ((0, 1), (0, 1))) + _dot("ni,nj->ij", z, z)
-        coefficients = jnp.linalg.solve(moment, _dot("ni,nd->id", z, x)).T
-        residual, entries = x - _dot("ni,di->nd", z, coefficients), x.size
-        doubt = x.shape[0] * jnp.square(_dot("di,ij->dj", coefficients[:, :-1], tril))
+        spread = x.shape[0] * einsum("ij,kj->ik", tril, tril)  # posterior covariances, summed over examples
+        moment = jnp.pad(spread, ((0, 1), (0, 1))) + einsum("ni,nj->ij", z, z)
+        coefficients = jnp.linalg.solve(moment, einsum("ni,nd->id", z, x)).T
+        residual, entries = x - einsum("ni,di->nd", z, coefficients), x.size
+        doubt = x.shape[0] * jnp.square(einsum("di,ij->dj", coefficients[:, :-1], tril))
     else:
         z, tril = jax.vmap(lambda x, o: posterior(*_masked(model, x, o)))(x, observed)
         z, weight = jnp.concatenate([z, ones], axis=1), observed.astype(model.w.dtype)
         x = jnp.where(observed, x, 0)
-        spread = _dot("nd,nij,nkj->dik", weight, tril, tril)  # over those that show coordinate d
-        moment = jnp.pad(spread, ((0, 0), (0, 1), (0, 1))) + _dot("nd,ni,nj->dij", weight, z, z)
+        spread = einsum("nd,nij,nkj->dik", weight, tril, tril)  # over those that show coordinate d
+        moment = jnp.pad(spread, ((0, 0), (0, 1), (0, 1))) + einsum("nd,ni,nj->dij", weight, z, z)
         unseen = ~jnp.any(observed, axis=0)[:, None]
         moment = jnp.where(unseen[..., None], jnp.eye(z.shape[1], dtype=z.dtype), moment)
-        coefficients = jnp.linalg.solve(moment, _dot("nd,ni->di", x, z)[..., None])[..., 0]
+        coefficients = jnp.linalg.solve(moment, einsum("nd,ni->di", x, z)[..., None])[..., 0]
         coefficients = jnp.where(unseen, jnp.column_stack([model.w, model.mean]), coefficients)
-        residual, entries = weight * (x - _dot("ni,di->nd", z, coefficients)), jnp.sum(weight)
-        doubt = weight * jnp.square(_dot("di,nij->jnd", coefficients[:, :-1], tril))
+        residual, entries = weight * (x - einsum("ni,di->nd", z, coefficients)), jnp.sum(weight)
+        doubt = weight * jnp.square(einsum("di,nij->jnd", coefficients[:, :-1], tril))
     # the doubt about w^T z as squares of w^T L: with the covariances LL^T it would keep half the digits
     variance = (jnp.sum(jnp.square(residual)) + jnp.sum(doubt)) / entries
     return LinearGaussian(coefficients[:, :-1], coefficients[:, -1], 0.5 * jnp.log(variance))
@@ -321,11 +239,13 @@ def ppca_em_step(model, x, observed=None):
 class BetaVaeOptimum(NamedTuple):
     """Squared singular values of W and posterior variances along them, both [M]; a unit with 0 and 1 has collapsed."""
 
-    squared_singular_values: jax.Array
-    posterior_variance: jax.Array
+    squared_singular_values: Array
+    posterior_variance: Array
 
 
-def beta_vae_optimum(eigenvalues, latent, log_std, beta=1.0):
+def beta_vae_optimum(
+    eigenvalues: Array, latent: int, log_std: Numeric, beta: Numeric = 1.0
+) -> BetaVaeOptimum:
     r"""Optimum of the linear beta-VAE with fixed noise: decoder N(W z + mu, sigma^2 I), Gaussian encoder with linear mean.
 
     $s_i^2 = \max(\lambda_i-\beta\sigma^2, 0),\quad v_i = \frac{\beta\sigma^2}{s_i^2+\beta\sigma^2},\quad
@@ -342,14 +262,14 @@ def beta_vae_optimum(eigenvalues, latent, log_std, beta=1.0):
     dim = eigenvalues.shape[0]
     if not 1 <= latent <= dim:
         raise ValueError(f"a linear VAE needs 1 to {dim} latent dimensions for data of {dim}, got {latent}")
-    if not isinstance(beta, jax.core.Tracer) and not beta > 0:
+    if not isinstance(beta, Tracer) and not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
     noise = beta * jnp.exp(2 * log_std)
     squares = jnp.maximum(jnp.sort(eigenvalues)[::-1][:latent] - noise, 0)
     return BetaVaeOptimum(squares, noise / (squares + noise))
 
 
-def posterior_mean_variance(model):
+def posterior_mean_variance(model: LinearGaussian) -> Array:
     r"""How much each unit's posterior mean varies over data of the model; a unit is called active above 0.01.
 
     $\mathrm{Var}_x(\mathbb E[z_i\mid x]) = (M^{-1}W^\top W)_{ii}$, at the maximum of likelihood $(\lambda_i-\sigma^2)/\lambda_i$.
@@ -362,18 +282,18 @@ def posterior_mean_variance(model):
     """
     _, scale, axes = jnp.linalg.svd(model.w, full_matrices=False)
     share = jnp.square(scale) / (jnp.square(scale) + jnp.exp(2 * model.log_std))
-    return _dot("j,ji->i", share, jnp.square(axes))
+    return einsum("j,ji->i", share, jnp.square(axes))
 
 
 class Code(NamedTuple):
     """Integer codes [*batch, M], their rate in nats [*batch], and the data they decode to [*batch, D]."""
 
-    codes: jax.Array
-    rate: jax.Array
-    reconstruction: jax.Array
+    codes: Array
+    rate: Array
+    reconstruction: Array
 
 
-def code(model, x, step):
+def code(model: LinearGaussian, x: Array, step: Numeric) -> Code:
     r"""Lossy coding by the latent mean, rounded to a grid along the principal axes of W = U diag(s) V^T.
 
     $k_i = \mathrm{round}\big((V^\top\mathbb E[z\mid x])_i/\Delta\big),\quad
@@ -388,14 +308,14 @@ def code(model, x, step):
     >>> code(LinearGaussian(jnp.ones((3, 1)), jnp.zeros(3), jnp.float32(0)), jnp.ones(3), 0.1).codes
     Array([8], dtype=int32)
     """
-    if not isinstance(step, jax.core.Tracer) and not step > 0:
+    if not isinstance(step, Tracer) and not step > 0:
         raise ValueError(f"a quantisation step is positive, got {step}")
     axes, scale, _ = jnp.linalg.svd(model.w, full_matrices=False)
     total = jnp.square(scale) + jnp.exp(2 * model.log_std)
     gain = scale / total
-    codes = jnp.round(gain * _dot("dm,...d->...m", axes, x - model.mean) / step)
+    codes = jnp.round(gain * einsum("dm,...d->...m", axes, x - model.mean) / step)
     tau = scale / jnp.sqrt(total)
     width = step / jnp.maximum(tau, 1e-6 * step)  # a collapsed unit has code 0 and costs nothing
-    rate = -jnp.sum(_log_normal_interval((codes - 0.5) * width, (codes + 0.5) * width, width), axis=-1)
+    rate = -jnp.sum(log_normal_interval((codes - 0.5) * width, (codes + 0.5) * width, width), axis=-1)
     latent = step * codes / jnp.where(gain > 0, gain, 1)
-    return Code(codes.astype(jnp.int32), rate, model.mean + _dot("dm,...m->...d", axes, latent))
+    return Code(codes.astype(jnp.int32), rate, model.mean + einsum("dm,...m->...d", axes, latent))

@@ -5,10 +5,14 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional.types import Array, Numeric
+
 __all__ = ["normal_mixture_log_prob"]
 
 
-def normal_mixture_log_prob(z, mean, log_std, log_weights=None):
+def normal_mixture_log_prob(
+    z: Array, mean: Array, log_std: Array, log_weights: Numeric | None = None
+) -> Array:
     r"""Log-density of a mixture of diagonal Gaussians.
 
     $\log p(z) = \log\sum_k w_k\,\mathcal N(z\mid\mu_k,\sigma_k^2)$

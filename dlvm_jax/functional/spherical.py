@@ -1,4 +1,4 @@
-r"""Laws on the unit sphere: the uniform law and the von Mises-Fisher law $f(x) \propto e^{\kappa\mu^\top x}$.
+r"""Distributions on the unit sphere: uniform, and von Mises-Fisher with density $f(x) \propto e^{\kappa\mu^\top x}$.
 
 `dim` is the ambient dimension m >= 2: the sphere is $S^{m-1}$, points are unit vectors [*batch, m], densities are with respect
 to its area.  Everything about the concentration goes through the angle $\theta$ between x and $\mu$, whose density is
@@ -15,6 +15,7 @@ import numpy as np
 
 from dlvm_jax.functional.flows.orthogonal import householder
 from dlvm_jax.functional.numerics import as_float, sum_event
+from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
     "mean_resultant_length",
@@ -46,7 +47,7 @@ def _nodes(low, high, rule):
     return low[..., None] + width * x, width * w
 
 
-def check_dim(dim):
+def check_dim(dim: int) -> None:
     """Raise ValueError unless `dim` is an integer of at least 2."""
     if not isinstance(dim, int) or dim < 2:
         raise ValueError(f"a sphere needs an integer ambient dimension of at least 2, got {dim!r}")
@@ -97,7 +98,7 @@ def _shortfall(concentration, dim):
     return jnp.sum(mass * 2 * jnp.square(jnp.sin(angle / 2)), axis=-1) / jnp.sum(mass, axis=-1)
 
 
-def mean_resultant_length(concentration, dim):
+def mean_resultant_length(concentration: Numeric, dim: int) -> Array:
     r"""Length of the mean of a von Mises-Fisher vector, $\mathbb E[x] = A_m(\kappa)\,\mu$.
 
     $A_m(\kappa) = \frac{I_{m/2}(\kappa)}{I_{m/2-1}(\kappa)} = \frac{\kappa}{m-1}\,\mathbb E[\sin^2\theta]$
@@ -116,7 +117,7 @@ def mean_resultant_length(concentration, dim):
     return concentration * mean / (dim - 1)
 
 
-def to_sphere(x):
+def to_sphere(x: Array) -> Array:
     r"""The nearest point of the unit sphere.
 
     $x / \|x\|$
@@ -134,8 +135,8 @@ def to_sphere(x):
     return scaled / jnp.linalg.norm(scaled, axis=-1, keepdims=True)
 
 
-def uniform_sphere_log_prob(x):
-    r"""Log-density of the uniform law on the unit sphere.
+def uniform_sphere_log_prob(x: Array) -> Array:
+    r"""Log-density of the uniform distribution on the unit sphere.
 
     $\log p(x) = -\log\frac{2\pi^{m/2}}{\Gamma(m/2)}$
 
@@ -149,7 +150,7 @@ def uniform_sphere_log_prob(x):
     return jnp.full(x.shape[:-1], -_log_area(x.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))
 
 
-def uniform_sphere_sample(key, dim, shape=()):
+def uniform_sphere_sample(key: Key, dim: int, shape: Shape = ()) -> Array:
     r"""Draw uniformly from the unit sphere.
 
     $x = g/\|g\|,\ g\sim\mathcal N(0, I_m)$
@@ -164,8 +165,8 @@ def uniform_sphere_sample(key, dim, shape=()):
     return to_sphere(jax.random.normal(key, (*shape, dim)))
 
 
-def von_mises_fisher_log_prob(x, mean_direction, concentration):
-    r"""Log-density of the von Mises-Fisher law with respect to the area of the sphere.
+def von_mises_fisher_log_prob(x: Array, mean_direction: Array, concentration: Numeric) -> Array:
+    r"""Log-density of the von Mises-Fisher distribution with respect to the area of the sphere.
 
     $\log f(x) = \kappa\,\mu^\top x + \log\frac{\kappa^{m/2-1}}{(2\pi)^{m/2} I_{m/2-1}(\kappa)}$
 
@@ -189,8 +190,8 @@ def von_mises_fisher_log_prob(x, mean_direction, concentration):
     return exponent - _log_normaliser(concentration, dim) - _log_area(dim - 1)
 
 
-def von_mises_fisher_kl_uniform(concentration, dim):
-    r"""KL of a von Mises-Fisher law from the uniform law on the sphere.
+def von_mises_fisher_kl_uniform(concentration: Numeric, dim: int) -> Array:
+    r"""KL of a von Mises-Fisher distribution from the uniform one on the sphere.
 
     $\mathrm{KL} = \kappa A_m(\kappa) + \log\frac{\kappa^{m/2-1}}{(2\pi)^{m/2} I_{m/2-1}(\kappa)}
         + \log\frac{2\pi^{m/2}}{\Gamma(m/2)}$
@@ -215,9 +216,9 @@ def _angle(uniform, concentration, dim):
     """
     mode, low, high = _window(concentration, dim)
 
-    def density(angle, over=()):
-        each = (x[(..., *[None] * over)] for x in (mode, concentration))
-        return jnp.exp(_log_ratio(angle, *each, dim))
+    def density(angle, over):
+        top, k = (x[(..., *[None] * over)] for x in (mode, concentration))
+        return jnp.exp(_log_ratio(angle, top, k, dim))
 
     width = (high - low) / _PANELS
     starts = low[..., None] + width[..., None] * jnp.arange(_PANELS, dtype=width.dtype)
@@ -262,8 +263,10 @@ def _angle_tangent(dim, primals, tangents):
     return angle, jnp.where(lower, -tail, tail) * tangents[1]
 
 
-def von_mises_fisher_sample(key, mean_direction, concentration, shape=()):
-    r"""Reparameterised draw from the von Mises-Fisher law.
+def von_mises_fisher_sample(
+    key: Key, mean_direction: Array, concentration: Numeric, shape: Shape = ()
+) -> Array:
+    r"""Reparameterised draw from the von Mises-Fisher distribution.
 
     $x = \cos\theta\,\mu + \sin\theta\,v,\quad v\perp\mu \text{ uniform},\quad F_\kappa(\theta) = u\sim U(0,1),\quad
       \frac{d\theta}{d\kappa} = -\frac{\partial F_\kappa(\theta)/\partial\kappa}{p_\kappa(\theta)}$

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional.densities import normal_log_prob
 from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.types import Array
 
 __all__ = [
     "KLTerms",
@@ -24,13 +25,13 @@ __all__ = [
 class KLTerms(NamedTuple):
     """The three parts of the KL to the prior, each [*batch] in nats; they add up to log q(z|x) - log p(z)."""
 
-    mutual_information: jax.Array
-    total_correlation: jax.Array
-    dimension_wise_kl: jax.Array
+    mutual_information: Array
+    total_correlation: Array
+    dimension_wise_kl: Array
 
 
-def stratified_log_weights(batch, examples):
-    r"""Logarithms of the weights with which a minibatch stands for the whole data set, a row for each of its examples.
+def stratified_log_weights(batch: int, examples: int) -> Array:
+    r"""Log-weights that make a minibatch represent the whole data set, a row for each of its examples.
 
     $w_{ii} = \frac1N,\quad w_{ij} = \frac{N-1}{N(B-1)}\ (j\ne i)$
 
@@ -50,7 +51,9 @@ def stratified_log_weights(batch, examples):
     return jnp.where(jnp.eye(batch, dtype=bool), -math.log(examples), others)
 
 
-def total_correlation_terms(z, mean, log_std, log_prior, log_weights=None):
+def total_correlation_terms(
+    z: Array, mean: Array, log_std: Array, log_prior: Array, log_weights: Array | None = None
+) -> KLTerms:
     r"""The KL to a factorised prior as index-code mutual information, total correlation and dimension-wise KL.
 
     $\log\frac{q(z|x)}{p(z)} = \log\frac{q(z|x)}{q(z)} + \log\frac{q(z)}{\prod_j q(z_j)} + \log\frac{\prod_j q(z_j)}{p(z)}$
@@ -74,7 +77,7 @@ def total_correlation_terms(z, mean, log_std, log_prior, log_weights=None):
     return KLTerms(own - joint, joint - product, product - log_prior)
 
 
-def gaussian_total_correlation(covariance):
+def gaussian_total_correlation(covariance: Array) -> Array:
     r"""Total correlation of a Gaussian, the KL from the product of its marginals.
 
     $\mathrm{TC} = \tfrac12\big(\sum_i\log S_{ii} - \log|S|\big)$

@@ -275,6 +275,13 @@ def test_gradients_of_the_other_densities_equal_central_differences(x64):
         )
 
 
+def test_reparameterised_noise_has_the_mean_and_scale(dtype):
+    eps, mean, log_std = jnp.array([[1.0, -2.0]], dtype), jnp.array([0.5, 3.0], dtype), jnp.log(dtype(2.0))
+    z = d.reparameterise(eps, mean, log_std)
+    assert z.dtype == dtype
+    np.testing.assert_allclose(z, [[2.5, -1.0]], rtol=1e-6)
+
+
 def test_log_probs_broadcast_batch_first_event_last():
     x = jnp.zeros((7, 2, 4, 3))
     assert d.normal_log_prob(x, 0.0, 0.0, 2).shape == (7, 2)

@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 from dlvm_jax.functional import numerics
+from tests.functional.common import quadrature
 
 
 def test_log1mexp_is_accurate_from_tiny_to_huge():
@@ -21,6 +24,29 @@ def test_log1mexp_is_accurate_from_tiny_to_huge():
 def test_log1mexp_has_finite_gradients():
     gradient = jax.vmap(jax.grad(numerics.log1mexp))(jnp.array([1e-20, 0.5, 0.6931472, 1.0, 200.0]))
     assert np.isfinite(gradient).all()
+
+
+def test_log_normal_cdf_and_its_gradient_equal_scipy_in_every_tail(dtype):
+    """Rounding: of -x^2 / 2 on the left, of the exponent 12.5 in 1 - Phi(5); the gradient is phi / Phi, about -x far out."""
+    x = np.array([-1e3, -40.0, -8.1, -7.9, -1.0, 0.0, 1.0, 5.0])
+    value, slope = jax.vmap(jax.value_and_grad(numerics.log_normal_cdf))(jnp.asarray(x, dtype))
+    expected = scipy.special.log_ndtr(x)
+    eps = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(value, expected, rtol=20 * eps, atol=1e-37)
+    ratio = np.exp(scipy.stats.norm.logpdf(x) - expected)  # SciPy's own rounding of exponents of size 5e5
+    np.testing.assert_allclose(slope, ratio, rtol=max(30 * eps, 1e-9), atol=1e-37)
+
+
+def test_log_normal_interval_equals_quadrature_wherever_it_lies(dtype):
+    """Gauss-Legendre in the bin, the density at the middle taken out; widths on both sides of the change of formula."""
+    middle, width = np.meshgrid([-30.0, -3.0, -0.1, 0.0, 2.0, 25.0], [1e-6, 0.01, 0.7, 1.9, 2.5])
+    nodes, weights = quadrature(-0.5, 0.5, 200)
+    falls = -width[..., None] * nodes * (middle[..., None] + width[..., None] * nodes / 2)
+    expected = scipy.stats.norm.logpdf(middle) + np.log(width * (np.exp(falls) @ weights))
+    ends = (jnp.asarray(middle + side * width / 2, dtype) for side in (-1, 1))
+    found = numerics.log_normal_interval(*ends, jnp.asarray(width, dtype))
+    # rounding of the middle by eps |m| has a slope of |m|
+    np.testing.assert_allclose(found, expected, rtol=0, atol=3e3 * float(jnp.finfo(dtype).eps))
 
 
 def test_log_mean_exp_does_not_overflow_and_averages_over_the_given_axis():

@@ -1,22 +1,26 @@
 r"""Solvers that follow the backward kernels of the chain: ancestral sampling (DDPM) and its implicit relatives (DDIM)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 
-from dlvm_jax.functional.diffusion.process import alpha, posterior, sigma, transition
+from dlvm_jax.functional.diffusion.process import Process, alpha, posterior, sigma, transition
 from dlvm_jax.functional.diffusion.solvers import Solver, finish, is_clean
+from dlvm_jax.functional.types import Array, Denoiser
 
 __all__ = ["ancestral", "ddim"]
 
 
-def ancestral(process, denoise, variance="small"):
+def ancestral(process: Process, denoise: Callable[[Array, Any], Any], variance: str = "small") -> Solver:
     r"""Ancestral sampling: the posterior of the chain with the predicted clean point put in.
 
     $x_s = \tilde\mu(x_t,\hat x_0) + \varsigma z$ with $\varsigma^2$ the posterior's variance ("small"), the transition's
     ("large"), or between the two by the network's $v$ ("learned"): $\log\varsigma^2 = v\log\varsigma_{large}^2 +
     (1-v)\log\varsigma_{small}^2$
 
-    For "learned", `denoise` returns (x_0, v) with v in [0, 1], of the shape of x.  No noise is added in the step to a clean
-    point. One draw a step; weak order 1.  Raises ValueError for another variance.
+    denoise: for "learned" it returns (x_0, v) with v in [0, 1], of the shape of x.
+    No noise is added in the step to a clean point.  One draw a step; weak order 1.  Raises ValueError for another variance.
     Shapes: x any -> `Solver`.  Source: Ho, Jain, Abbeel 2020, algorithm 2 and section 3.2; Nichol & Dhariwal 2021, eq. 15.
 
     >>> from dlvm_jax.functional.diffusion import schedules, solvers
@@ -41,7 +45,7 @@ def ancestral(process, denoise, variance="small"):
     return Solver(lambda x: (x, x), step, 1)
 
 
-def ddim(process, denoise, eta=0.0):
+def ddim(process: Process, denoise: Denoiser, eta: float = 0.0) -> Solver:
     r"""DDIM: non-Markovian chains with the same marginals, deterministic for eta = 0, ancestral ("small") for eta = 1.
 
     $x_s = \alpha_s\hat x_0 + \sqrt{\sigma_s^2-\eta^2\tilde\sigma^2}\,\hat\epsilon + \eta\tilde\sigma z,\quad

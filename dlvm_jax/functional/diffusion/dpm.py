@@ -11,14 +11,15 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from dlvm_jax.functional.diffusion.process import alpha, posterior, sigma
+from dlvm_jax.functional.diffusion.process import Process, alpha, posterior, sigma
 from dlvm_jax.functional.diffusion.solvers import Solver, finish, time_between
 from dlvm_jax.functional.diffusion.targets import from_x0
+from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = ["dpm_multistep", "dpm_sde", "dpm_singlestep", "phi"]
 
 
-def phi(k, z):
+def phi(k: int, z: Numeric) -> Array:
     r"""The functions of exponential integrators.
 
     $\varphi_k(z) = \int_0^1e^{(1-\theta)z}\frac{\theta^{k-1}}{(k-1)!}\,d\theta = \sum_n\frac{z^n}{(n+k)!}$
@@ -54,7 +55,7 @@ def _network(process, form, x0, x, t):
     return x0 if form == "data" else from_x0(process, "epsilon", x0, x, t)
 
 
-def _advance(process, form, x, t, s, constant, linear=0.0, quadratic=0.0):
+def _advance(process, form, x, t, s, constant, linear: Numeric = 0.0, quadratic: Numeric = 0.0):
     """x_s when the network is constant + linear theta + quadratic theta^2, with theta the part of H that is gone.
 
     `constant` and the rest may carry other weights: each is multiplied by gain * k! phi_(k+1).
@@ -100,7 +101,7 @@ def _check(form, order, orders):
         raise ValueError(f"order is one of {orders}, got {order!r}")
 
 
-def dpm_singlestep(process, denoise, order=3, form="data"):
+def dpm_singlestep(process: Process, denoise: Denoiser, order: int = 3, form: str = "data") -> Solver:
     r"""DPM-Solver-1, -2, -3 (form "noise") and DPM-Solver++ 1, 2S, 3S (form "data"), each step by itself.
 
     $x_s = \frac{\sigma_s}{\sigma_t}x_t + \alpha_s\int_0^He^{\tau-H}\hat x_0(\tau)\,d\tau$, or
@@ -135,7 +136,7 @@ def _slope(process, values, halves, count, length):
     return jnp.where(count > 0, first, 0.0), jnp.where(count > 1, second, 0.0), one
 
 
-def dpm_multistep(process, denoise, order=2, form="data"):
+def dpm_multistep(process: Process, denoise: Denoiser, order: int = 2, form: str = "data") -> Solver:
     r"""DPM-Solver++ 2M and 3M (form "data"; or "noise"): a polynomial through earlier predictions, one evaluation a step.
 
     $\hat x_0(\theta) = F_0 + d_1\theta + d_2\,\theta(\theta+a)$, Newton's polynomial through this step's $F_0$ at $\theta=0$
@@ -180,7 +181,7 @@ def dpm_multistep(process, denoise, order=2, form="data"):
     return Solver(init, finish(process, denoise, step))
 
 
-def dpm_sde(process, denoise):
+def dpm_sde(process: Process, denoise: Denoiser) -> Solver:
     r"""SDE-DPM-Solver++ 2M: the reverse SDE with one evaluation a step and weak order 2.
 
     $x_s = \tilde\mu\big(x_t,\ F_0+\tfrac12d_1\big) + \tilde\sigma z$, the ancestral step at the prediction extrapolated to

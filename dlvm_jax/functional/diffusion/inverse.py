@@ -7,12 +7,15 @@ the denoiser's Jacobian.  The methods differ in V: the true covariance sigma^2 /
 `observe` is A: a linear function of x [*batch, *event] that treats each example alike, of any shape; A^T is derived from it.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dlvm_jax.functional.diffusion.process import alpha, expand_to_event, sigma, transition
+from dlvm_jax.functional.diffusion.process import Process, alpha, expand_to_event, sigma, transition
 from dlvm_jax.functional.diffusion.solvers import Solver
+from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = [
     "average_pooling",
@@ -25,7 +28,7 @@ __all__ = [
 ]
 
 
-def inpainting(mask):
+def inpainting(mask: Array) -> Callable[[Array], Array]:
     r"""The problem of filling in: what is known is kept, the rest is zero.
 
     $Ax = \mathrm{mask}\odot x$
@@ -39,7 +42,7 @@ def inpainting(mask):
     return lambda x: jnp.asarray(mask, x.dtype) * x
 
 
-def average_pooling(factor):
+def average_pooling(factor: int) -> Callable[[Array], Array]:
     r"""The problem of super-resolution: means of square blocks.
 
     $(Ax)_{ijc} = f^{-2}\sum_{a,b<f}x_{fi+a,\,fj+b,\,c}$
@@ -61,7 +64,7 @@ def average_pooling(factor):
     return observe
 
 
-def blur(kernel):
+def blur(kernel: Array) -> Callable[[Array], Array]:
     r"""The problem of deblurring: circular convolution of each channel.
 
     $(Ax)_{ijc} = \sum_{a,b}k_{ab}\,x_{i-a,\,j-b,\,c}$, indices modulo H and W, a = b = 0 the kernel's centre
@@ -78,11 +81,12 @@ def blur(kernel):
     rows, columns = kernel.shape
 
     def observe(x):
-        return sum(
+        shifted = (
             kernel[a, b].astype(x.dtype) * jnp.roll(x, (a - rows // 2, b - columns // 2), (-3, -2))
             for a in range(rows)
             for b in range(columns)
         )
+        return sum(shifted, start=jnp.zeros_like(x))
 
     return observe
 
@@ -140,18 +144,27 @@ def _solve(observe, adjoint, covariance, std, residual, iterations, ndim, event_
     return lax.custom_linear_solve(matvec, residual, solve, symmetric=True)
 
 
-def moment_matching(process, denoise, observe, y, std, iterations=5, *, event_ndim):
+def moment_matching(
+    process: Process,
+    denoise: Denoiser,
+    observe: Callable[[Array], Array],
+    y: Array,
+    std: Numeric,
+    iterations: int = 5,
+    *,
+    event_ndim: int,
+) -> Denoiser:
     r"""Moment matching (MMPS, TMPD): p(x_0 | x_t) taken as the Gaussian of its true mean and covariance.
 
     $\hat x_0 + VA^\top(AVA^\top+s_y^2I)^{-1}(y-A\hat x_0),\quad
         V = \mathrm{Cov}[x_0\mid x_t] = \frac{\sigma_t^2}{\alpha_t}\frac{\partial\hat x_0}{\partial x_t}^{\!\top}$
 
-    Exact for Gaussian data; for others the best estimate of x_0 that is affine in y.  The system is solved by `iterations` of
-    conjugate gradients, each one product with the Jacobian: as many as y has entries make it exact, a few serve images.
-    An example stops where its matrix shows not positive, as a trained denoiser's may.
-    Shapes: `y` [*batch, *obs] or [*obs], std scalar or broadcasting with y; denoiser of x [*batch, *event] -> the same.  The
-    last event_ndim axes of x are one example, one system: 1 for vectors, 3 for images.  Raises ValueError when y does not have
-    the shape of `observe`, and for more event axes than x has.
+    Exact for Gaussian data; for others the best estimate of x_0 that is affine in y.
+    Shapes: `y` [*batch, *obs] or [*obs], std scalar or broadcasting with y; denoiser of x [*batch, *event] -> the same.
+    iterations: of conjugate gradients, each one product with the Jacobian.  As many as y has entries make it exact; a few are
+    enough for images.  An example stops where its matrix is not positive, as a trained denoiser's may be.
+    event_ndim: the last event_ndim axes of x are one example, one system: 1 for vectors, 3 for images.
+    Raises ValueError when y does not have the shape of `observe`, and for more event axes than x has.
     Source: Rozet, Andry, Lanusse, Louppe 2024; Boys et al. 2024 (TMPD).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -167,7 +180,17 @@ def moment_matching(process, denoise, observe, y, std, iterations=5, *, event_nd
     return _informed(process, denoise, observe, y, weigh)
 
 
-def pigdm(process, denoise, observe, y, std, data_std=1.0, iterations=5, *, event_ndim):
+def pigdm(
+    process: Process,
+    denoise: Denoiser,
+    observe: Callable[[Array], Array],
+    y: Array,
+    std: Numeric,
+    data_std: Numeric = 1.0,
+    iterations: int = 5,
+    *,
+    event_ndim: int,
+) -> Denoiser:
     r"""Pseudo-inverse guidance: p(x_0 | x_t) taken as a Gaussian of variance r^2 in all directions.
 
     $\hat x_0 + \frac{\sigma_t^2}{\alpha_t}J^\top A^\top(r_t^2AA^\top+s_y^2I)^{-1}(y-A\hat x_0),\quad
@@ -197,7 +220,14 @@ def pigdm(process, denoise, observe, y, std, data_std=1.0, iterations=5, *, even
     return _informed(process, denoise, observe, y, weigh)
 
 
-def dps(process, denoise, observe, y, std, scale=1.0):
+def dps(
+    process: Process,
+    denoise: Denoiser,
+    observe: Callable[[Array], Array],
+    y: Array,
+    std: Numeric,
+    scale: Numeric = 1.0,
+) -> Denoiser:
     r"""Diffusion posterior sampling: p(x_0 | x_t) taken as a point mass at its mean.
 
     $\hat x_0 + \zeta\,\frac{\sigma_t^2}{\alpha_t}J^\top A^\top\,\frac{y-A\hat x_0}{s_y^2}$
@@ -220,17 +250,18 @@ def dps(process, denoise, observe, y, std, scale=1.0):
     return _informed(process, denoise, observe, y, weigh)
 
 
-def replacement(process, solver, mask, y, resamplings=1):
+def replacement(process: Process, solver: Solver, mask: Array, y: Numeric, resamplings: int = 1) -> Solver:
     r"""Inpainting by replacement: after each step what is known is put in, at the noise of the time.
 
     $x_{s,i}\leftarrow\alpha_sy_i+\sigma_sz_i$ where $m_i\ne0$; then, `resamplings` - 1 times,
     $x_t = \alpha_{t\mid s}x_s+\sigma_{t\mid s}z$ and the step once more
 
     For observations without noise.  Biased: the step sees known pixels that do not agree with the rest; resampling lessens
-    that (RePaint, which resamples all steps but the last; here the last as well).  solver: a one-step `Solver`, with the
-    unconditional denoiser.  Draws: resamplings (solver.draws + 2) - 1 a step.
-    Shapes: `mask`, `y` broadcast to x -> `Solver`.  Raises ValueError for fewer than one resampling and for a mask or y that
-    does not broadcast.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, appendix I.2; Lugmayr et al. 2022, algorithm 1.
+    that (RePaint, which resamples all steps but the last; here the last as well).
+    Shapes: `mask`, `y` broadcast to x -> `Solver`, with resamplings (solver.draws + 2) - 1 draws a step.
+    solver: a one-step `Solver`, with the unconditional denoiser.
+    Raises ValueError for fewer than one resampling and for a mask or y that does not broadcast.
+    Source: Song, Sohl-Dickstein, Kingma et al. 2021, appendix I.2; Lugmayr et al. 2022, algorithm 1.
 
     >>> from dlvm_jax.functional.diffusion import ancestral, schedules
     >>> plain = ancestral.ddim(schedules.edm(), lambda x, t: 0 * x)

@@ -1,30 +1,42 @@
 r"""Likelihood of a diffusion model by its probability-flow ODE, and of integer data by dequantisation."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion.ode import probability_flow
-from dlvm_jax.functional.diffusion.process import prior_log_prob
+from dlvm_jax.functional.diffusion.process import Process, prior_log_prob
 from dlvm_jax.functional.diffusion.score_matching import exact_divergence, hutchinson_divergence
 from dlvm_jax.functional.diffusion.solvers import log_snr_times
 from dlvm_jax.functional.flows.image import dequantise
 from dlvm_jax.functional.numerics import log_mean_exp, runge_kutta
+from dlvm_jax.functional.types import Array, Denoiser, Key
 
 __all__ = ["dequantised_log_prob", "log_likelihood"]
 
 
-def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, prior=None):
+def log_likelihood(
+    process: Process,
+    denoise: Denoiser,
+    x: Array,
+    steps: int = 100,
+    event_ndim: int = 1,
+    probe: Array | None = None,
+    prior: Callable[[Array], Array] | None = None,
+) -> tuple[Array, Array]:
     r"""Log-density of the noisy data at t_min under the probability-flow ODE, and where each point ends.
 
     $\log p(x_{t_{\min}}) = \log p(x_T) + \int_{t_{\min}}^{t_{\max}}\nabla\cdot\frac{dx}{dt}\,dt$
 
     The cut-off t_min is part of the answer (`process._replace(t_min=...)`): it is the density of x with the noise of t_min.
-    Runge-Kutta of order four with equal steps of log-SNR; look at the answer with twice the `steps` too.  The divergence is
-    exact, D derivatives an evaluation, or estimated without bias with a `probe` (Rademacher) kept along the whole path.
-    denoise: (x, t) -> expected clean point, row by row.  prior: x_T -> log p(x_T) [*batch] (`process.prior_log_prob`).
     Shapes: `x`, `probe` [*batch, *event] -> (log-density [*batch] in nats, x_T [*batch, *event]), all in float32 or wider.
+    denoise: (x, t) -> expected clean point, row by row.
+    steps: of Runge-Kutta of order four, equal in log-SNR; look at the answer with twice as many too.
+    probe: a Rademacher draw, kept along the whole path, which estimates the divergence without bias.  Without one it is exact,
+    with D derivatives an evaluation.
+    prior: x_T -> log p(x_T) [*batch]; `process.prior_log_prob` unless given.
     Raises ValueError for points that are not of a floating dtype.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 39.
 
@@ -56,7 +68,14 @@ def log_likelihood(process, denoise, x, steps=100, event_ndim=1, probe=None, pri
     return log_prior + change, end
 
 
-def dequantised_log_prob(key, log_prob, x, levels=256, draws=1, event_ndim=1):
+def dequantised_log_prob(
+    key: Key,
+    log_prob: Callable[[Array], Array],
+    x: Array,
+    levels: int = 256,
+    draws: int = 1,
+    event_ndim: int = 1,
+) -> Array:
     r"""Log-probability of integer levels from a density on [-1, 1], by uniform dequantisation.
 
     $\log\frac1K\sum_k p\big(2\tfrac{x+u_k}{L}-1\big) + D\log\tfrac2L,\quad u_k\sim U[0,1)^D$
@@ -64,8 +83,10 @@ def dequantised_log_prob(key, log_prob, x, levels=256, draws=1, event_ndim=1):
     The mean inside the logarithm estimates P(x) without bias (kind "weight"): a bound that tightens with K, as the mean of
     K logarithms does not.  The last term is the width of a bin: log2(L / 2), 7 bits per dimension for 256 levels.  The noise is
     that of `dequantise`: of up to 256 levels the points stay strictly inside (-1, 1).
-    log_prob: points [*batch, *event] -> [*batch].  Shapes: `x` in 0..L-1 [*batch, *event] -> [*batch], nats.  Raises
-    ValueError for fewer than one draw or level.
+    Shapes: `x` in 0..L-1 [*batch, *event] -> [*batch], nats.
+    log_prob: points [*batch, *event] -> [*batch].
+    draws: K, one after another.
+    Raises ValueError for fewer than one draw or level.
     Source: Theis, van den Oord, Bethge 2016, section 3.1; Lipman et al. 2023.
 
     >>> uniform = lambda y: jnp.full(y.shape[:-1], 2 * math.log(0.5))

@@ -5,17 +5,18 @@ $\ell = w(t)\,\|x_0-\hat x_0\|^2$: predicting another target or weighting in ano
 
 import jax.numpy as jnp
 
-from dlvm_jax.functional.diffusion.process import diffusion, sigma
+from dlvm_jax.functional.diffusion.process import Process, diffusion, sigma
 from dlvm_jax.functional.diffusion.targets import TARGETS, coefficients, from_x0
 from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["WEIGHTS", "denoising_loss", "weight"]
 
 WEIGHTS = (*TARGETS, "likelihood", "min_snr", "edm")
 
 
-def weight(name, process, t, cap=5.0, data_std=0.5):
-    r"""Factor of the squared error of the clean point that an objective stands for, with $\lambda = \log(\alpha^2/\sigma^2)$.
+def weight(name: str, process: Process, t: Numeric, cap: float = 5.0, data_std: float = 0.5) -> Array:
+    r"""Weight of the squared error of the clean point in an objective, with $\lambda = \log(\alpha^2/\sigma^2)$.
 
     $w(t) = a(t)^2$ for the plain squared error of a target $a\,x_0+b\,x_t$ (epsilon, "simple": $e^\lambda$);
     likelihood: $-\tfrac12\dot\lambda\,e^{\lambda}$; min_snr: $\min(e^\lambda, \mathrm{cap})$; edm: $e^\lambda+1/s^2$, which is
@@ -41,7 +42,16 @@ def weight(name, process, t, cap=5.0, data_std=0.5):
     raise ValueError(f"a weight is one of {', '.join(WEIGHTS)}, got {name!r}")
 
 
-def denoising_loss(process, target, prediction, x0, x_t, t, weight, event_ndim=1):
+def denoising_loss(
+    process: Process,
+    target: str,
+    prediction: Array,
+    x0: Array,
+    x_t: Array,
+    t: Numeric,
+    weight: Numeric,
+    event_ndim: int = 1,
+) -> Array:
     r"""Weighted squared error of a prediction of any target, summed over the event.
 
     $\ell = w(t)\,\|x_0-\hat x_0\|^2 = \frac{w(t)}{a(t)^2}\,\|\mathrm{target}-\mathrm{prediction}\|^2$

@@ -4,16 +4,18 @@ dx/dt = f(t) x - g(t)^2 / 2 * score has the marginals of the process.
 """
 
 import functools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dlvm_jax.functional.diffusion.process import alpha, transition
+from dlvm_jax.functional.diffusion.process import Process, alpha, transition
 from dlvm_jax.functional.diffusion.solvers import Solver, finish, known_clean, time_between
 from dlvm_jax.functional.diffusion.targets import from_x0
+from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = [
     "METHODS",
@@ -62,7 +64,7 @@ DORMAND_PRINCE = _tableau(
 DORMAND_PRINCE_ERROR = np.array([71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40])
 
 
-def probability_flow(process, denoise, x, t):
+def probability_flow(process: Process, denoise: Denoiser, x: Array, t: Numeric) -> Array:
     r"""Drift of the deterministic ODE that has the marginals of the noise process.
 
     $\frac{dx}{dt} = f(t)\,x - \tfrac12g(t)^2\,\nabla\log q_t(x) = \dot\alpha_t\hat x_0(x,t) + \dot\sigma_t\hat\epsilon(x,t)$
@@ -103,7 +105,7 @@ def _stages(tableau, field, x, first, t, h):
     return lax.scan(stage, slopes, (jnp.arange(1, len(tableau.b)), c, a))[0]
 
 
-def runge_kutta(process, denoise, method="heun"):
+def runge_kutta(process: Process, denoise: Denoiser, method: str = "heun") -> Solver:
     r"""The probability-flow ODE in time by a Runge-Kutta method.
 
     $x_s = x_t + (s-t)\sum_ib_ik_i,\quad k_i = \dot x\big(x_t + (s-t)\sum_{j<i}a_{ij}k_j,\ t+c_i(s-t)\big)$
@@ -129,15 +131,24 @@ def runge_kutta(process, denoise, method="heun"):
     return Solver(lambda x: (x, x), finish(process, denoise, step))
 
 
-def edm_heun(process, denoise, churn=0.0, low=0.0, high=float("inf"), inflation=1.0):
+def edm_heun(
+    process: Process,
+    denoise: Denoiser,
+    churn: float = 0.0,
+    low: float = 0.0,
+    high: float = float("inf"),
+    inflation: float = 1.0,
+) -> Solver:
     r"""EDM's sampler: noise is added to raise the level, then Heun's method in the noise level takes it down.
 
     $\hat\varsigma = (1+\gamma)\varsigma_t,\ \hat x = x + \sqrt{\hat\varsigma^2-\varsigma_t^2}\,S_{noise}z,\
         x_s = \hat x + \tfrac12(\varsigma_s-\hat\varsigma)(\epsilon_{\hat\varsigma}+\epsilon_{\varsigma_s})$, with
     $\varsigma = \sigma/\alpha$ and x standing for $x/\alpha$
 
-    churn: gamma, which is min(S_churn / N, sqrt 2 - 1) in the paper, applied where low <= varsigma <= high (S_min, S_max)
-    and not above t_max; inflation: S_noise.  One draw a step with churn, none without.  Raises ValueError for a churn below 0.
+    churn: gamma, which is min(S_churn / N, sqrt 2 - 1) in the paper; never above t_max.
+    low, high: S_min and S_max; there is churn where low <= varsigma <= high.
+    inflation: S_noise.
+    One draw a step with churn, none without.  Raises ValueError for a churn below 0.
     Shapes: x any -> `Solver`.  Source: Karras, Aittala, Aila, Laine 2022, algorithm 2, for any process.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -171,21 +182,31 @@ def edm_heun(process, denoise, churn=0.0, low=0.0, high=float("inf"), inflation=
 class Integral(NamedTuple):
     """What an adaptive integration returns: the state, the time it got to, field evaluations, steps tried."""
 
-    x: object
-    time: jax.Array
-    evaluations: jax.Array
-    steps: jax.Array
+    x: Any
+    time: Array
+    evaluations: Array
+    steps: Array
 
 
-def integrate(field, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1000):
+def integrate(
+    field: Callable[[Any, Array], Any],
+    x: Any,
+    start: Numeric,
+    stop: Numeric,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = 1000,
+) -> Integral:
     r"""An ordinary differential equation by the embedded pair of Dormand and Prince, with control of the error of each step.
 
     $\dot x = \mathrm{field}(x,t)$; a step is kept if $\mathrm{rms}\big(e/(a+r\max(|x|,|x'|))\big)\le1$, the next is
     $0.9\,\mathrm{err}^{-1/5}$ as long, within a factor 5
 
-    Shapes: x any pytree of arrays, start and stop scalars, in either order -> `Integral`.  The step is one for all of x;
-    vmap gives each example its own.  If max_steps do not reach `stop`, x is NaN.  Not for reverse-mode gradients (a while
-    loop): take `runge_kutta`. In float32 tolerances below 1e-5 measure rounding.  Source: Dormand & Prince 1980, RK5(4)7M;
+    Shapes: x any pytree of arrays, start and stop scalars, in either order -> `Integral`.  All of x takes the same steps; under
+    vmap each example takes its own.
+    rtol, atol: r and a above; in float32 tolerances below 1e-5 measure rounding.
+    max_steps: if they do not reach `stop`, x is NaN.
+    Not for reverse-mode gradients (a while loop): take `runge_kutta`.  Source: Dormand & Prince 1980, RK5(4)7M;
     Hairer, Norsett, Wanner 1993, section II.4.
 
     >>> out = integrate(lambda x, t: -x, jnp.ones(1), 0.0, 1.0)
@@ -232,12 +253,21 @@ def integrate(field, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1000):
     return Integral(x, t, 1 + 6 * steps, steps)
 
 
-def adaptive(process, denoise, x, start, stop, rtol=1e-5, atol=1e-5, max_steps=1000):
+def adaptive(
+    process: Process,
+    denoise: Denoiser,
+    x: Array,
+    start: Numeric,
+    stop: Numeric,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = 1000,
+) -> Integral:
     r"""The probability-flow ODE between two times to a tolerance: `integrate` of `probability_flow`.
 
     $x_{stop} = x_{start} + \int_{start}^{stop}\dot x\,dt$
 
-    Shapes: `x` [*shape], times scalar, in either order (rising times encode) -> `Integral`.  Both times bear noise: stop at
+    Shapes: `x` [*shape], times scalar, in either order (rising times encode) -> `Integral`.  Both times have noise: stop at
     `process.t_min`.  Raises ValueError for a clean time (where it is concrete).
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, section 4.3 and appendix D.4.
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.densities import normal_log_prob
+from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
     "Process",
@@ -36,15 +37,15 @@ class Process(NamedTuple):
     t_min, t_max: where continuous time begins and ends;  steps: T of a table, whose times are 1/T, 2/T, ..., 1, or None
     """
 
-    log_snr: Callable
-    log_alpha: Callable
+    log_snr: Callable[[Numeric], Array]
+    log_alpha: Callable[[Numeric], Numeric]
     t_min: float
     t_max: float
     steps: int | None = None
 
 
-def expand_to_event(coefficient, x):
-    r"""A number for each example as an array that multiplies x.
+def expand_to_event(coefficient: Numeric, x: Array) -> Array:
+    r"""One coefficient for each example as an array that multiplies x.
 
     $c_b \mapsto c_{b,1,\ldots,1}$
 
@@ -62,7 +63,7 @@ def expand_to_event(coefficient, x):
     return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
 
 
-def alpha(process, t):
+def alpha(process: Process, t: Numeric) -> Array:
     r"""Scale of the data at time t.
 
     $\alpha_t$ of $x_t = \alpha_t x_0 + \sigma_t\epsilon$
@@ -76,7 +77,7 @@ def alpha(process, t):
     return jnp.exp(process.log_alpha(t))
 
 
-def sigma(process, t):
+def sigma(process: Process, t: Numeric) -> Array:
     r"""Standard deviation of the noise at time t.
 
     $\sigma_t = \alpha_t\,e^{-\lambda(t)/2}$
@@ -91,7 +92,7 @@ def sigma(process, t):
     return jnp.exp(process.log_alpha(t) - 0.5 * process.log_snr(t))
 
 
-def diffuse(process, x0, t, eps):
+def diffuse(process: Process, x0: Array, t: Numeric, eps: Array) -> Array:
     r"""A point of the path: the forward kernel q(x_t | x_0) at given noise.
 
     $x_t = \alpha_t x_0 + \sigma_t\epsilon$
@@ -113,7 +114,7 @@ def _root(fall):
     return jnp.where(moves, jnp.sqrt(jnp.where(moves, variance, 1.0)), 0.0)
 
 
-def transition(process, s, t):
+def transition(process: Process, s: Numeric, t: Numeric) -> tuple[Array, Array]:
     r"""Forward kernel q(x_t | x_s) = N(scale x_s, std^2 I) between two times s < t.
 
     $\alpha_{t\mid s} = \alpha_t/\alpha_s,\quad \sigma_{t\mid s}^2 = \sigma_t^2 - \alpha_{t\mid s}^2\sigma_s^2
@@ -131,7 +132,7 @@ def transition(process, s, t):
     return scale, sigma(process, t) * _root(process.log_snr(t) - process.log_snr(s))
 
 
-def posterior(process, x_t, x0, s, t):
+def posterior(process: Process, x_t: Array, x0: Array, s: Numeric, t: Numeric) -> tuple[Array, Array]:
     r"""Backward kernel q(x_s | x_t, x_0) = N(mean, std^2 I) between two times s < t.
 
     $\tilde\mu = e^{\lambda_t-\lambda_s}\frac{\alpha_s}{\alpha_t}x_t - \alpha_s\,\mathrm{expm1}(\lambda_t-\lambda_s)\,x_0,\quad
@@ -158,7 +159,7 @@ def _derivative(function, t):
     return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
 
 
-def drift(process, t):
+def drift(process: Process, t: Numeric) -> Array:
     r"""Coefficient f of the forward stochastic differential equation dx = f(t) x dt + g(t) dw.
 
     $f(t) = \frac{d\log\alpha_t}{dt}$
@@ -172,7 +173,7 @@ def drift(process, t):
     return _derivative(process.log_alpha, t)
 
 
-def diffusion(process, t):
+def diffusion(process: Process, t: Numeric) -> Array:
     r"""Coefficient g of the forward stochastic differential equation dx = f(t) x dt + g(t) dw.
 
     $g(t)^2 = \frac{d\sigma_t^2}{dt} - 2f(t)\sigma_t^2 = -\sigma_t^2\,\frac{d\lambda}{dt}$
@@ -186,8 +187,8 @@ def diffusion(process, t):
     return sigma(process, t) * jnp.sqrt(-_derivative(process.log_snr, t))
 
 
-def prior_sample(process, key, shape):
-    r"""The law from which sampling starts.
+def prior_sample(process: Process, key: Key, shape: Shape) -> Array:
+    r"""Draw from the distribution at which sampling starts.
 
     $x_T\sim\mathcal N(0,\sigma_T^2I)$ at $T$ = `process.t_max`
 
@@ -201,8 +202,8 @@ def prior_sample(process, key, shape):
     return sigma(process, process.t_max) * jax.random.normal(key, shape)
 
 
-def prior_log_prob(process, x, event_ndim=1):
-    r"""Log-density of the law from which sampling starts.
+def prior_log_prob(process: Process, x: Array, event_ndim: int = 1) -> Array:
+    r"""Log-density of the distribution at which sampling starts.
 
     $\log p(x_T) = \sum_i\log\mathcal N(x_{T,i}\mid 0,\sigma_T^2)$
 

@@ -1,4 +1,4 @@
-"""Integer data as points of [-1, 1], and real data in bins: what a noisy point tells about them.
+"""Integer data as points of [-1, 1], and real data in bins: what a noisy point says about them.
 
 All functions here take L times the memory of a point for its L levels or bins, but for `unit_levels` and `gaussian_decoder`.
 """
@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
-from dlvm_jax.functional.densities import GAUSS_NODES, GAUSS_WEIGHTS, discretised_normal_log_prob
-from dlvm_jax.functional.diffusion.process import alpha, expand_to_event, sigma
-from dlvm_jax.functional.numerics import as_float, log1mexp, sum_event
+from dlvm_jax.functional.densities import discretised_normal_log_prob
+from dlvm_jax.functional.diffusion.process import Process, alpha, expand_to_event, sigma
+from dlvm_jax.functional.numerics import GAUSS_NODES, GAUSS_WEIGHTS, as_float, log1mexp, sum_event
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["categorical_decoder", "expected_in_bins", "expected_level", "gaussian_decoder", "unit_levels"]
 
 
-def unit_levels(x, levels=256):
+def unit_levels(x: Array, levels: int = 256) -> Array:
     r"""Integer levels as points of [-1, 1], whose ends are the first and the last level.
 
     $y = \frac{2x}{L-1}-1$
@@ -29,7 +30,9 @@ def unit_levels(x, levels=256):
     return 2 * as_float(x) / (levels - 1) - 1
 
 
-def gaussian_decoder(x, mean, log_std, levels=256, event_ndim=1):
+def gaussian_decoder(
+    x: Array, mean: Numeric, log_std: Numeric, levels: int = 256, event_ndim: int = 1
+) -> Array:
     r"""Log-probability of integer levels under a Gaussian on [-1, 1], cut into bins around them (a term $L_0$).
 
     $\log p(x\mid x_1) = \sum_i\log\int_{y_i-1/(L-1)}^{y_i+1/(L-1)}\mathcal N(u\mid\mu_i,\sigma^2)\,du,\quad y = 2x/(L-1)-1$
@@ -52,7 +55,9 @@ def _log_likelihoods(process, z, t, levels):
     return -0.5 * jnp.square((z[..., None] - centre) / expand_to_event(sigma(process, t), z)[..., None])
 
 
-def categorical_decoder(process, x, z, t, levels=256, event_ndim=1):
+def categorical_decoder(
+    process: Process, x: Array, z: Array, t: Numeric, levels: int = 256, event_ndim: int = 1
+) -> Array:
     r"""Log-probability of integer levels given a slightly noisy point: each level by its likelihood (a term $L_0$).
 
     $p(x\mid z) = \prod_i\mathrm{softmax}_{x_i}\big(-\tfrac{(z_i-\alpha_ty_k)^2}{2\sigma_t^2}\big),\quad y_k = \frac{2k}{L-1}-1$
@@ -70,7 +75,7 @@ def categorical_decoder(process, x, z, t, levels=256, event_ndim=1):
     return sum_event(each, event_ndim)
 
 
-def expected_level(process, logits, z, t):
+def expected_level(process: Process, logits: Array, z: Array, t: Numeric) -> Array:
     r"""The clean point that is expected of a noisy one, given a distribution over the levels of each element.
 
     $\hat x_i = \sum_k y_k\,\mathrm{softmax}_k\big(\ell_{ik}-\tfrac{(z_i-\alpha_ty_k)^2}{2\sigma_t^2}\big),\quad
@@ -128,7 +133,7 @@ def _mean_in_narrow_bins(logits, u, s, edges):
     return middle + jnp.sum(jax.nn.softmax(logits + log_mass, axis=-1) * means, axis=-1)
 
 
-def expected_in_bins(process, logits, z, t, low, high):
+def expected_in_bins(process: Process, logits: Array, z: Array, t: Numeric, low: float, high: float) -> Array:
     r"""The clean point that is expected of a noisy one, given a histogram as the density of each element.
 
     $\hat x_i = u + s\,\frac{\sum_k p_{ik}\,[\varphi(a_k)-\varphi(a_{k+1})]}{\sum_k p_{ik}\,[\Phi(a_{k+1})-\Phi(a_k)]},\quad
@@ -137,8 +142,9 @@ def expected_in_bins(process, logits, z, t, low, high):
     with the edges e_0 = low, ..., e_L = high of L equal bins: the mean of a mixture of truncated Gaussians, which is what
     Bayes' rule makes of a density that is constant in each bin.  As in `expected_level`, a network says what an element may be
     from the others, and what z_i itself says is known.  Where the bins are much narrower than s the differences would cancel,
-    and quadrature takes their place.  Shapes: `logits` [*batch, *event, L], `z` [*batch, *event], t scalar or [*batch], numbers
-    `low` < `high` -> [*batch, *event].  Source: Bayes' rule; Johnson, Kotz, Balakrishnan 1994, section 13.10.
+    and quadrature takes their place.
+    Shapes: `logits` [*batch, *event, L], `z` [*batch, *event], t scalar or [*batch], Python floats `low` < `high` ->
+    [*batch, *event].  Source: Bayes' rule; Johnson, Kotz, Balakrishnan 1994, section 13.10.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> expected_in_bins(edm(), jnp.zeros((1, 4)), jnp.array([9.0]), 80.0, -3.0, 5.0).round(2)

@@ -5,8 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from dlvm_jax.functional.diffusion.process import Process
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
     "cosine_betas",
@@ -27,12 +30,12 @@ def _checked(name, low, high):
         raise ValueError(f"{name} needs two rising positive ends, got {low} and {high}")
 
 
-def linear_log_snr(low=-5.0, high=13.3):
+def linear_log_snr(low: float = -5.0, high: float = 13.3) -> Process:
     r"""Variance-preserving process whose log signal-to-noise ratio falls linearly.
 
     $\lambda(t) = \lambda_{\max} - (\lambda_{\max}-\lambda_{\min})\,t,\quad \alpha_t^2 = \mathrm{sigmoid}(\lambda(t))$
 
-    Raises ValueError unless low < high, both finite.  Shapes: numbers -> `Process`.
+    Raises ValueError unless low < high, both finite.  Shapes: scalars -> `Process`.
     Source: Kingma, Salimans, Poole, Ho 2021, section 3.2 (gamma = -lambda).
 
     >>> bool(jnp.isclose(linear_log_snr().log_snr(1.0), -5.0))
@@ -43,7 +46,7 @@ def linear_log_snr(low=-5.0, high=13.3):
     return _preserving(lambda t: high - (high - low) * jnp.asarray(t), 0.0)
 
 
-def piecewise_log_snr(low, high, logits):
+def piecewise_log_snr(low: Numeric, high: Numeric, logits: Array) -> Process:
     r"""Variance-preserving process with a learned monotone schedule: linear between equally spaced times.
 
     $\lambda(k/K) = \lambda_{\max} - (\lambda_{\max}-\lambda_{\min})\sum_{j\le k}\mathrm{softmax}(l)_j$
@@ -58,7 +61,7 @@ def piecewise_log_snr(low, high, logits):
 
     if jnp.ndim(logits) != 1 or jnp.size(logits) == 0:
         raise ValueError(f"logits are one number for each piece, got shape {jnp.shape(logits)}")
-    known = not any(isinstance(end, jax.core.Tracer) for end in (low, high))
+    known = not any(isinstance(end, Tracer) for end in (low, high))
     if known and not -math.inf < low < high < math.inf:
         raise ValueError(f"the log signal-to-noise ratio needs finite low < high, got {low} and {high}")
 
@@ -77,14 +80,14 @@ def _beta_integral(t, beta_min, beta_max):
     return t * (beta_min + 0.5 * t * (beta_max - beta_min))
 
 
-def variance_preserving(beta_min=0.1, beta_max=20.0):
+def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
     r"""Variance-preserving process with linear beta(t): alpha_t^2 + sigma_t^2 = 1.
 
     $\alpha_t^2 = e^{-B(t)},\ \sigma_t^2 = 1-e^{-B(t)},\quad B(t) = \int_0^t\beta(u)\,du
         = \beta_{\min}t + \tfrac12(\beta_{\max}-\beta_{\min})t^2$
 
     t in [1e-5, 1]; t = 0 is clean.  Raises ValueError unless 0 < beta_min < beta_max.
-    Shapes: numbers -> `Process`.
+    Shapes: scalars -> `Process`.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 32 and 33.
 
     >>> round(float(jnp.exp(variance_preserving().log_alpha(1.0))), 5)
@@ -99,13 +102,13 @@ def variance_preserving(beta_min=0.1, beta_max=20.0):
     return Process(log_snr, lambda t: -0.5 * _beta_integral(t, beta_min, beta_max), 1e-5, 1.0)
 
 
-def sub_variance_preserving(beta_min=0.1, beta_max=20.0):
+def sub_variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
     r"""Sub-variance-preserving process: the same mean as the variance-preserving one, less variance at each t.
 
     $\alpha_t^2 = e^{-B(t)},\ \sigma_t = 1-e^{-B(t)},\quad B(t) = \beta_{\min}t + \tfrac12(\beta_{\max}-\beta_{\min})t^2$
 
     t in [1e-5, 1]; t = 0 is clean.  Raises ValueError unless 0 < beta_min < beta_max.
-    Shapes: numbers -> `Process`.
+    Shapes: scalars -> `Process`.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 28 and 29.
 
     >>> bool(sub_variance_preserving().log_snr(0.5) > variance_preserving().log_snr(0.5))
@@ -120,13 +123,13 @@ def sub_variance_preserving(beta_min=0.1, beta_max=20.0):
     return Process(log_snr, lambda t: -0.5 * _beta_integral(t, beta_min, beta_max), 1e-5, 1.0)
 
 
-def variance_exploding(sigma_min=0.01, sigma_max=50.0):
+def variance_exploding(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Process:
     r"""Variance-exploding process with geometric noise levels.
 
     $\alpha_t = 1,\quad \sigma_t = \sigma_{\min}(\sigma_{\max}/\sigma_{\min})^t$
 
     t in [0, 1]; t = 0 still has the noise sigma_min.  Raises ValueError unless 0 < sigma_min < sigma_max.
-    Shapes: numbers -> `Process`.
+    Shapes: scalars -> `Process`.
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 30.
 
     >>> round(float(jnp.exp(-0.5 * variance_exploding(0.01, 1.0).log_snr(0.5))), 4)
@@ -137,13 +140,13 @@ def variance_exploding(sigma_min=0.01, sigma_max=50.0):
     return Process(lambda t: -2 * (low + span * jnp.asarray(t)), lambda t: jnp.zeros_like(t) * 1.0, 0.0, 1.0)
 
 
-def edm(sigma_min=0.002, sigma_max=80.0):
+def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
     r"""The process of EDM: time is the noise level.
 
     $\alpha_t = 1,\quad \sigma_t = t,\quad t\in[\sigma_{\min},\sigma_{\max}]$
 
     t = 0 is clean.  Raises ValueError unless 0 < sigma_min < sigma_max.
-    Shapes: numbers -> `Process`.
+    Shapes: scalars -> `Process`.
     Source: Karras, Aittala, Aila, Laine 2022, table 1.
 
     >>> float(jnp.exp(-0.5 * edm().log_snr(2.0)).round(6))
@@ -153,14 +156,14 @@ def edm(sigma_min=0.002, sigma_max=80.0):
     return Process(lambda t: -2 * jnp.log(t), lambda t: jnp.zeros_like(t) * 1.0, sigma_min, sigma_max)
 
 
-def rectified():
+def rectified() -> Process:
     r"""The straight path of rectified flow and flow matching (optimal-transport path).
 
     $\alpha_t = 1-t,\quad \sigma_t = t$
 
-    t = 0 is clean; continuous time ends at 1 - 1e-4, since alpha_1 = 0 has no signal, and nearer to it float32 tells too few
-    times apart for a grid of a thousand noise levels.
-    Shapes: numbers -> `Process`.
+    t = 0 is clean; continuous time ends at 1 - 1e-4, since alpha_1 = 0 has no signal, and nearer to it float32 has too few
+    different times for a grid of a thousand noise levels.
+    Shapes: scalars -> `Process`.
     Source: Liu, Gong, Liu 2023, eq. 1; Lipman et al. 2023, eq. 20 with sigma_min = 0 and time reversed.
 
     >>> float(jnp.exp(0.5 * rectified().log_snr(0.25)).round(6))
@@ -169,7 +172,7 @@ def rectified():
     return Process(lambda t: 2 * (jnp.log1p(-t) - jnp.log(t)), lambda t: jnp.log1p(-t), 1e-5, 1 - 1e-4)
 
 
-def linear_betas(steps=1000, first=1e-4, last=0.02):
+def linear_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
     r"""The variances of DDPM.
 
     $\beta_t = \beta_1 + \tfrac{t-1}{T-1}(\beta_T-\beta_1),\ t=1,\ldots,T$
@@ -183,7 +186,7 @@ def linear_betas(steps=1000, first=1e-4, last=0.02):
     return np.linspace(first, last, steps)
 
 
-def cosine_betas(steps=1000, offset=0.008, cap=0.999):
+def cosine_betas(steps: int = 1000, offset: float = 0.008, cap: float = 0.999) -> np.ndarray:
     r"""The variances of the cosine schedule, with the cap that belongs to it.
 
     $\beta_t = \min(1 - \bar\alpha_t/\bar\alpha_{t-1},\ 0.999),\quad \bar\alpha_t \propto \cos^2\frac{\pi}{2}\frac{t/T+s}{1+s}$
@@ -197,7 +200,7 @@ def cosine_betas(steps=1000, offset=0.008, cap=0.999):
     return np.minimum(1 - levels[1:] / levels[:-1], cap)
 
 
-def from_recursion(betas, alphas=None):
+def from_recursion(betas: ArrayLike, alphas: ArrayLike | None = None) -> Process:
     r"""The process of a discrete Markov chain, with general alpha_t and beta_t; variance preserving by default.
 
     $x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{\beta_t}\,\epsilon:\quad \bar\alpha_t = \alpha_t\bar\alpha_{t-1},\

@@ -4,11 +4,13 @@ A score is a function [*batch, *event] -> the same shape that treats the batch r
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
     "denoising_score_matching",
@@ -19,7 +21,9 @@ __all__ = [
 ]
 
 
-def exact_divergence(function, x, event_ndim=1):
+def exact_divergence(
+    function: Callable[[Array], Array], x: Array, event_ndim: int = 1
+) -> tuple[Array, Array]:
     r"""Value and divergence of a vector field, one directional derivative for each dimension.
 
     $\nabla\cdot f(x) = \sum_{i=1}^D\partial f_i/\partial x_i$
@@ -39,7 +43,9 @@ def exact_divergence(function, x, event_ndim=1):
     return value, jax.vmap(entry)(basis).sum(0)
 
 
-def hutchinson_divergence(function, x, probe, event_ndim=1):
+def hutchinson_divergence(
+    function: Callable[[Array], Array], x: Array, probe: Array, event_ndim: int = 1
+) -> tuple[Array, Array]:
     r"""Value and estimated divergence of a vector field, from one directional derivative.
 
     $\widehat{\nabla\cdot f}(x) = v^\top\frac{\partial f}{\partial x}v,\ \mathbb E[vv^\top] = I$
@@ -56,7 +62,9 @@ def hutchinson_divergence(function, x, probe, event_ndim=1):
     return value, sum_event(push * probe, event_ndim)
 
 
-def denoising_score_matching(score, x, eps, std, event_ndim=1):
+def denoising_score_matching(
+    score: Callable[[Array], Array], x: Array, eps: Array, std: Numeric, event_ndim: int = 1
+) -> Array:
     r"""Denoising score matching: regression on the score of the noise kernel.
 
     $\tfrac12\big\|s(x+\sigma\epsilon)+\epsilon/\sigma\big\|^2$
@@ -70,7 +78,7 @@ def denoising_score_matching(score, x, eps, std, event_ndim=1):
     return 0.5 * sum_event(jnp.square(score(x + std * eps) + eps / std), event_ndim)
 
 
-def implicit_score_matching(score, x, event_ndim=1):
+def implicit_score_matching(score: Callable[[Array], Array], x: Array, event_ndim: int = 1) -> Array:
     r"""Implicit score matching: the squared error to the true score up to a constant, by integration by parts.
 
     $\tfrac12\|s(x)\|^2 + \nabla\cdot s(x)$
@@ -85,7 +93,9 @@ def implicit_score_matching(score, x, event_ndim=1):
     return 0.5 * sum_event(jnp.square(value), event_ndim) + trace
 
 
-def sliced_score_matching(score, x, probe, event_ndim=1):
+def sliced_score_matching(
+    score: Callable[[Array], Array], x: Array, probe: Array, event_ndim: int = 1
+) -> Array:
     r"""Implicit score matching with an estimated divergence, for many dimensions (the variant of reduced variance).
 
     $\tfrac12\|s(x)\|^2 + v^\top\frac{\partial s}{\partial x}v$

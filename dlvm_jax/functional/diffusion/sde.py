@@ -5,20 +5,21 @@ dx = [f x - (1 + l^2) / 2 g^2 score] dt + l g dw, backwards in time, has the mar
 
 import jax.numpy as jnp
 
-from dlvm_jax.functional.diffusion.process import diffusion, drift, expand_to_event, sigma
+from dlvm_jax.functional.diffusion.process import Process, diffusion, drift, expand_to_event, sigma
 from dlvm_jax.functional.diffusion.solvers import Solver, finish
 from dlvm_jax.functional.diffusion.targets import from_x0
+from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = ["euler_maruyama", "langevin", "langevin_size", "predictor_corrector"]
 
 
-def euler_maruyama(process, denoise, churn=1.0):
+def euler_maruyama(process: Process, denoise: Denoiser, churn: float = 1.0) -> Solver:
     r"""The reverse SDE by Euler and Maruyama's method.
 
     $x_s = x_t + \big[f(t)\,x_t - \tfrac{1+l^2}2g(t)^2\,\nabla\log q_t(x_t)\big](s-t) + l\,g(t)\sqrt{|s-t|}\,z$
 
-    churn: l; 1 is the reverse SDE, 0 the probability-flow ODE by Euler's method.  Coefficients are those at t.  One draw a
-    step, none without churn; weak order 1.  Raises ValueError for a churn below 0.
+    churn: l; 1 is the reverse SDE, 0 the probability-flow ODE by Euler's method.
+    Coefficients are those at t.  One draw a step, none without churn; weak order 1.  Raises ValueError for a churn below 0.
     Shapes: x any -> `Solver`.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 6; Zhang & Chen 2023 (churn).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -40,7 +41,7 @@ def euler_maruyama(process, denoise, churn=1.0):
     return Solver(lambda x: (x, x), finish(process, denoise, step), 1 if churn else 0)
 
 
-def langevin(x, score, size, noise):
+def langevin(x: Array, score: Array, size: Numeric, noise: Array) -> Array:
     r"""One step of unadjusted Langevin dynamics.
 
     $x' = x + e\,\nabla\log q(x) + \sqrt{2e}\,z$
@@ -55,7 +56,7 @@ def langevin(x, score, size, noise):
     return x + size * score + jnp.sqrt(2 * size) * noise
 
 
-def langevin_size(process, t, snr):
+def langevin_size(process: Process, t: Numeric, snr: Numeric) -> Array:
     r"""Step size of Langevin dynamics from a ratio r of signal to noise.
 
     $e = 2\,r^2\,\sigma_t^2$
@@ -73,14 +74,17 @@ def langevin_size(process, t, snr):
     return 2 * jnp.square(snr * sigma(process, t))
 
 
-def predictor_corrector(process, denoise, predictor, snr=0.16, corrections=1):
+def predictor_corrector(
+    process: Process, denoise: Denoiser, predictor: Solver, snr: Numeric = 0.16, corrections: int = 1
+) -> Solver:
     r"""Langevin steps at time t, then a step of another solver from t to s.
 
     $x\leftarrow x + e\,\nabla\log q_t(x) + \sqrt{2e}\,z$ `corrections` times, then $x_s$ = `predictor`$(x)$
 
-    Correction comes first, so the result ends with the predictor's step and no time without noise is corrected.  predictor:
-    a one-step `Solver` (its history, if any, is not corrected).  Draws: the corrections' and the predictor's.  Raises
-    ValueError for fewer than one correction.
+    Correction comes first, so the result ends with the predictor's step and no time without noise is corrected.
+    predictor: a one-step `Solver`; its history, if any, is not corrected.
+    snr: r of `langevin_size`.
+    Draws: the corrections' and the predictor's.  Raises ValueError for fewer than one correction.
     Shapes: x any -> `Solver`.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, algorithms 2 and 3.
 
     >>> from dlvm_jax.functional.diffusion import schedules

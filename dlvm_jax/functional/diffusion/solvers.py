@@ -10,14 +10,17 @@ from a process and a denoiser, `denoise(x, t) -> E[x_0 | x_t]` with t a scalar. 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
+from jax.typing import DTypeLike
 
-from dlvm_jax.functional.diffusion.process import alpha
+from dlvm_jax.functional.diffusion.process import Process, alpha
+from dlvm_jax.functional.types import Array, Denoiser, Key, Numeric
 
 __all__ = [
     "Solver",
@@ -40,13 +43,13 @@ class Solver(NamedTuple):
     step: (state, t, s, noise [draws, *x.shape]) -> state, from time t to time s;  draws: standard normals that a step uses
     """
 
-    init: Callable
-    step: Callable
+    init: Callable[[Array], tuple]
+    step: Callable[..., tuple]
     draws: int = 0
 
 
-def is_clean(process, t):
-    r"""Whether a point at time t bears no noise.
+def is_clean(process: Process, t: Numeric) -> Array:
+    r"""Whether a point at time t has no noise.
 
     $\lambda(t) = \infty$
 
@@ -64,14 +67,14 @@ def _like(new, old):
     return jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), new, old)
 
 
-def finish(process, denoise, step):
+def finish(process: Process, denoise: Denoiser, step: Callable[..., tuple]) -> Callable[..., tuple]:
     r"""A solver's step that treats the clean end in closed form.
 
     $x_s = \alpha_s\,\mathbb E[x_0\mid x_t]$ where $\lambda(s)=\infty$, else `step`
 
-    step: (state, t, s, noise, x0) -> state is `Solver.step` given E[x_0 | x_t]; at a clean end it runs on s = t at most as the
-    branch not taken, so that nothing infinite enters a gradient.  Shapes: x any.  Source: Song, Meng, Ermon 2021, eq. 12
-    with alpha_s = 1.
+    step: (state, t, s, noise, x0) -> state, which is `Solver.step` given E[x_0 | x_t].  At a clean end it runs on s = t at
+    most, as the branch not taken, so that nothing infinite enters a gradient.
+    Shapes: x any.  Source: Song, Meng, Ermon 2021, eq. 12 with alpha_s = 1.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> step = finish(edm(), lambda x, t: x / 2, lambda state, *_: state)
@@ -92,20 +95,20 @@ def finish(process, denoise, step):
     return whole
 
 
-def known_clean(process, t):
+def known_clean(process: Process, t: Numeric) -> bool | None:
     """Whether any of some times is clean; None where that depends on what is traced (a trained process, the times)."""
     with jax.ensure_compile_time_eval():  # a fixed process is known even under jit
         clean = is_clean(process, t).any()
-    return None if isinstance(clean, jax.core.Tracer) else bool(clean)
+    return None if isinstance(clean, Tracer) else bool(clean)
 
 
-def checked_times(times, sign, dtype):
+def checked_times(times: Array, sign: int, dtype: DTypeLike) -> Array:
     """A grid in a precision; ValueError unless it falls (sign -1) or rises (1) strictly, where it is concrete."""
     with jax.ensure_compile_time_eval():
         times = jnp.asarray(times, dtype)
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"a grid is a vector of at least two times, got shape {times.shape}")
-    if not isinstance(times, jax.core.Tracer):
+    if not isinstance(times, Tracer):
         known = np.asarray(times)
         wrong = np.flatnonzero(~(sign * np.diff(known) > 0))
         if wrong.size:
@@ -153,16 +156,20 @@ def _run(solver, times, sign, x, noise, trajectory):
     return (state[0], frames) if trajectory else state[0]
 
 
-def sample(solver, times, x, noise=None, trajectory=False):
+def sample(
+    solver: Solver, times: Array, x: Array, noise: Key | Array | None = None, trajectory: bool = False
+) -> Any:
     r"""Points at the last time of a grid from points at its first: one scan over the steps.
 
     $x_{t_N}\leftarrow\cdots\leftarrow x_{t_1}\leftarrow x_{t_0},\quad t_0 > t_1 > \cdots > t_N$
 
-    Shapes: `times` [N + 1] falling, `x` [*shape] -> [*shape].  noise: a typed key (the draws of step i come from
-    fold_in(key, i), so they are never all in memory), an array [N, draws, *shape] of standard normals, or None for a
-    deterministic solver. trajectory: also (x after each step, the x_0 predicted at its start), each [N, *shape].  Runs in the
-    precision of x, times in float32 at least.  Raises ValueError for times that do not fall (where they are concrete), for
-    noise of another shape and for an x that is not floating.
+    Shapes: `times` [N + 1] falling, `x` [*shape] -> [*shape].
+    noise: a typed key, an array [N, draws, *shape] of standard normals, or None for a deterministic solver.  With a key the
+    draws of step i come from fold_in(key, i), so they are never all in memory.
+    trajectory: return also (x after each step, the x_0 predicted at its start), each [N, *shape].
+    Runs in the precision of x, times in float32 at least.
+    Raises ValueError for times that do not fall (where they are concrete), for noise of another shape and for an x that is not
+    floating.
     Source: Ho, Jain, Abbeel 2020, algorithm 2.
 
     >>> from dlvm_jax.functional.diffusion import ode, schedules
@@ -175,16 +182,16 @@ def sample(solver, times, x, noise=None, trajectory=False):
     return _run(solver, times, -1, x, noise, trajectory)
 
 
-def encode(process, solver, times, x, trajectory=False):
+def encode(process: Process, solver: Solver, times: Array, x: Array, trajectory: bool = False) -> Any:
     r"""The latent of a point: a deterministic solver run from (nearly) clean to noise.
 
     $x_{t_0}\rightarrow x_{t_1}\rightarrow\cdots\rightarrow x_{t_N},\quad t_0 < t_1 < \cdots < t_N$
 
     Every solver without draws allows it: DDIM with eta = 0, `ode`, the deterministic ones of `dpm`, EDM without churn.
-    Sampling the latent gives x back up to twice the solver's error, not exactly.  The first time must bear noise
-    (`process.t_min`): the ODE has no solution from a clean point.  Shapes: as `sample`, trajectory
-    too.  Raises ValueError for times
-    that do not rise, for a clean first time (where it is concrete) and for a solver with noise.
+    Sampling the latent gives x back up to twice the solver's error, not exactly.
+    Shapes: `times` [N + 1] rising, `x` [*shape] -> [*shape]; trajectory as in `sample`.
+    times: the first must have noise (`process.t_min`), since the ODE has no solution from a clean point.
+    Raises ValueError for times that do not rise, for a clean first time (where it is concrete) and for a solver with noise.
     Source: Song, Meng, Ermon 2021, section 4.3 and eq. 14.
 
     >>> from dlvm_jax.functional.diffusion import ode, schedules
@@ -201,7 +208,7 @@ def encode(process, solver, times, x, trajectory=False):
     return _run(solver, times, 1, x, None, trajectory)
 
 
-def time_between(process, low, high, log_snr):
+def time_between(process: Process, low: Numeric, high: Numeric, log_snr: Numeric) -> Array:
     r"""The time at which the log signal-to-noise ratio has a value.
 
     $t = \lambda^{-1}(\ell)$, kept within `low` <= t <= `high`
@@ -222,9 +229,9 @@ def time_between(process, low, high, log_snr):
 
     # 64 halvings resolve a double; unrolled, since each is a tiny kernel on an accelerator.
     dtype = jnp.result_type(low, high, 1.0)
-    low, high = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
-    low, high = lax.fori_loop(0, 64, halve, (low, high), unroll=8)
-    return lax.stop_gradient(0.5 * (low + high))
+    ends = jnp.asarray(low, dtype), jnp.asarray(high, dtype)
+    before, after = lax.fori_loop(0, 64, halve, ends, unroll=8)
+    return lax.stop_gradient(0.5 * (before + after))
 
 
 def _check_grid(process, steps, clean):
@@ -232,11 +239,11 @@ def _check_grid(process, steps, clean):
         raise ValueError(f"a grid has at least one interval, got {steps}")
     if clean and known_clean(process, 0.0) is False:
         raise ValueError(
-            "t = 0 still bears noise in this process: take clean=False, the grid then ends at t_min"
+            "t = 0 still has noise in this process: take clean=False, the grid then ends at t_min"
         )
 
 
-def equal_times(process, steps, clean=False):
+def equal_times(process: Process, steps: int, clean: bool = False) -> Array:
     r"""Equally spaced times, in `steps` intervals.
 
     $t_i = t_{\max} - \frac iN(t_{\max}-t_{\mathrm{end}}),\quad i=0,\ldots,N$
@@ -266,7 +273,7 @@ def _at_levels(process, steps, clean, log_snr):
     return jnp.concatenate([jnp.array([process.t_max]), between, jnp.array(ends)])
 
 
-def log_snr_times(process, steps, clean=False):
+def log_snr_times(process: Process, steps: int, clean: bool = False) -> Array:
     r"""Times equally spaced in log signal-to-noise ratio, in `steps` intervals.
 
     $\lambda(t_i) = \lambda(t_{\max}) + \frac i{N}\,(\lambda(t_{\min})-\lambda(t_{\max}))$
@@ -282,7 +289,7 @@ def log_snr_times(process, steps, clean=False):
     return _at_levels(process, steps, clean, lambda place: first + place * (last - first))
 
 
-def karras_times(process, steps, rho=7.0, clean=True):
+def karras_times(process: Process, steps: int, rho: float = 7.0, clean: bool = True) -> Array:
     r"""The grid of EDM: noise levels equally spaced in their power 1 / rho, then the clean point.
 
     $\varsigma_i = \big(\varsigma_{\max}^{1/\rho}+\tfrac i{N-1}(\varsigma_{\min}^{1/\rho}-\varsigma_{\max}^{1/\rho})\big)^\rho$
@@ -299,7 +306,7 @@ def karras_times(process, steps, rho=7.0, clean=True):
     return _at_levels(process, steps, clean, lambda place: -2 * rho * jnp.log(first + place * (last - first)))
 
 
-def table_times(process, steps):
+def table_times(process: Process, steps: int) -> Array:
     r"""A part of the steps of a table, as DDIM takes it, then the clean point.
 
     $t_i = (1+\mathrm{round}(k_{S-i}))/T,\quad k = \mathrm{linspace}(0, T-1, S)$, and $t_S = 0$
@@ -311,7 +318,13 @@ def table_times(process, steps):
     >>> table_times(from_recursion(linear_betas(8)), 2).tolist()
     [1.0, 0.125, 0.0]
     """
-    if process.steps is None or not 1 <= steps <= process.steps:
-        raise ValueError(f"a table of {process.steps} steps cannot be walked in {steps}")
+    if process.steps is None:
+        raise ValueError(
+            "this process has no table of steps; make it with from_recursion, or take another grid"
+        )
+    if not 1 <= steps <= process.steps:
+        raise ValueError(
+            f"a table of {process.steps} steps has grids of 1 to {process.steps} steps, got {steps}"
+        )
     chosen = np.round(np.linspace(process.steps - 1, 0, steps)) + 1
     return jnp.append(jnp.asarray(chosen / process.steps, float), 0.0)

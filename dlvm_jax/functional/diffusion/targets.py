@@ -8,15 +8,16 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from dlvm_jax.functional.diffusion.process import alpha, diffusion, drift, expand_to_event, sigma
+from dlvm_jax.functional.diffusion.process import Process, alpha, diffusion, drift, expand_to_event, sigma
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["TARGETS", "Preconditioning", "coefficients", "from_x0", "preconditioning", "to_x0"]
 
 TARGETS = ("x0", "epsilon", "score", "v", "velocity")
 
 
-def coefficients(process, target, t):
-    r"""The numbers a and b of a target.
+def coefficients(process: Process, target: str, t: Numeric) -> tuple[Array, Array]:
+    r"""The coefficients a and b of a target.
 
     $\mathrm{target} = a(t)\,x_0 + b(t)\,x_t$, with $\epsilon = (x_t-\alpha_tx_0)/\sigma_t$ in: $\epsilon$ itself; the score
     of $q(x_t\mid x_0)$, $-\epsilon/\sigma_t$; $v = \alpha_t\epsilon-\sigma_tx_0$; the velocity
@@ -46,8 +47,8 @@ def coefficients(process, target, t):
     raise ValueError(f"a target is one of {', '.join(TARGETS)}, got {target!r}")
 
 
-def to_x0(process, target, prediction, x_t, t):
-    r"""The clean point that a prediction stands for.
+def to_x0(process: Process, target: str, prediction: Array, x_t: Array, t: Numeric) -> Array:
+    r"""The clean point that a prediction of any target implies.
 
     $\hat x_0 = (\mathrm{prediction} - b(t)\,x_t)/a(t)$
 
@@ -62,7 +63,7 @@ def to_x0(process, target, prediction, x_t, t):
     return (prediction - expand_to_event(b, x_t) * x_t) / expand_to_event(a, x_t)
 
 
-def from_x0(process, target, x0, x_t, t):
+def from_x0(process: Process, target: str, x0: Array, x_t: Array, t: Numeric) -> Array:
     r"""A target at a clean point (or at an expected one: its expectation).
 
     $a(t)\,x_0 + b(t)\,x_t$, inverse of `to_x0`
@@ -81,12 +82,12 @@ def from_x0(process, target, x0, x_t, t):
 class Preconditioning(NamedTuple):
     """Scales around a network F: the denoiser is skip x_t + out F(input x_t)."""
 
-    input: object
-    skip: object
-    out: object
+    input: Array
+    skip: Array
+    out: Array
 
 
-def preconditioning(process, t, data_std):
+def preconditioning(process: Process, t: Numeric, data_std: Numeric) -> Preconditioning:
     r"""Scales that give a network inputs and targets of variance one and amplify its errors least.
 
     $\hat x_0 = c_{skip}x_t + c_{out}F(c_{in}x_t):\quad c_{in} = 1/\sqrt{\alpha_t^2s^2+\sigma_t^2},\

@@ -4,6 +4,7 @@ Each term is in nats and keeps the batch; bound = reconstruction - diffusion - p
 its expectation over the noise lies below log p(x).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion.objectives import denoising_loss, weight
 from dlvm_jax.functional.diffusion.process import (
+    Process,
     alpha,
     diffuse,
     expand_to_event,
@@ -21,6 +23,7 @@ from dlvm_jax.functional.diffusion.process import (
 from dlvm_jax.functional.diffusion.solvers import checked_times
 from dlvm_jax.functional.diffusion.targets import coefficients, to_x0
 from dlvm_jax.functional.divergences import kl_normal
+from dlvm_jax.functional.types import Array, Denoiser, Key, Numeric
 
 __all__ = [
     "VariationalBound",
@@ -39,17 +42,17 @@ __all__ = [
 class VariationalBound(NamedTuple):
     """Terms of the bound, each [*batch] in nats; diffusion and prior are divergences, to be taken off."""
 
-    reconstruction: jax.Array
-    diffusion: jax.Array
-    prior: jax.Array
+    reconstruction: Array
+    diffusion: Array
+    prior: Array
 
     @property
-    def bound(self):
+    def bound(self) -> Array:
         """reconstruction - diffusion - prior."""
         return self.reconstruction - self.diffusion - self.prior
 
 
-def prior_kl(process, x0, event_ndim=1, prior_std=None):
+def prior_kl(process: Process, x0: Array, event_ndim: int = 1, prior_std: Numeric | None = None) -> Array:
     r"""The term L_T: what is left of the data at the end of the path.
 
     $L_T = \mathrm{KL}(q(x_T\mid x_0)\,\|\,\mathcal N(0, s^2I)) =
@@ -67,7 +70,7 @@ def prior_kl(process, x0, event_ndim=1, prior_std=None):
     return kl_normal(alpha(process, process.t_max) * x0, jnp.log(end), 0.0, log_prior_std, event_ndim)
 
 
-def reverse_log_std(process, kind, s, t):
+def reverse_log_std(process: Process, kind: str, s: Numeric, t: Numeric) -> Array:
     r"""The two usual standard deviations of a reverse step from t to s.
 
     $\log\tilde\sigma$ of $q(x_s\mid x_t,x_0)$ for "small", $\log\sigma_{t\mid s}$ of $q(x_t\mid x_s)$ for "large"
@@ -96,7 +99,7 @@ def _posterior(process, x0, s, t):
     return posterior(process, jnp.zeros_like(x0), x0, s, t)
 
 
-def optimal_log_std(process, s, t, error):
+def optimal_log_std(process: Process, s: Numeric, t: Numeric, error: Numeric) -> Array:
     r"""The reverse standard deviation that is best for a given mean squared error of the denoiser.
 
     $\sigma^2 = \tilde\sigma^2 + \big(\alpha_s\,\mathrm{expm1}(\lambda_t-\lambda_s)\big)^2\,
@@ -113,7 +116,7 @@ def optimal_log_std(process, s, t, error):
     return 0.5 * jnp.log(jnp.square(std) + jnp.square(pull) * error)
 
 
-def learned_log_std(process, fraction, s, t):
+def learned_log_std(process: Process, fraction: Array, s: Numeric, t: Numeric) -> Array:
     r"""A reverse standard deviation between the small and the large one, a fraction for each element.
 
     $\log\sigma = v\log\sigma_{t\mid s} + (1-v)\log\tilde\sigma$
@@ -131,7 +134,9 @@ def learned_log_std(process, fraction, s, t):
     return small + fraction * (large - small)
 
 
-def step_kl(process, x0, x0_hat, s, t, log_std, event_ndim=1):
+def step_kl(
+    process: Process, x0: Array, x0_hat: Array, s: Numeric, t: Numeric, log_std: Numeric, event_ndim: int = 1
+) -> Array:
     r"""The term $L_{t-1}$ of one step from t to s, with any reverse variance.
 
     $\mathrm{KL}\big(q(x_s\mid x_t,x_0)\,\|\,\mathcal N(\tilde\mu(x_t,\hat x_0), \sigma^2I)\big)$
@@ -151,7 +156,7 @@ def step_kl(process, x0, x0_hat, s, t, log_std, event_ndim=1):
     )
 
 
-def step_weight(process, target, s, t, log_std):
+def step_weight(process: Process, target: str, s: Numeric, t: Numeric, log_std: Numeric) -> Array:
     r"""What the squared error of a target counts in the term of one step: the three interpretations of the bound.
 
     $\frac{1}{2\sigma^2}\frac{(\alpha_s\,\mathrm{expm1}(\lambda_t-\lambda_s))^2}{a(t)^2}$
@@ -174,18 +179,30 @@ def _noisy(process, key, x0, t):
     return diffuse(process, x0, t, jax.random.normal(key, x0.shape, x0.dtype))
 
 
-def discrete_bound(key, process, reverse, decoder, x0, times, event_ndim=1, uniform=None, prior_std=None):
+def discrete_bound(
+    key: Key,
+    process: Process,
+    reverse: Callable[[Array, Array, Array], tuple[Array, Array]],
+    decoder: Callable[[Array], Array],
+    x0: Array,
+    times: Array,
+    event_ndim: int = 1,
+    uniform: Array | None = None,
+    prior_std: Numeric | None = None,
+) -> VariationalBound:
     r"""Bound in discrete time along given times $t_0<\ldots<t_N$: all N steps, or one of them drawn for each example.
 
     $\log p(x) \ge \mathbb E_q\Big[\log p(x\mid x_{t_0}) - \sum_{i=1}^N
         \mathrm{KL}\big(q(x_{t_{i-1}}\mid x_{t_i},x_0)\,\|\,p(x_{t_{i-1}}\mid x_{t_i})\big)\Big] -
         \mathrm{KL}(q(x_{t_N}\mid x_0)\,\|\,p(x_{t_N}))$
 
-    reverse: (x_t, s, t) -> (x0_hat, log_std) as in `step_kl`.  decoder: x_{t_0} -> log p(x | x_{t_0}) [*batch].
-    A table of T steps has times 1/T .. 1, N = T - 1 steps and a decoder from the first; times that begin at 0 (without a clean
-    end) have N = T.  Given `uniform` [*batch] in [0, 1), only step floor(uniform N) + 1 is evaluated, times N (not N - 1).
-    Shapes: `x0` [*batch, *event], `times` [N + 1] -> `VariationalBound` of [*batch], nats.  The prior
-    is met at the last time.  Raises ValueError for times that do not rise (where they are concrete).
+    Shapes: `x0` [*batch, *event], `times` [N + 1] -> `VariationalBound` of [*batch], nats.
+    reverse: (x_t, s, t) -> (x0_hat, log_std) as in `step_kl`.
+    decoder: x_{t_0} -> log p(x | x_{t_0}) [*batch].
+    times: a table of T steps has times 1/T .. 1, N = T - 1 steps and a decoder from the first; times that begin at 0 (without a
+    clean end) have N = T.  The prior is that of the last time.
+    uniform: [*batch] in [0, 1); only step floor(uniform N) + 1 is evaluated, times N (not N - 1).
+    Raises ValueError for times that do not rise (where they are concrete).
     Source: Ho, Jain, Abbeel 2020, eq. 5; Kingma, Salimans, Poole, Ho 2021, eq. 13.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -217,16 +234,27 @@ def discrete_bound(key, process, reverse, decoder, x0, times, event_ndim=1, unif
     return VariationalBound(first, total, prior_kl(ends, x0, event_ndim, prior_std))
 
 
-def continuous_bound(key, process, denoise, decoder, x0, t, t_weight=1.0, event_ndim=1, prior_std=None):
+def continuous_bound(
+    key: Key,
+    process: Process,
+    denoise: Denoiser,
+    decoder: Callable[[Array], Array],
+    x0: Array,
+    t: Numeric,
+    t_weight: Numeric = 1.0,
+    event_ndim: int = 1,
+    prior_std: Numeric | None = None,
+) -> VariationalBound:
     r"""Bound in continuous time, at one random time for each example.
 
     $\log p(x) \ge \mathbb E\big[\log p(x\mid x_{t_{\min}})\big] - \tfrac12\int_{t_{\min}}^{t_{\max}}(-\dot\lambda)\,e^{\lambda}\,
         \mathbb E\|x_0-\hat x_0(x_t,t)\|^2dt - \mathrm{KL}(q(x_T\mid x_0)\,\|\,p(x_T))$
 
     The integrand is also $\tfrac12(-\dot\lambda)\|\epsilon-\hat\epsilon\|^2$; the integral depends on the schedule through its
-    ends alone.  decoder: x at t_min -> log p(x | x_{t_min}) [*batch].  `t` is uniform over the process
-    (`times.uniform_times`), or comes with a `t_weight` (`times.importance_times`).
+    ends alone.
     Shapes: `x0` [*batch, *event], `t`, `t_weight` [*batch] or scalars -> `VariationalBound` of [*batch], nats.
+    decoder: x at t_min -> log p(x | x_{t_min}) [*batch].
+    t: uniform over the process (`times.uniform_times`), or with a `t_weight` (`times.importance_times`).
     Source: Kingma, Salimans, Poole, Ho 2021, eq. 15 and 16.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -243,15 +271,28 @@ def continuous_bound(key, process, denoise, decoder, x0, t, t_weight=1.0, event_
     return VariationalBound(first, integral, prior_kl(process, x0, event_ndim, prior_std))
 
 
-def hybrid_loss(process, target, prediction, fraction, decoder, x0, x_t, t, event_ndim=1, scale=1e-3):
+def hybrid_loss(
+    process: Process,
+    target: str,
+    prediction: Array,
+    fraction: Array,
+    decoder: Callable[[Array, Array], Array],
+    x0: Array,
+    x_t: Array,
+    t: Numeric,
+    event_ndim: int = 1,
+    scale: float = 1e-3,
+) -> Array:
     r"""Simple loss for the mean and a little of the bound for the variance, which alone learns from it.
 
     $\|\epsilon-\hat\epsilon\|^2 + 10^{-3}\,T\,L_{t-1}$ with $\hat x_0$ held constant in L and
     $\log\sigma = v\log\sigma_{t\mid s} + (1-v)\log\tilde\sigma$
 
-    The first step counts $-\log p(x\mid x_1)$; decoder: (mean, log_std) of a Gaussian -> its log-probability [*batch].
     Shapes: `prediction`, `fraction` (v), `x0`, `x_t` [*batch, *event]; t scalar or [*batch], steps i / T of a table ->
-    [*batch]. Raises ValueError for a process without a table, or an unknown target.  Source: Nichol & Dhariwal 2021, eq. 16.
+    [*batch].
+    decoder: (mean, log_std) of a Gaussian -> its log-probability [*batch], for the first step, which counts
+    $-\log p(x\mid x_1)$.
+    Raises ValueError for a process without a table, or an unknown target.  Source: Nichol & Dhariwal 2021, eq. 16.
 
     >>> from dlvm_jax.functional.diffusion.schedules import from_recursion, linear_betas
     >>> zeros, chain = jnp.zeros((1, 2)), from_recursion(linear_betas(10))

@@ -3,15 +3,20 @@
 A conditioner maps z [*batch, D] to (shift, log_scale), each [*batch, D], of which element i depends on z_1, ..., z_(i-1) only.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.numerics import as_float, sum_event
+from dlvm_jax.functional.types import Array
 
 __all__ = ["autoregressive", "autoregressive_inverse", "forward_substitution", "gate"]
 
+Conditioner = Callable[[Array], tuple[Array, Array]]
 
-def gate(m, s):
+
+def gate(m: Array, s: Array) -> tuple[Array, Array]:
     r"""Shift and log-scale of the gated step of an inverse autoregressive flow.
 
     $\sigma = \mathrm{sigmoid}(s),\quad y = \sigma\odot z + (1-\sigma)\odot m$
@@ -25,7 +30,7 @@ def gate(m, s):
     return jax.nn.sigmoid(-s) * m, jax.nn.log_sigmoid(s)
 
 
-def autoregressive(z, conditioner):
+def autoregressive(z: Array, conditioner: Conditioner) -> tuple[Array, Array]:
     r"""The affine autoregressive flow and its log-determinant: all coordinates in one pass.
 
     $y_i = \mu_i(z_{<i}) + \sigma_i(z_{<i})\,z_i,\quad \log|\det\tfrac{\partial y}{\partial z}| = \sum_i\log\sigma_i$
@@ -40,7 +45,9 @@ def autoregressive(z, conditioner):
     return shift + jnp.exp(log_scale) * z, sum_event(log_scale, 1)
 
 
-def forward_substitution(solve, x):
+def forward_substitution(
+    solve: Callable[[Array, Array, Array], tuple[Array, Array]], x: Array
+) -> tuple[Array, Array]:
     r"""Solve a triangular system of equations, one coordinate after another, each once.
 
     $z_i = g_i(z_{<i}, x_i),\ i = 1,\ldots,D,\qquad \log|\det\tfrac{\partial z}{\partial x}| =
@@ -66,7 +73,7 @@ def forward_substitution(solve, x):
     return jax.lax.scan(fill, start, (jnp.moveaxis(x, -1, 0), jnp.arange(x.shape[-1])))[0]
 
 
-def autoregressive_inverse(y, conditioner):
+def autoregressive_inverse(y: Array, conditioner: Conditioner) -> tuple[Array, Array]:
     r"""The inverse of the affine autoregressive flow, one coordinate after another, and the log-determinant of the inverse.
 
     $z_i = \frac{y_i - \mu_i(z_{<i})}{\sigma_i(z_{<i})},\ i = 1,\ldots,D$
@@ -79,7 +86,7 @@ def autoregressive_inverse(y, conditioner):
     """
 
     def solve(z, y_i, i):
-        shift, log_scale = (numbers[..., i] for numbers in conditioner(z))
+        shift, log_scale = (values[..., i] for values in conditioner(z))
         return (y_i - shift) * jnp.exp(-log_scale), -log_scale
 
     return forward_substitution(solve, y)

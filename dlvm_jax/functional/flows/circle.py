@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional.flows.roots import monotone_root
 from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
     "moebius",
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 
-def wrap(theta):
+def wrap(theta: Array) -> Array:
     r"""The angle in [-pi, pi) of the same point of the circle; one that lies there is left as it is, to the last digit.
 
     $\theta - 2\pi\,\big\lfloor\tfrac{\theta+\pi}{2\pi}\big\rfloor$
@@ -37,7 +38,7 @@ def wrap(theta):
     return theta - 2 * jnp.pi * jnp.floor((theta + jnp.pi) / (2 * jnp.pi))
 
 
-def rotation(theta, shift):
+def rotation(theta: Array, shift: Numeric) -> tuple[Array, Array]:
     r"""Rotation of the circle; that by -shift is its inverse.
 
     $\theta + \varphi \bmod 2\pi,\quad \log|\det| = 0$
@@ -71,7 +72,7 @@ def _lifted_moebius(theta, centre):
     return theta + 2 * (turn - _turn(jnp.zeros_like(theta), centre)[0]), _kernel(square, centre)
 
 
-def moebius(theta, centre):
+def moebius(theta: Array, centre: Array) -> tuple[Array, Array]:
     r"""The Moebius transformation of the circle, turned so that the angle 0 stays, and its log-derivative.
 
     $e^{i\varphi} = \frac{1-\bar w}{1-w}\,h_w(e^{i\theta}),\ h_w(z) = \frac{1-|w|^2}{|z-w|^2}(z-w) - w,\quad
@@ -88,7 +89,7 @@ def moebius(theta, centre):
     return wrap(lifted), log_det
 
 
-def moebius_inverse(phi, centre):
+def moebius_inverse(phi: Array, centre: Array) -> tuple[Array, Array]:
     r"""The inverse of the Moebius transformation, by that of the opposite centre, and its log-derivative.
 
     $e^{i\theta} = h_{-w}(e^{i\psi}),\quad \psi = \varphi + 2\arg(1-w)$
@@ -120,14 +121,14 @@ def _mixture_inverse(phi, mixture, log_weights, reach):
     return theta, -mixture(theta)[1]
 
 
-def moebius_mixture(theta, centres, log_weights):
+def moebius_mixture(theta: Array, centres: Array, log_weights: Array) -> tuple[Array, Array]:
     r"""A convex combination of Moebius transformations, and its log-derivative.
 
     $\varphi = \sum_{k=1}^K\rho_k\,\varphi_k(\theta),\quad
         \frac{d\varphi}{d\theta} = \sum_k\rho_k\,\frac{1-|w_k|^2}{|e^{i\theta}-w_k|^2},\quad \rho = \mathrm{softmax}(\log\rho)$
 
     with the angles before they are wrapped.
-    Shapes: `theta` [*batch], `centres` [*batch, K, 2], `log_weights` [*batch, K] (free numbers) -> angle [*batch] in [-pi, pi),
+    Shapes: `theta` [*batch], `centres` [*batch, K, 2], `log_weights` [*batch, K] (unconstrained) -> angle [*batch] in [-pi, pi),
     log_det [*batch].  Source: Rezende et al. 2020, section 2.1 (convex combinations).
 
     >>> moebius_mixture(jnp.array([0.0, 1.0]), jnp.zeros((3, 2)), jnp.zeros(3))[0].round(6)
@@ -137,7 +138,7 @@ def moebius_mixture(theta, centres, log_weights):
     return wrap(lifted), log_det
 
 
-def moebius_mixture_inverse(phi, centres, log_weights):
+def moebius_mixture_inverse(phi: Array, centres: Array, log_weights: Array) -> tuple[Array, Array]:
     r"""The inverse of a convex combination of Moebius transformations, by one scalar equation, and its log-derivative.
 
     $\theta:\quad \sum_k\rho_k\,\varphi_k(\theta) = \varphi,\quad -2\pi\le\theta\le 2\pi$
@@ -166,7 +167,7 @@ def _from_tangent(numerator, denominator):
     return angle, jnp.square(numerator) + jnp.square(denominator)
 
 
-def non_compact_projection(theta, alpha, beta):
+def non_compact_projection(theta: Array, alpha: Numeric, beta: Numeric) -> tuple[Array, Array]:
     r"""An affine map of the line onto which the circle is projected from the point pi, and its log-derivative.
 
     $\tan\tfrac{\varphi}{2} = \alpha\tan\tfrac{\theta}{2} + \beta,\quad
@@ -184,7 +185,7 @@ def non_compact_projection(theta, alpha, beta):
     return angle, jnp.log(alpha) - jnp.log(square)
 
 
-def non_compact_projection_inverse(phi, alpha, beta):
+def non_compact_projection_inverse(phi: Array, alpha: Numeric, beta: Numeric) -> tuple[Array, Array]:
     r"""The inverse of the non-compact projection, in closed form, and its log-derivative.
 
     $\tan\tfrac{\theta}{2} = \frac{\tan\frac\varphi2 - \beta}{\alpha},\quad
@@ -202,12 +203,14 @@ def non_compact_projection_inverse(phi, alpha, beta):
     return angle, jnp.log(alpha) - jnp.log(square)
 
 
-def non_compact_projection_mixture(theta, alpha, beta, log_weights):
+def non_compact_projection_mixture(
+    theta: Array, alpha: Array, beta: Array, log_weights: Array
+) -> tuple[Array, Array]:
     r"""A convex combination of non-compact projections, and its log-derivative.
 
     $\varphi = \sum_{k=1}^K\rho_k\,2\arctan\big(\alpha_k\tan\tfrac\theta2 + \beta_k\big),\quad \rho = \mathrm{softmax}(\log\rho)$
 
-    Shapes: `theta` [*batch], `alpha`, `beta`, `log_weights` (free numbers) [*batch, K] -> angle [*batch] in [-pi, pi),
+    Shapes: `theta` [*batch], `alpha`, `beta`, `log_weights` (unconstrained) [*batch, K] -> angle [*batch] in [-pi, pi),
     log_det [*batch].  Source: Rezende et al. 2020, section 2.1 (convex combinations).
 
     >>> non_compact_projection_mixture(jnp.array([0.0, 1.0]), jnp.ones(3), jnp.zeros(3), jnp.zeros(3))[0].round(6)
@@ -217,7 +220,9 @@ def non_compact_projection_mixture(theta, alpha, beta, log_weights):
     return wrap(lifted), log_det  # rounding may carry a sum over pi
 
 
-def non_compact_projection_mixture_inverse(phi, alpha, beta, log_weights):
+def non_compact_projection_mixture_inverse(
+    phi: Array, alpha: Array, beta: Array, log_weights: Array
+) -> tuple[Array, Array]:
     r"""The inverse of a convex combination of non-compact projections, by one scalar equation, and its log-derivative.
 
     $\theta:\quad \sum_k\rho_k\,2\arctan\big(\alpha_k\tan\tfrac\theta2 + \beta_k\big) = \varphi,\quad -\pi\le\theta\le\pi$

@@ -1,4 +1,4 @@
-"""From free numbers to parameters under which a flow is invertible.
+"""From unconstrained values to parameters under which a flow is invertible.
 
 Zero gives the identity map.  Every constraint keeps the slope that could vanish above `MIN_SLOPE`, so that an inverse magnifies
 rounding errors by at most 1 / MIN_SLOPE and float32 keeps its digits.
@@ -9,6 +9,7 @@ import math
 import jax.numpy as jnp
 
 from dlvm_jax.functional.numerics import inner_product
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["MIN_SLOPE", "moebius_centre", "planar_u_hat", "positive", "radial_beta_hat", "sylvester_triangle"]
 
@@ -24,7 +25,7 @@ def _above_minus_one(x):
     return jnp.where(small, near, far + jnp.log(1 - _REST + _REST * jnp.exp(-far)))
 
 
-def planar_u_hat(w, u):
+def planar_u_hat(w: Array, u: Array) -> Array:
     r"""The direction nearest to u along w under which a planar flow is invertible.
 
     $\hat u = u + [m(w^\top u) - w^\top u]\,\frac{w}{\|w\|^2},\quad m(x) = \log(c + (1-c)e^x),\ c = e^{\delta-1}$
@@ -41,7 +42,7 @@ def planar_u_hat(w, u):
     return u + length[..., None] * w
 
 
-def radial_beta_hat(alpha, beta):
+def radial_beta_hat(alpha: Numeric, beta: Array) -> Array:
     r"""The strength under which a radial flow is invertible.
 
     $\hat\beta = \alpha\,m(\beta) > -\alpha$ with the $m$ of `planar_u_hat`
@@ -56,7 +57,7 @@ def radial_beta_hat(alpha, beta):
     return alpha * _above_minus_one(beta)
 
 
-def sylvester_triangle(a):
+def sylvester_triangle(a: Array) -> Array:
     r"""An upper-triangular matrix whose diagonal lies so far inside (-1, 1) that any two of them make an invertible flow.
 
     $r_{ij} = a_{ij}\ (i<j),\quad r_{ii} = \sqrt{1-\delta}\,\tanh a_{ii},\quad\text{so } r_{ii}\tilde r_{ii} > -1 + \delta$
@@ -72,7 +73,7 @@ def sylvester_triangle(a):
     return jnp.triu(a, 1) + math.sqrt(1 - MIN_SLOPE) * jnp.tanh(a * identity)
 
 
-def positive(a):
+def positive(a: Array) -> Array:
     r"""A number that stays above zero, for a slope; zero gives one.
 
     $\alpha = 1 + m(a) > \delta$ with the $m$ and the $\delta$ of `planar_u_hat`
@@ -85,7 +86,7 @@ def positive(a):
     return 1 + _above_minus_one(a)
 
 
-def moebius_centre(w):
+def moebius_centre(w: Array) -> Array:
     r"""A point inside the unit circle, so far that no slope of a Moebius transformation is below 1/200; zero gives zero.
 
     $\hat w = \frac{0.99\,w}{1+\|w\|}$

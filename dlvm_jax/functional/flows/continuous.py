@@ -4,10 +4,14 @@ A velocity is a function `velocity(x, t)` of x [*batch, *event] and of t, a scal
 treats the batch row by row.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion.score_matching import exact_divergence, hutchinson_divergence
 from dlvm_jax.functional.numerics import as_float, runge_kutta, sum_event
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["continuous", "continuous_inverse", "flow_matching_loss"]
 
@@ -26,7 +30,13 @@ def _integrate(z, velocity, start, stop, steps, event_ndim, probe):
     return runge_kutta(slope, state, times, stop - start)
 
 
-def continuous(z, velocity, steps=20, event_ndim=1, probe=None):
+def continuous(
+    z: Array,
+    velocity: Callable[[Array, Any], Array],
+    steps: int = 20,
+    event_ndim: int = 1,
+    probe: Array | None = None,
+) -> tuple[Array, Array]:
     r"""The flow of a velocity field from t = 0 to t = 1 and its log-determinant, by Runge-Kutta steps of order four.
 
     $y = z + \int_0^1v(x_t,t)\,dt,\quad \log|\det\tfrac{\partial y}{\partial z}| = \int_0^1\nabla\cdot v(x_t,t)\,dt$
@@ -43,7 +53,13 @@ def continuous(z, velocity, steps=20, event_ndim=1, probe=None):
     return _integrate(z, velocity, 0.0, 1.0, steps, event_ndim, probe)
 
 
-def continuous_inverse(y, velocity, steps=20, event_ndim=1, probe=None):
+def continuous_inverse(
+    y: Array,
+    velocity: Callable[[Array, Any], Array],
+    steps: int = 20,
+    event_ndim: int = 1,
+    probe: Array | None = None,
+) -> tuple[Array, Array]:
     r"""The flow back from t = 1 to t = 0 and its log-determinant.
 
     $z = y - \int_0^1v(x_t,t)\,dt,\quad \log|\det\tfrac{\partial z}{\partial y}| = -\int_0^1\nabla\cdot v(x_t,t)\,dt$
@@ -58,14 +74,17 @@ def continuous_inverse(y, velocity, steps=20, event_ndim=1, probe=None):
     return _integrate(y, velocity, 1.0, 0.0, steps, event_ndim, probe)
 
 
-def flow_matching_loss(velocity, x0, x1, t, event_ndim=1):
+def flow_matching_loss(
+    velocity: Callable[[Array, Any], Array], x0: Array, x1: Array, t: Numeric, event_ndim: int = 1
+) -> Array:
     r"""Conditional flow matching on straight paths from noise to data: regression on their velocity, without solving the ODE.
 
     $\|v(x_t,t) - (x_1-x_0)\|^2,\quad x_t = (1-t)x_0 + t\,x_1$
 
     Its minimiser over independent draws $x_0\sim p_0$, $x_1\sim$ data, $t\sim U(0,1)$ is a velocity whose `continuous` flow takes
-    p_0 to the law of the data.  Shapes: `x0`, `x1` [*batch, *event], `t` [*batch]; `velocity(x_t, t)` -> [*batch, *event] ->
-    [*batch].  Source: Lipman et al. 2023, eq. 23 (sigma_min = 0); Liu, Gong, Liu 2023, eq. 1.
+    p_0 to the distribution of the data.
+    Shapes: `x0`, `x1` [*batch, *event], `t` [*batch]; `velocity(x_t, t)` -> [*batch, *event] -> [*batch].
+    Source: Lipman et al. 2023, eq. 23 (sigma_min = 0); Liu, Gong, Liu 2023, eq. 1.
 
     >>> flow_matching_loss(lambda x, t: 0 * x, jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.array([0.5]))
     Array([2.], dtype=float32)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.types import Array, Key, Shape
 
 __all__ = [
     "checkerboard_merge",
@@ -25,7 +26,7 @@ def noise_steps(levels: int) -> int:
     return 2 ** min(15, 23 - (levels - 1).bit_length())
 
 
-def check_tiles(shape, size):
+def check_tiles(shape: Shape, size: int) -> None:
     """Raise ValueError unless patches of `size` x `size` pixels tile images of a shape [*batch, H, W, C]."""
     if len(shape) < 3 or shape[-3] % size or shape[-2] % size:
         raise ValueError(
@@ -33,7 +34,7 @@ def check_tiles(shape, size):
         )
 
 
-def space_to_depth(x, size):
+def space_to_depth(x: Array, size: int) -> Array:
     r"""Put each block of `size` x `size` pixels into one pixel of size^2 times the channels.
 
     $y_{i,j,(as+b)C+c} = x_{si+a,sj+b,c}$ for size s.
@@ -50,7 +51,7 @@ def space_to_depth(x, size):
     return jnp.moveaxis(x, -4, -3).reshape(*batch, h // size, w // size, size**2 * c)
 
 
-def depth_to_space(y, size):
+def depth_to_space(y: Array, size: int) -> Array:
     r"""Undo `space_to_depth`: sub-pixel upsampling.
 
     $x_{si+a,sj+b,c} = y_{i,j,(as+b)C+c}$ for size s.
@@ -70,7 +71,7 @@ def depth_to_space(y, size):
     return jnp.moveaxis(y, -3, -4).reshape(*batch, size * h, size * w, c // size**2)
 
 
-def squeeze(x):
+def squeeze(x: Array) -> tuple[Array, Array]:
     r"""Put each 2 x 2 block of pixels into one pixel of four times the channels.
 
     $y_{i,j,(2a+b)C+c} = x_{2i+a,2j+b,c},\quad \log|\det| = 0$
@@ -84,7 +85,7 @@ def squeeze(x):
     return space_to_depth(x, 2), jnp.zeros(x.shape[:-3], jnp.promote_types(x.dtype, jnp.float32))
 
 
-def unsqueeze(y):
+def unsqueeze(y: Array) -> tuple[Array, Array]:
     r"""Undo `squeeze`.
 
     $x_{2i+a,2j+b,c} = y_{i,j,(2a+b)C+c},\quad \log|\det| = 0$
@@ -102,7 +103,7 @@ def _even_rows(height):
     return (jnp.arange(height) % 2 == 0)[:, None, None]
 
 
-def checkerboard_split(x):
+def checkerboard_split(x: Array) -> tuple[Array, Array]:
     r"""The black and the white squares of the checkerboard, for a coupling layer.
 
     $a_{i,j} = x_{i,2j+(i\bmod2)},\quad b_{i,j} = x_{i,2j+1-(i\bmod2)}$
@@ -125,7 +126,7 @@ def checkerboard_split(x):
     return jnp.where(even, left, right), jnp.where(even, right, left)
 
 
-def checkerboard_merge(a, b):
+def checkerboard_merge(a: Array, b: Array) -> Array:
     r"""Undo `checkerboard_split`.
 
     $x_{i,2j+(i\bmod2)} = a_{i,j},\quad x_{i,2j+1-(i\bmod2)} = b_{i,j}$
@@ -146,7 +147,7 @@ def _check_alpha(alpha):
         raise ValueError(f"alpha keeps grey values away from 0 and 1, a number in [0, 0.5), got {alpha}")
 
 
-def logit(x, alpha=0.05, event_ndim=3):
+def logit(x: Array, alpha: float = 0.05, event_ndim: int = 3) -> tuple[Array, Array]:
     r"""From [0, 1] to the real line, the ends kept at a distance.
 
     $y = \log\frac p{1-p},\ p = \alpha+(1-2\alpha)x,\quad \log|\det| = \sum_i\log\frac{1-2\alpha}{p_i(1-p_i)}$
@@ -163,7 +164,7 @@ def logit(x, alpha=0.05, event_ndim=3):
     return low - high, sum_event(math.log1p(-2 * alpha) - low - high, event_ndim)
 
 
-def logit_inverse(y, alpha=0.05, event_ndim=3):
+def logit_inverse(y: Array, alpha: float = 0.05, event_ndim: int = 3) -> tuple[Array, Array]:
     r"""The inverse of `logit`, and the log-determinant of the inverse.
 
     $x = \frac{p-\alpha}{1-2\alpha},\ p = \mathrm{sigmoid}(y),\quad \log|\det| = \sum_i\log\frac{p_i(1-p_i)}{1-2\alpha}$
@@ -180,7 +181,7 @@ def logit_inverse(y, alpha=0.05, event_ndim=3):
     return x, sum_event(log_slope, event_ndim)
 
 
-def dequantise(key, x, levels=256, event_ndim=3):
+def dequantise(key: Key, x: Array, levels: int = 256, event_ndim: int = 3) -> tuple[Array, Array]:
     r"""Integer levels with uniform noise, on [0, 1), and the logarithm of the volume of their cell.
 
     $v = \frac{x+u}L,\ u\sim U[0,1)^D,\qquad \log P(x) \ge \mathbb E_u[\log p(v)] - D\log L$

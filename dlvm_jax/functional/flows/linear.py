@@ -6,7 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import einsum, sum_event
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
     "LU",
@@ -26,7 +27,7 @@ def _broadcast(*values):
     return [jnp.broadcast_to(value, shape) for value in values]
 
 
-def affine(z, shift, log_scale, event_ndim=1):
+def affine(z: Array, shift: Numeric, log_scale: Numeric, event_ndim: int = 1) -> tuple[Array, Array]:
     r"""Scale and shift each element.
 
     $y_i = \mu_i + \sigma_i z_i,\quad \log|\det\tfrac{\partial y}{\partial z}| = \sum_i\log\sigma_i$
@@ -42,7 +43,7 @@ def affine(z, shift, log_scale, event_ndim=1):
     return shift + jnp.exp(log_scale) * z, sum_event(log_scale, event_ndim)
 
 
-def affine_inverse(y, shift, log_scale, event_ndim=1):
+def affine_inverse(y: Array, shift: Numeric, log_scale: Numeric, event_ndim: int = 1) -> tuple[Array, Array]:
     r"""The inverse of `affine`, and the log-determinant of the inverse.
 
     $z_i = (y_i - \mu_i)/\sigma_i,\quad \log|\det\tfrac{\partial z}{\partial y}| = -\sum_i\log\sigma_i$
@@ -56,7 +57,7 @@ def affine_inverse(y, shift, log_scale, event_ndim=1):
     return (y - shift) * jnp.exp(-log_scale), -sum_event(log_scale, event_ndim)
 
 
-def actnorm_statistics(x):
+def actnorm_statistics(x: Array) -> tuple[Array, Array]:
     r"""Parameters of `affine` that give a batch zero mean and unit variance in each channel: actnorm's initial values.
 
     $\mu_c = -\bar x_c/s_c,\ \log\sigma_c = -\log s_c$, with the mean and standard deviation of channel c
@@ -68,7 +69,7 @@ def actnorm_statistics(x):
     (Array([-2., -7.], dtype=float32), Array([-0., -0.], dtype=float32))
     """
     x = x.reshape(-1, x.shape[-1])
-    offset = x - x[0]  # exactly zero in a constant channel, and small beside a large mean
+    offset = x - x[0]  # exactly zero in a constant channel, and small compared with a large mean
     mean, std = x[0] + jnp.mean(offset, 0), jnp.std(offset, 0)
     rounding = 10 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x), 0)
     std = jnp.where(std > rounding, std, 1.0)
@@ -79,7 +80,7 @@ def _no_volume(z, event_ndim):
     return jnp.zeros(z.shape[: z.ndim - event_ndim], jnp.promote_types(z.dtype, jnp.float32))
 
 
-def permute(z, order, event_ndim=1):
+def permute(z: Array, order: Array, event_ndim: int = 1) -> tuple[Array, Array]:
     r"""Reorder the last axis.
 
     $y_i = z_{\pi_i},\quad \log|\det| = 0$
@@ -93,7 +94,7 @@ def permute(z, order, event_ndim=1):
     return jnp.take(z, order, axis=-1), _no_volume(z, event_ndim)
 
 
-def permute_inverse(y, order, event_ndim=1):
+def permute_inverse(y: Array, order: Array, event_ndim: int = 1) -> tuple[Array, Array]:
     r"""Undo `permute`.
 
     $z_{\pi_i} = y_i,\quad \log|\det| = 0$
@@ -110,17 +111,17 @@ class LU(NamedTuple):
     """A square matrix W = P L (U + diag(s e^d)), parameters of `lu_linear`.
 
     order [C], the permutation P by rows, and signs s [C] stay as they are; lower and upper [C, C], of which the strict
-    triangles are read (L has a unit diagonal), and log_diagonal d [C] are free numbers.
+    triangles are read (L has a unit diagonal), and log_diagonal d [C] are unconstrained.
     """
 
-    order: jax.Array
-    lower: jax.Array
-    upper: jax.Array
-    log_diagonal: jax.Array
-    signs: jax.Array
+    order: Array
+    lower: Array
+    upper: Array
+    log_diagonal: Array
+    signs: Array
 
 
-def lu_from_matrix(matrix):
+def lu_from_matrix(matrix: Array) -> LU:
     r"""The factors of an invertible matrix, of a random rotation (`orthogonal.orthonormal`) to start from.
 
     $W = P\,L\,(U + \mathrm{diag}(s\odot e^d))$
@@ -155,7 +156,7 @@ def _lu_log_det(z, lu, event_ndim):
     return _no_volume(z, event_ndim) + places * jnp.sum(lu.log_diagonal)
 
 
-def lu_linear(z, lu, event_ndim=1):
+def lu_linear(z: Array, lu: LU, event_ndim: int = 1) -> tuple[Array, Array]:
     r"""A linear map of the last axis: of vectors, or of the channels of every pixel, an invertible 1x1 convolution.
 
     $y = P\,L\,(U + \mathrm{diag}(s\odot e^d))\,z,\quad \log|\det| = HW\sum_i d_i$
@@ -169,10 +170,10 @@ def lu_linear(z, lu, event_ndim=1):
     """
     lower, upper = _triangles(lu)
     matrix = jnp.matmul(lower, upper, precision="highest")[lu.order]
-    return jnp.einsum("ij,...j->...i", matrix, z, precision="highest"), _lu_log_det(z, lu, event_ndim)
+    return einsum("ij,...j->...i", matrix, z), _lu_log_det(z, lu, event_ndim)
 
 
-def lu_linear_inverse(y, lu, event_ndim=1):
+def lu_linear_inverse(y: Array, lu: LU, event_ndim: int = 1) -> tuple[Array, Array]:
     r"""The inverse of `lu_linear` by two triangular systems, and the log-determinant of the inverse.
 
     $z = (U + \mathrm{diag}(s\odot e^d))^{-1}L^{-1}P^\top y,\quad \log|\det| = -HW\sum_i d_i$

@@ -1,10 +1,13 @@
 """Unconstrained monotonic networks: the integral of a positive function, by a fixed rule, as a bijection of the line."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.functional.flows.roots import monotone_root
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["monotonic", "monotonic_inverse"]
 
@@ -27,7 +30,7 @@ def _with_log_slope(f, z):
     return value, jnp.log(jnp.abs(slope))
 
 
-def monotonic(z, g, offset, nodes=32):
+def monotonic(z: Array, g: Callable[[Array], Array], offset: Numeric, nodes: int = 32) -> tuple[Array, Array]:
     r"""The integral of a positive function from zero, by a Gauss-Legendre rule, and its log-derivative.
 
     $y = b + \int_0^z g(t)\,dt \approx b + z\sum_{q=1}^Q w_q\,g(z x_q)$
@@ -59,7 +62,9 @@ def _beyond(f, y, sign):
     return jax.lax.while_loop(lambda state: jnp.any(state[1]), double, (sign, short(sign)))[0]
 
 
-def monotonic_inverse(y, g, offset, nodes=32):
+def monotonic_inverse(
+    y: Array, g: Callable[[Array], Array], offset: Numeric, nodes: int = 32
+) -> tuple[Array, Array]:
     r"""The inverse of the integral of a positive function, by one scalar equation, and its log-derivative.
 
     $z:\quad b + z\sum_q w_q\,g(z x_q) = y$

@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.numerics import inner_product
+from dlvm_jax.functional.types import Array
 
 __all__ = ["householder", "householder_product", "householder_product_inverse", "orthonormal"]
 
 
-def householder(z, v):
+def householder(z: Array, v: Array) -> tuple[Array, Array]:
     r"""Householder reflection in the hyperplane normal to v; its own inverse.
 
     $y = z - 2\,\frac{v\,v^\top z}{\|v\|^2},\quad \log|\det\tfrac{\partial y}{\partial z}| = 0$
@@ -31,7 +32,7 @@ def _reflections(z, v, reverse):
     return z, jnp.sum(log_det, axis=0)
 
 
-def householder_product(z, v):
+def householder_product(z: Array, v: Array) -> tuple[Array, Array]:
     r"""An orthogonal map as a product of Householder reflections; D of them reach every orthogonal matrix.
 
     $y = H_1 H_2\cdots H_n z,\quad H_k = I - 2\,v_k v_k^\top/\|v_k\|^2$
@@ -45,7 +46,7 @@ def householder_product(z, v):
     return _reflections(z, v, True)
 
 
-def householder_product_inverse(y, v):
+def householder_product_inverse(y: Array, v: Array) -> tuple[Array, Array]:
     r"""The inverse of a product of Householder reflections: the same reflections in the opposite order.
 
     $z = H_n\cdots H_2 H_1 y$
@@ -59,7 +60,7 @@ def householder_product_inverse(y, v):
     return _reflections(y, v, False)
 
 
-def orthonormal(a):
+def orthonormal(a: Array) -> Array:
     r"""Orthonormal columns with the same span as those of a matrix: Gram-Schmidt, computed by QR.
 
     $Q = A R^{-1},\quad Q^\top Q = I,\ R \text{ upper triangular with } R_{ii} > 0$

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional.flows.roots import monotone_root
 from dlvm_jax.functional.numerics import inner_product
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["planar", "planar_inverse"]
 
@@ -12,7 +13,7 @@ def _log_det(overlap, h):
     return jnp.log1p(overlap * (1 - jnp.square(h)))
 
 
-def planar(z, w, u, b):
+def planar(z: Array, w: Array, u: Array, b: Numeric) -> tuple[Array, Array]:
     r"""The planar flow and its log-determinant.
 
     $y = z + u\tanh(w^\top z + b),\quad
@@ -29,7 +30,7 @@ def planar(z, w, u, b):
     return z + u * h[..., None], _log_det(inner_product(w, u), h)
 
 
-def planar_inverse(y, w, u, b):
+def planar_inverse(y: Array, w: Array, u: Array, b: Numeric) -> tuple[Array, Array]:
     r"""The inverse of the planar flow, by one scalar equation, and the log-determinant of the inverse.
 
     $z = y - u\tanh(t + b),\quad t + w^\top u\tanh(t+b) = w^\top y$

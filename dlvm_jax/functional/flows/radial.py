@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["radial", "radial_inverse"]
 
@@ -20,7 +21,7 @@ def _stretch(r, alpha, beta, dim):
     return 1 + beta * h, log_det
 
 
-def radial(z, centre, alpha, beta):
+def radial(z: Array, centre: Array, alpha: Numeric, beta: Numeric) -> tuple[Array, Array]:
     r"""The radial flow and its log-determinant.
 
     $y = z + \beta h\,(z-z_0),\ h = \frac1{\alpha+r},\ r = \|z-z_0\|,\quad
@@ -38,7 +39,7 @@ def radial(z, centre, alpha, beta):
     return centre + factor[..., None] * offset, log_det
 
 
-def radial_inverse(y, centre, alpha, beta):
+def radial_inverse(y: Array, centre: Array, alpha: Numeric, beta: Numeric) -> tuple[Array, Array]:
     r"""The inverse of the radial flow, in closed form, and the log-determinant of the inverse.
 
     $z = z_0 + \frac{y-z_0}{1+\beta h},\quad r = \tfrac12\big(s + \sqrt{s^2 + 4\alpha\rho}\big),

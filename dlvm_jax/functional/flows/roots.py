@@ -1,7 +1,11 @@
 """Roots of increasing scalar equations: the inverse of a bijection that has no closed one."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["monotone_root"]
 
@@ -9,7 +13,7 @@ __all__ = ["monotone_root"]
 _BISECTIONS, _NEWTON_STEPS = 30, 3
 
 
-def monotone_root(f, y, lower, upper):
+def monotone_root(f: Callable[[Array], Array], y: Numeric, lower: Numeric, upper: Numeric) -> Array:
     r"""The root of an increasing scalar function in a bracket, elementwise, with the derivative of the exact root.
 
     $x = f^{-1}(y):\quad f(x) = y,\qquad dx = \frac{dy - \partial_\theta f\,d\theta}{f'(x)}$

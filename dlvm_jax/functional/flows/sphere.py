@@ -4,10 +4,13 @@ Points of $S^D$ are unit vectors x [*batch, D + 1]; log-determinants are those o
 `spherical.uniform_sphere_log_prob` needs no other term.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import inner_product
+from dlvm_jax.functional.numerics import einsum, inner_product
+from dlvm_jax.functional.types import Array
 
 __all__ = [
     "exponential_map",
@@ -27,7 +30,7 @@ def _log_stretch(square, dim):
     return (dim / 2 - 1) * jnp.log(jnp.maximum(square, jnp.finfo(square.dtype).tiny))
 
 
-def to_cylinder(x):
+def to_cylinder(x: Array) -> tuple[tuple[Array, Array], Array]:
     r"""Cylindrical coordinates of the sphere: the height on the last axis, and the point of a lower sphere beside it.
 
     $h = x_{D+1},\ s = \frac{x_{1:D}}{\sqrt{1-h^2}},\quad \log|\det| = -(\tfrac D2-1)\log(1-h^2)$
@@ -50,7 +53,7 @@ def to_cylinder(x):
     return (height, side), -_log_stretch(square, side.shape[-1])
 
 
-def from_cylinder(height, side):
+def from_cylinder(height: Array, side: Array) -> tuple[Array, Array]:
     r"""The point of the sphere at given cylindrical coordinates.
 
     $x = (\sqrt{1-h^2}\,s,\ h),\quad \log|\det| = (\tfrac D2-1)\log(1-h^2)$
@@ -68,7 +71,9 @@ def from_cylinder(height, side):
     return x, _log_stretch(square, side.shape[-1])
 
 
-def on_circle(angle_map):
+def on_circle(
+    angle_map: Callable[[Array, Array], tuple[Array, Array]],
+) -> Callable[[Array, Array], tuple[Array, Array]]:
     r"""A map of angles as a map of the circle's unit vectors, for the last step of a recursive flow.
 
     $(\cos\theta,\sin\theta) \mapsto (\cos g(\theta;h),\ \sin g(\theta;h))$
@@ -88,7 +93,11 @@ def on_circle(angle_map):
     return side_map
 
 
-def recursive_sphere(x, height_map, side_map):
+def recursive_sphere(
+    x: Array,
+    height_map: Callable[[Array], tuple[Array, Array]],
+    side_map: Callable[[Array, Array], tuple[Array, Array]],
+) -> tuple[Array, Array]:
     r"""The recursive flow: the height moves by a map of the interval, then the side, given the height before the move.
 
     $h' = f(h),\ s' = g(s;h),\quad \log|\det| = \log f'(h) + \log|\det\tfrac{\partial s'}{\partial s}|
@@ -112,7 +121,11 @@ def recursive_sphere(x, height_map, side_map):
     return y, log_det + height_log_det + side_log_det + log_det_back
 
 
-def recursive_sphere_inverse(y, height_inverse, side_inverse):
+def recursive_sphere_inverse(
+    y: Array,
+    height_inverse: Callable[[Array], tuple[Array, Array]],
+    side_inverse: Callable[[Array, Array], tuple[Array, Array]],
+) -> tuple[Array, Array]:
     r"""The inverse of the recursive flow: first the height, then the side given it.
 
     $h = f^{-1}(h'),\ s = g^{-1}(s';h)$
@@ -132,7 +145,7 @@ def recursive_sphere_inverse(y, height_inverse, side_inverse):
     return x, log_det + height_log_det + side_log_det + log_det_back
 
 
-def radial_gradient(x, centres, alpha, beta):
+def radial_gradient(x: Array, centres: Array, alpha: Array, beta: Array) -> Array:
     r"""Gradient, in the space around the sphere, of a sum of radial potentials.
 
     $\nabla\phi(x) = \sum_k\alpha_k e^{\beta_k(\mu_k^\top x-1)}\mu_k,\quad
@@ -148,10 +161,10 @@ def radial_gradient(x, centres, alpha, beta):
     """
     nearness = inner_product(centres, x[..., None, :]) - 1
     weights = alpha * jnp.exp(beta * nearness)
-    return jnp.einsum("...k,...kd->...d", weights, centres, precision="highest")
+    return einsum("...k,...kd->...d", weights, centres)
 
 
-def polynomial_gradient(x, mu, a):
+def polynomial_gradient(x: Array, mu: Array, a: Array) -> Array:
     r"""Gradient, in the space around the sphere, of a quadratic potential.
 
     $\nabla\phi(x) = \mu + (A+A^\top)x,\quad \phi(x) = \mu^\top x + x^\top Ax$
@@ -199,7 +212,7 @@ def _divide(matrix, right):
     return jnp.linalg.solve(matrix, right[..., None])[..., 0]
 
 
-def exponential_map(x, gradient):
+def exponential_map(x: Array, gradient: Callable[[Array], Array]) -> tuple[Array, Array]:
     r"""Move each point of the sphere along the geodesic that starts in the direction of a potential's gradient.
 
     $y = \cos\|v\|\,x + \frac{\sin\|v\|}{\|v\|}\,v,\ v = (I-xx^\top)\nabla\phi(x),\quad
@@ -219,7 +232,7 @@ def exponential_map(x, gradient):
 _STEPS, _SHARES = 20, (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 0)
 
 
-def exponential_map_inverse(y, gradient):
+def exponential_map_inverse(y: Array, gradient: Callable[[Array], Array]) -> tuple[Array, Array]:
     r"""The inverse of the exponential map by Newton's method with line search, and the log-determinant of the inverse.
 
     $x:\ \exp_x(v(x)) = y,\qquad dx = J^{-1}(dy - \partial_\theta y\,d\theta)$

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional.types import Array
+
 __all__ = [
     "Knots",
     "circular_slopes",
@@ -25,9 +27,9 @@ MIN_KNOT_SLOPE = 1e-3
 class Knots(NamedTuple):
     """The points (x, y) that a spline passes and its slopes there, each [*batch, K + 1]."""
 
-    x: jax.Array
-    y: jax.Array
-    slopes: jax.Array
+    x: Array
+    y: Array
+    slopes: Array
 
 
 def _bins_first(a):
@@ -42,17 +44,17 @@ def _edges(free, low, high):
     return jnp.moveaxis(jnp.concatenate([low * ends, inner, high * ends]), 0, -1)  # the ends are exact
 
 
-def spline_knots(widths, heights, slopes, low, high):
-    r"""Knots of an increasing spline of an interval onto itself, from free numbers; zeros give the identity.
+def spline_knots(widths: Array, heights: Array, slopes: Array, low: float, high: float) -> Knots:
+    r"""Knots of an increasing spline of an interval onto itself, from unconstrained values; zeros give the identity.
 
     $x_k = \text{low} + (\text{high}-\text{low})\sum_{j<k}\frac{\mathrm{softmax}(w)_j+\epsilon}{1+K\epsilon},\quad
         \delta_k = \epsilon + (1-\epsilon)\,\big(e^{\min(s_k,0)} + \max(s_k,0)\big)$
 
     and y_k likewise from the heights; the floor $\epsilon = 10^{-3}$ keeps bins and slopes away from zero.  The slope is
     the softplus of the paper but for its bend: one at zero, and its exponential is all that it costs.
-    Shapes: `widths`, `heights` [*batch, K], `slopes` [*batch, K + 1], numbers `low` < `high` -> `Knots`.  Raises ValueError when
-    the numbers of bins and slopes do not agree.  For slopes that suit the surroundings: `linear_tails`, `circular_slopes`.
-    Source: Durkan et al. 2019, section 3.1.
+    Shapes: `widths`, `heights` [*batch, K], `slopes` [*batch, K + 1], Python floats `low` < `high` -> `Knots`.
+    Raises ValueError when the numbers of bins and slopes do not agree.  `linear_tails` and `circular_slopes` make slopes that
+    are continuous at the ends.  Source: Durkan et al. 2019, section 3.1.
 
     >>> spline_knots(jnp.zeros(2), jnp.zeros(2), jnp.zeros(3), -1.0, 1.0).x
     Array([-1.,  0.,  1.], dtype=float32)
@@ -68,8 +70,8 @@ def spline_knots(widths, heights, slopes, low, high):
     return Knots(_edges(widths, low, high), _edges(heights, low, high), positive)
 
 
-def linear_tails(slopes):
-    r"""Free numbers of the slopes of a spline that meets the identity outside its interval smoothly.
+def linear_tails(slopes: Array) -> Array:
+    r"""Unconstrained slopes of a spline that meets the identity outside its interval smoothly.
 
     $(s_1,\ldots,s_{K-1}) \mapsto (0, s_1, \ldots, s_{K-1}, 0)$
 
@@ -81,8 +83,8 @@ def linear_tails(slopes):
     return jnp.pad(slopes, [(0, 0)] * (slopes.ndim - 1) + [(1, 1)])
 
 
-def circular_slopes(slopes):
-    r"""Free numbers of the slopes of a spline of the circle, [-pi, pi]: the last is the first, so the density has no seam.
+def circular_slopes(slopes: Array) -> Array:
+    r"""Unconstrained slopes of a spline of the circle, [-pi, pi]: the last is the first, so the density has no seam.
 
     $(s_0,\ldots,s_{K-1}) \mapsto (s_0, \ldots, s_{K-1}, s_0)$
 
@@ -131,7 +133,7 @@ def _curve(xi, s, d0, d1):
     return xi * (s * xi + d0 * rest) / below, jnp.log(slope * jnp.square(s / below))
 
 
-def rational_quadratic(z, knots):
+def rational_quadratic(z: Array, knots: Knots) -> tuple[Array, Array]:
     r"""The rational-quadratic spline and its log-derivative.
 
     $y = y_k + \frac{(y_{k+1}-y_k)\,[s\,\xi^2 + \delta_k\,\xi(1-\xi)]}{s + (\delta_{k+1}+\delta_k-2s)\,\xi(1-\xi)},\quad
@@ -152,7 +154,7 @@ def rational_quadratic(z, knots):
     return jnp.where(inside, y, z), jnp.where(inside, log_det, 0.0)
 
 
-def rational_quadratic_inverse(y, knots):
+def rational_quadratic_inverse(y: Array, knots: Knots) -> tuple[Array, Array]:
     r"""The inverse of the rational-quadratic spline, in closed form, and its log-derivative.
 
     $z = x_k + (x_{k+1}-x_k)\,\frac{2s\,\eta}{2s\,\eta + u + r},\quad

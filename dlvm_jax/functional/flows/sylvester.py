@@ -4,17 +4,18 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.flows.roots import monotone_root
-from dlvm_jax.functional.numerics import inner_product, sum_event
+from dlvm_jax.functional.numerics import einsum, inner_product, sum_event
+from dlvm_jax.functional.types import Array
 
 __all__ = ["sylvester", "sylvester_inverse"]
 
 
 def _product(matrix, vector):
-    return jnp.einsum("...ij,...j->...i", matrix, vector, precision="highest")
+    return einsum("...ij,...j->...i", matrix, vector)
 
 
 def _coordinates(z, q):
-    return z if q is None else jnp.einsum("...dm,...d->...m", q, z, precision="highest")
+    return z if q is None else einsum("...dm,...d->...m", q, z)
 
 
 def _shift(h, q, r):
@@ -28,7 +29,7 @@ def _log_det(h, r, r_tilde):
     return sum_event(jnp.log1p(overlap * (1 - jnp.square(h))), 1)
 
 
-def sylvester(z, q, r, r_tilde, b):
+def sylvester(z: Array, q: Array | None, r: Array, r_tilde: Array, b: Array) -> tuple[Array, Array]:
     r"""The Sylvester flow and its log-determinant.
 
     $y = z + QR\tanh(\tilde RQ^\top z + b),\quad
@@ -47,7 +48,7 @@ def sylvester(z, q, r, r_tilde, b):
     return z + _shift(h, q, r), _log_det(h, r, r_tilde)
 
 
-def sylvester_inverse(y, q, r, r_tilde, b):
+def sylvester_inverse(y: Array, q: Array | None, r: Array, r_tilde: Array, b: Array) -> tuple[Array, Array]:
     r"""The inverse of the Sylvester flow, one scalar equation after another from the last row up, and its log-determinant.
 
     $z = y - QR\tanh(\tilde Ra+b),\quad

@@ -258,6 +258,8 @@ def test_helper_problems_and_their_adjoints(name):
     back = jax.linear_transpose(observe, x)(jnp.asarray(y))[0]
     np.testing.assert_allclose((out * y).sum(), (x * back).sum(), rtol=1e-12)
     np.testing.assert_allclose(observe(x[1]), out[1], rtol=1e-12)
+    if name == "inpainting":
+        np.testing.assert_allclose(out, (np.random.RandomState(1).rand(4, 6, 2) < 0.5) * x)
     if name == "pooling":
         expected = [[x[:, i : i + 2, j : j + 2].mean((1, 2)) for j in (0, 2, 4)] for i in (0, 2)]
         np.testing.assert_allclose(out, np.array(expected).transpose(2, 0, 1, 3), rtol=1e-12)

@@ -100,7 +100,7 @@ def test_single_precision_is_exact_where_noise_is_small(name):
 
 
 def test_closed_forms(x64):
-    vp, sub, ve = (PROCESSES[f"{kind}"] for kind in ("variance_preserving", "sub_variance_preserving", "edm"))
+    vp, sub, edm = (PROCESSES[kind] for kind in ("variance_preserving", "sub_variance_preserving", "edm"))
     t = jnp.array([1e-5, 0.1, 0.5, 1.0])
     beta = 0.1 + 19.9 * t
     integral = 0.1 * t + 9.95 * t**2
@@ -109,7 +109,13 @@ def test_closed_forms(x64):
     np.testing.assert_allclose(p.diffusion(vp, t) ** 2, beta)
     np.testing.assert_allclose(p.sigma(sub, t), -np.expm1(-integral))
     np.testing.assert_allclose(p.diffusion(sub, t) ** 2, -beta * np.expm1(-2 * integral))
-    np.testing.assert_allclose(p.diffusion(ve, 3.0) ** 2, 6.0)
+    np.testing.assert_allclose(p.diffusion(edm, 3.0) ** 2, 6.0)
+    np.testing.assert_allclose(p.sigma(edm, t), t)
+    np.testing.assert_allclose(p.sigma(PROCESSES["variance_exploding"], t), 0.01 * 5000**t)
+    np.testing.assert_allclose(PROCESSES["linear_log_snr"].log_snr(t), 13.3 - 18.3 * t)
+    rise = np.append(0, np.cumsum(np.exp([0.3, -0.5, 1.0])) / np.exp([0.3, -0.5, 1.0]).sum())
+    pieces = PROCESSES["piecewise_log_snr"].log_snr(jnp.array([0, 1 / 3, 2 / 3, 1]))
+    np.testing.assert_allclose(pieces, 12 - 18 * rise)
     np.testing.assert_allclose(
         p.alpha(PROCESSES["rectified"], t[1:3]) + p.sigma(PROCESSES["rectified"], t[1:3]), 1
     )
@@ -182,7 +188,9 @@ def test_targets_of_exact_noise(process):
     }
     assert set(wanted) == set(targets.TARGETS)
     for name, value in wanted.items():
+        of_x0, of_x_t = targets.coefficients(process, name, t)
         got = targets.from_x0(process, name, x0, x_t, t)
+        np.testing.assert_allclose(of_x0 * x0 + of_x_t * x_t, got, rtol=1e-12)
         np.testing.assert_allclose(got, value, rtol=1e-6 if name == "velocity" else 1e-9)
         back = targets.to_x0(process, name, got, x_t, jnp.full(2, t))
         np.testing.assert_allclose(back, x0, rtol=1e-8)
@@ -236,10 +244,12 @@ def test_bad_input_is_named():
             call()
 
 
-def test_over_event_and_a_batch_of_times_equal_a_loop(x64):
+def test_a_batch_of_times_equals_a_loop(x64):
     process, t = PROCESSES["variance_preserving"], jnp.array([0.2, 0.9])
     x0, eps = jnp.ones((2, 3, 4)), jnp.full((2, 3, 4), 0.5)
     assert p.expand_to_event(t, x0).shape == (2, 1, 1)
     together = p.diffuse(process, x0, t, eps)
     for index in range(2):
         np.testing.assert_allclose(together[index], p.diffuse(process, x0[index], t[index], eps[index]))
+        a, s = p.alpha(process, t[index]), p.sigma(process, t[index])
+        np.testing.assert_allclose(together[index], jnp.full((3, 4), a + 0.5 * s))

@@ -179,6 +179,27 @@ def test_density_on_the_sphere_integrates_to_one(name):
 
 
 @pytest.mark.usefixtures("x64")
+def test_gradients_are_those_of_their_potentials():
+    key = jax.random.key(4)
+    x, (centres, alpha, beta), (mu, a) = (
+        jax.random.normal(key, (BATCH, 3)),
+        radial(0.6, 3.0)(key, 2),
+        quadratic(0.6)(key, 2),
+    )
+    for row in range(BATCH):
+        sums = lambda x, row=row: jnp.sum(
+            alpha[row] / beta[row] * jnp.exp(beta[row] * (centres[row] @ x - 1))
+        )
+        form = lambda x, row=row: mu[row] @ x + x @ a[row] @ x
+        np.testing.assert_allclose(
+            sphere.radial_gradient(x, centres, alpha, beta)[row], jax.grad(sums)(x[row]), rtol=1e-12
+        )
+        np.testing.assert_allclose(
+            sphere.polynomial_gradient(x, mu, a)[row], jax.grad(form)(x[row]), rtol=1e-12
+        )
+
+
+@pytest.mark.usefixtures("x64")
 def test_one_radial_potential_moves_points_along_meridians():
     """theta' = theta - alpha sin(theta) e^(beta (cos theta - 1)), area sin(theta') dtheta' / (sin(theta) dtheta)."""
     theta, alpha, beta = np.linspace(0.05, 3.1, 30), 0.7, 4.0

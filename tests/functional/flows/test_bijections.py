@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 from dlvm_jax.functional.flows import autoregressive as ar
 from dlvm_jax.functional.flows import constraints, orthogonal
@@ -265,3 +266,36 @@ def test_product_of_reflections_is_the_product_of_their_matrices():
     np.testing.assert_allclose(
         orthogonal.householder_product(z, v[0])[0], matrices[0] @ matrices[1] @ matrices[2] @ z, atol=1e-14
     )
+
+
+@pytest.mark.usefixtures("x64")
+def test_orthonormal_columns_are_those_of_gram_schmidt():
+    a = np.random.RandomState(0).randn(3, 5, 4)
+    q = np.asarray(orthogonal.orthonormal(jnp.asarray(a)))
+    for one, matrix in zip(q, a, strict=True):
+        expected = np.zeros((5, 0))
+        for column in matrix.T:
+            rest = column - expected @ (expected.T @ column)
+            expected = np.c_[expected, rest / np.linalg.norm(rest)]
+        np.testing.assert_allclose(one, expected, atol=1e-13)
+    np.testing.assert_array_equal(orthogonal.orthonormal(jnp.eye(4, 2)), np.eye(4, 2))
+    with pytest.raises(
+        ValueError, match=r"at most D columns can be orthonormal, got a matrix of shape \(2, 3\)"
+    ):
+        orthogonal.orthonormal(jnp.ones((2, 3)))
+
+
+@pytest.mark.usefixtures("x64")
+def test_forward_substitution_solves_triangular_systems():
+    a = jnp.tril(np.random.RandomState(0).randn(6, 6), -1)
+    x = np.random.RandomState(1).randn(3, 6)
+    z, log_det = ar.forward_substitution(lambda z, x, i: ((x - z @ a[i]) / 2, i * 1.0), jnp.asarray(x))
+    expected = scipy.linalg.solve_triangular(2 * np.eye(6) + a, x.T, lower=True).T
+    np.testing.assert_allclose(z, expected, atol=1e-12)
+    np.testing.assert_array_equal(log_det, np.full(3, 15.0))
+
+
+def test_gate_is_finite_at_its_ends():
+    shift, log_scale = ar.gate(jnp.full(2, 3.0), jnp.array([-200.0, 200.0]))
+    np.testing.assert_allclose(shift, [3.0, 0.0], atol=1e-30)
+    np.testing.assert_allclose(log_scale, [-200.0, 0.0], atol=1e-30)
