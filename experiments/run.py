@@ -136,9 +136,11 @@ def _read(path: Path, config: type) -> dict[str, Any]:
     return {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
 
 
-def main(run: Callable[[Any], Any], config: type, description: str) -> None:
+def main(
+    run: Callable[[Any], Any], config: type, description: str, arguments: list[str] | None = None
+) -> None:
     """Run a script from its command line."""
-    guarded(lambda: run(command_line(config, description)), config.names())
+    guarded(lambda: run(command_line(config, description, arguments)), config.names())
 
 
 def guarded(call: Callable[[], Any], names: tuple[str, ...] = ()) -> None:

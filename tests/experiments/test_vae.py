@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,15 +15,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-import tyro
 
+from dlvm_jax import train
 from dlvm_jax.train import checkpoint, validation
 from experiments import run as common
 from experiments.vae import __main__ as vae
-from experiments.vae import setup as vae_setup
+from experiments.vae import report
 
 ROOT = Path(__file__).parent.parent.parent
-SHORT = ("--steps", "300", "--every", "20", "--hidden", "64", "--learning-rate", "0.005", "--latent-dim", "2")
+SHORT = ("--steps", "300", "--eval-every", "20", "--hidden", "64", "--learning-rate", "0.005", "--latent-dim", "2")
 SHORT += ("--eval-samples", "5", "--eval-limit", "200")
 
 
@@ -69,6 +70,9 @@ def test_a_run_leaves_configuration_metrics_checkpoints_report_and_pictures(whol
         "manifest.json",
         "metrics.jsonl",
         "timing.jsonl",
+        "model.json",
+        "constants.npz",
+        "cost.json",
         "result.json",
         "report.md",
         "checkpoints",
@@ -148,39 +152,39 @@ ERRORS = {
         "categorical likelihood needs integer data",
     ),
     "grey bernoulli": (("--protocol", "levels"), "bernoulli likelihood needs bits"),
-    "both": (("--epochs", "1"), "give --steps or --epochs, not both"),
+    "both": (("--epochs", "1"), "give steps or epochs, not both"),
     "batch": (("--batch-size", "2000"), "between 1 and the 1000 training examples, got 2000"),
-    "rate": (("--learning-rate", "-1"), "learning rate must be positive"),
-    "samples": (("--samples", "5"), "--samples belongs to"),
+    "rate": (("--learning-rate", "-1"), "--learning-rate must be above 0"),
+    "samples": (("--samples", "5"), "--samples 5 belongs to objective iwae"),
     "parts": (
         ("--prior", "sphere"),
         "--prior sphere does not go with --posterior normal; possible: standard,",
     ),
-    "no steps": (("--steps", "0"), "--steps must be at least 1, got 0"),
-    "negative beta": (("--beta", "-1"), "--beta must be at least 0, got -1"),
-    "beta is no number": (("--beta", "nan"), "--beta must be at least 0, got nan"),
+    "no steps": (("--steps", "0"), "steps must be at least 1, got 0"),
+    "negative beta": (("--beta", "-1"), "beta must be at least 0, got -1"),
+    "beta is no number": (("--beta", "nan"), "beta must be at least 0, got nan"),
     "warm-up": (("--beta-warm-up", "-5"), "--beta-warm-up must be at least 0, got -5"),
     "regulariser": (
         ("--prior", "standard", "--objective", "adversarial", "--regulariser", "-3"),
-        "--regulariser must be at least 0, got -3",
+        "regulariser must be at least 0, got -3",
     ),
     "alpha": (
         ("--objective", "renyi", "--samples", "3", "--alpha", "nan"),
-        "--alpha must be a finite number, got nan",
+        "alpha must be finite, got nan",
     ),
     "pseudo-inputs": (
         ("--prior", "vamp", "--components", "5000"),
-        "--components is at most the 1000 training images",
+        "components is at most the 1000 training images",
     ),
     "curvature": (
         ("--prior", "hyperbolic", "--posterior", "wrapped-normal", "--curvature", "9"),
         "choose a curvature c of at most 4.76, or fewer dimensions",
     ),
     "nan": (("--learning-rate", "1e30"), "training stopped at step"),
-    "patience": (("--patience", "15"), "--patience 15 needs more than the 15 validations of this run"),
+    "patience": (("--patience", "15"), "--patience 15 needs more than the 15 evaluations of this run"),
     "order": (
         ("--no-shuffle", "--batch-size", "300"),
-        "--no-shuffle needs a --batch-size that divides the 1000 training examples, got 300",
+        "without shuffle, --batch-size must divide the 1000 training examples, got 300",
     ),
     "stages": (("--schedule", "stages", "--warm-up", "5"), "has no warm-up"),
 }
@@ -191,7 +195,7 @@ def test_bad_input_is_one_clear_line_and_a_status(name, tmp_path, capsys, monkey
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # `main` sets its own
     options, message = ERRORS[name]
     with pytest.raises(SystemExit) as stop:
-        common.main(vae.run, tyro.cli(vae.Config, args=command(tmp_path / "run", *SHORT, *options)[3:]))
+        common.main(vae.run, vae.Config, vae.__doc__, command(tmp_path / "run", *SHORT, *options)[3:])
     assert stop.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0]
@@ -206,18 +210,21 @@ def test_an_error_of_the_program_leaves_no_traceback(tmp_path):
 def test_an_existing_run_is_neither_overwritten_nor_mixed_up(whole, tmp_path):
     before = result(whole)
     again = run(whole, *SHORT)
-    assert again.returncode == 2 and "already holds a run (up to step 300); add --resume" in again.stderr
+    assert again.returncode == 2 and "already holds a run (up to step 300); give --resume" in again.stderr
     other = run(whole, *SHORT, "--latent-dim", "3", "--resume")
     assert other.returncode == 2 and "another configuration (latent_dim 2 there, 3 here)" in other.stderr
     assert result(whole) == before
 
 
-def test_a_run_from_before_an_option_goes_on_and_one_with_it_is_another():
-    """What identifies a run says nothing of the options that were added later, unless they are used."""
-    plain = vae_setup.prepare(vae.Config())
-    assert not set(vae_setup.ADDED_LATER) & set(plain.identity) and plain.plan.shuffle
-    ordered = vae_setup.prepare(vae.Config(shuffle=False))
-    assert ordered.identity == {**plain.identity, "shuffle": False} and not ordered.plan.shuffle
+def test_a_finished_run_is_loaded_and_extended_from_the_command_line(whole, tmp_path):
+    """To 600 steps, against 600 at once; and a run of the settings in its config.json is the same again."""
+    shutil.copytree(whole, tmp_path / "run")
+    assert run(tmp_path / "run", *SHORT, "--resume", "--steps", "320").returncode == 0
+    assert run(tmp_path / "again", "--config", str(tmp_path / "run" / "config.json")).returncode == 0
+    assert digests(tmp_path / "run")["320"] == digests(tmp_path / "again")["320"]
+    fitted = train.load(tmp_path / "again")
+    assert fitted.recipe.hidden == (64,) and fitted.config.steps == 320
+    assert fitted.sample(jax.random.key(0), 3).shape == (3, 8, 8, 1)
 
 
 def test_an_unwritable_place_is_one_clear_line(tmp_path):
@@ -229,7 +236,7 @@ def test_an_unwritable_place_is_one_clear_line(tmp_path):
 def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
     """Files may not grow beyond 40 kB, as on a full disk: the first checkpoint of a wide network fails."""
     limit = "import resource, signal, runpy, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-    limit += "from dlvm_jax import data; data.load('digits'); import experiments.vae; "
+    limit += "from dlvm_jax import data; data.load('digits'); import experiments.vae.__main__; "
     limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)); "
     limit += "sys.argv = ['vae', *sys.argv[1:]]; runpy.run_module('experiments.vae', run_name='__main__')"
     options = ("--out", str(tmp_path / "run"), *SHORT, "--hidden", "400")
@@ -278,7 +285,7 @@ def test_options_work_together(options, tmp_path):
 def test_the_record_is_of_the_averaged_parameters_of_the_best_checkpoint(tmp_path, monkeypatch):
     """Validation is made worse after step 40, so that the best is not the last."""
     saved, evaluated = {}, []
-    save, make, judge = checkpoint.Checkpoints.save, validation.validator, common.evaluate
+    save, make, judge = checkpoint.Checkpoints.save, validation.validator, report.log_likelihood
 
     def keep(self, step, state, score=None):
         saved[step] = jax.tree.map(jnp.copy, (state.params, state.ema))
@@ -293,16 +300,16 @@ def test_the_record_is_of_the_averaged_parameters_of_the_best_checkpoint(tmp_pat
 
         return worse_later
 
-    def note(density, params, *args, **options):
-        evaluated.append(params)
-        return judge(density, params, *args, **options)
+    def note(fitted, *args, **options):
+        evaluated.append(fitted.params)
+        return judge(fitted, *args, **options)
 
     monkeypatch.setattr(checkpoint.Checkpoints, "save", keep)
-    monkeypatch.setattr(vae.validation, "validator", spoiled)
-    monkeypatch.setattr(common, "evaluate", note)
+    monkeypatch.setattr(validation, "validator", spoiled)
+    monkeypatch.setattr(report, "log_likelihood", note)
     options = {
         "steps": 80,
-        "every": 20,
+        "eval_every": 20,
         "hidden": (16,),
         "latent_dim": 2,
         "eval_samples": 2,
