@@ -32,6 +32,7 @@ def x64():
 FEW, SEVERAL, ALL = 1, 10, 1000
 CASES = {
     **dict.fromkeys(("test_layers.py", "test_readme.py", "experiments/test_grid.py"), ALL),
+    **dict.fromkeys(("data/test_forms.py", "data/test_loading.py", "data/test_rows.py", "data/test_tables.py"), ALL),
     **{
         f"experiments/test_{name}.py": SEVERAL
         for name in (
