@@ -61,7 +61,7 @@ def load(
     settings = {"levels": levels, "seed": seed, "resize": resize, "mmap": mmap}
     if name in PROTOCOLS:
         _refuse(name, settings)
-        return _published(name, _published_protocol(name, protocol, transform), cache)
+        return _published(name, published_protocol(name, protocol, transform), cache)
     if name in toys.TOYS:
         _refuse(name, settings)
         pick(dict.fromkeys(["sampled"]), protocol or "sampled", f"protocol of {name}")
@@ -121,7 +121,7 @@ def _own(arrays, name, file, protocol, transform, levels, seed):
     )
 
 
-def _published_protocol(name, protocol, transform):
+def published_protocol(name, protocol, transform):
     """The protocol of that name, or the first with a transformation; raises ValueError where there is none."""
     choices = {p.name: p for p in protocols(name)}
     if protocol is not None:

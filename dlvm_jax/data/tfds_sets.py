@@ -87,11 +87,11 @@ def _prepare(name, builder):
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
-    print(f"preparing tfds:{name} in {builder.data_path} (once)", file=sys.stderr)
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
         for url in {urlsplit(url).hostname: url for url in builder.url_infos or ()}.values():
             check_reachable(url)
+        print(f"preparing tfds:{name} in {builder.data_path} (once)", file=sys.stderr)
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(download_config=config)
     except Exception as error:  # of many kinds: no network, no TensorFlow, a download by hand

@@ -29,6 +29,10 @@ print("images", builders.read_prepared("digits", sys.argv[1])["train"][0].sum(),
 """
 
 
+def unreachable(url):
+    raise ConnectionError("no network")
+
+
 def start(cache, seconds):
     return subprocess.Popen(
         [sys.executable, "-c", SLOW_READER, str(cache), str(seconds)],
@@ -57,9 +61,9 @@ def test_a_killed_preparation_leaves_nothing_that_is_taken_for_whole(tmp_path):
 
 def test_two_processes_prepare_once(tmp_path):
     first, second = start(tmp_path, 0.5), start(tmp_path, 0.5)
-    said = [process.communicate(timeout=60)[0] for process in (first, second)]
-    assert all("images 561718" in text for text in said)  # the sum of all grey levels
-    assert sum("preparing" in text for text in said) == sum("reading" in text for text in said) == 1
+    texts = [process.communicate(timeout=60)[0] for process in (first, second)]
+    assert all("images 561718" in text for text in texts)  # the sum of all grey levels
+    assert sum("preparing" in text for text in texts) == sum("reading" in text for text in texts) == 1
 
 
 def test_a_prepared_set_is_read_without_writing(tmp_path):
@@ -87,7 +91,7 @@ def test_damaged_metadata_are_refused_with_what_to_do(tmp_path, harm):
 
 @pytest.fixture
 def frey_site(tmp_path, monkeypatch):
-    """A server on this machine with one file, and the Frey faces told to come from there: (the file, its content)."""
+    """A server on this machine with one file, and the Frey faces to come from there: (the file, its content)."""
     from scipy.io import savemat
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -146,16 +150,17 @@ def test_a_proxy_is_what_must_be_reachable(frey_site, monkeypatch):
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
     monkeypatch.setenv("http_proxy", host)
-    assert builders._reachable("http://no-such-host.invalid/file")
+    builders.check_reachable("http://no-such-host.invalid/file")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert not builders._reachable(address)
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1 cannot be reached"):
+        builders.check_reachable(address)
 
 
 def test_damaged_and_missing_local_files_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("DLVM_DATA", str(tmp_path))
-    monkeypatch.setattr(builders, "_reachable", lambda url: False)
+    monkeypatch.setattr(builders, "check_reachable", unreachable)
     (tmp_path / "freyfaces").mkdir()
-    (tmp_path / "freyfaces" / "freyfaces.npz").write_bytes(b"PK")
+    (tmp_path / "freyfaces" / "frey_rawface.mat").write_bytes(b"MATLAB")
     with pytest.raises(ValueError, match=r"files of freyfaces in .*freyfaces cannot be read .*intact"):
         builders.read_prepared("freyfaces", tmp_path / "cache")
     (tmp_path / "mnist").mkdir()
@@ -174,7 +179,7 @@ def test_one_set_is_never_taken_for_another(tmp_path, monkeypatch):
             np.array([0x801, 1], ">u4").tobytes() + bytes(1)
         )
     monkeypatch.setenv("DLVM_DATA", str(tmp_path))
-    monkeypatch.setattr(builders, "_reachable", lambda url: False)
+    monkeypatch.setattr(builders, "check_reachable", unreachable)
     with pytest.raises(FileNotFoundError, match="has no fashion_mnist"):
         builders.read_prepared("fashion_mnist", tmp_path / "cache")
 
