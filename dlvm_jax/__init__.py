@@ -5,17 +5,17 @@ trains, `data` reads, `evaluate` measures.  Sub-packages load on first use, so i
 JAX and nothing else.
 """
 
-import importlib
+from typing import Any
+
+from dlvm_jax.lazy import attribute
 
 __version__ = "0.1.0"
 __all__ = ["data", "evaluate", "exact", "formulas", "functional", "models", "nets", "train"]
 
 
-def __getattr__(name):
-    if name in __all__:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+def __getattr__(name: str) -> Any:
+    return attribute(__name__, name, __all__)
 
 
-def __dir__():
-    return sorted([*globals(), *__all__])
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,25 +1,31 @@
-"""Evaluation: likelihood records with protocol and standard error, diagnostics of latent spaces, and pictures."""
+"""Evaluation: likelihood records with protocol and standard error, diagnostics of latent spaces, and pictures.
 
-from dlvm_jax.evaluate import (
-    annealed,
-    baseline_code_lengths,
-    diagnostics,
-    disentanglement,
-    importance,
-    likelihood,
-    pictures,
-)
-from dlvm_jax.evaluate.likelihood import Record, active_units, evaluate
+Sub-modules load on first use: matplotlib with `pictures`, scikit-learn with `disentanglement`.
+"""
 
-__all__ = [
-    "Record",
-    "active_units",
+from typing import Any
+
+from dlvm_jax.lazy import attribute
+
+_MODULES = (
     "annealed",
     "baseline_code_lengths",
     "diagnostics",
     "disentanglement",
-    "evaluate",
     "importance",
     "likelihood",
     "pictures",
-]
+    "resume",
+)
+_MEMBERS = dict.fromkeys(
+    ("Record", "active_units", "evaluate", "evaluation_key", "log_likelihood", "paired"), "likelihood"
+)
+__all__ = sorted([*_MODULES, *_MEMBERS])
+
+
+def __getattr__(name: str) -> Any:
+    return attribute(__name__, name, _MODULES, _MEMBERS)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,27 +1,12 @@
-"""Densities and objectives: networks and mathematics joined, one module a family."""
+"""Densities and objectives: networks and mathematics joined, one module a family.  Modules load on first use."""
 
-from dlvm_jax.models import (
-    autoencoder,
-    curved,
-    density,
-    diffusion,
-    flow_densities,
-    flows,
-    gaussian,
-    hierarchical,
-    image_flows,
-    implicit,
-    latent_diffusion,
-    objectives,
-    regularised,
-    scalars,
-    sphere_flows,
-    vae,
-    vamp,
-)
+from typing import Any
+
+from dlvm_jax.lazy import attribute
 
 __all__ = [
     "autoencoder",
+    "bijections",
     "curved",
     "density",
     "diffusion",
@@ -39,3 +24,11 @@ __all__ = [
     "vae",
     "vamp",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return attribute(__name__, name, __all__)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

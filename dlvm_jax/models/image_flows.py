@@ -1,16 +1,18 @@
 """Flows on images: RealNVP's checkerboard, Glow's steps, and several scales.  The latent point is a flat vector."""
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.flows import image
+from dlvm_jax.models.bijections import Bijection, chain, repeated
 from dlvm_jax.models.density import from_linen
-from dlvm_jax.models.flows import Bijection, actnorm, chain, lu_linear, repeated, split_coupling
+from dlvm_jax.models.flows import Scalar, split_coupling, stack
 from dlvm_jax.nets.conv import ConvResidual
 
-__all__ = ["checkerboard", "from_logits", "glow", "glow_step", "multiscale", "realnvp", "reshaped"]
+__all__ = ["channel_coupling", "checkerboard", "from_logits", "glow", "multiscale", "realnvp", "reshaped"]
 
 
 def _conv_coupling(scalar, kept_shape, moved_channels, channels, blocks, split, merge):
@@ -18,7 +20,7 @@ def _conv_coupling(scalar, kept_shape, moved_channels, channels, blocks, split, 
     return split_coupling(from_linen(net, (1, *kept_shape)), scalar, split, merge, event_ndim=3)
 
 
-def checkerboard(scalar, shape, channels, blocks):
+def checkerboard(scalar: Scalar, shape: tuple[int, ...], channels: int, blocks: int) -> Bijection:
     """Two couplings: the black squares move the white ones, then the other way round (Dinh et al. 2017, section 3.4)."""
     h, w, c = shape
     half = (h, w // 2, c)
@@ -37,11 +39,11 @@ def checkerboard(scalar, shape, channels, blocks):
     return chain(black, white)
 
 
-def glow_step(scalar, shape, channels, blocks):
-    """Actnorm, a linear map of the channels, a coupling of their halves (Kingma & Dhariwal 2018, table 1)."""
+def channel_coupling(scalar: Scalar, shape: tuple[int, ...], channels: int, blocks: int) -> Bijection:
+    """A coupling of the two halves of the channels (Dinh et al. 2017, section 3.4)."""
     h, w, c = shape
     kept = c // 2
-    halves = _conv_coupling(
+    return _conv_coupling(
         scalar,
         (h, w, kept),
         c - kept,
@@ -50,24 +52,25 @@ def glow_step(scalar, shape, channels, blocks):
         lambda x: (x[..., :kept], x[..., kept:]),
         lambda *parts: jnp.concatenate(parts, axis=-1),
     )
-    return chain(halves, lu_linear(c, 3), actnorm(c, 3))
 
 
-def multiscale(steps_of, shape, levels):
-    """At each level: squeeze, a flow `steps_of(shape)`, and half of the channels are done (Dinh et al. 2017, section 3.6).
+def multiscale(
+    steps_of: Callable[[tuple[int, ...]], Bijection], shape: tuple[int, ...], scales: int
+) -> Bijection:
+    """At each scale: squeeze, a flow `steps_of(shape)`, and half of the channels are done (Dinh et al. 2017, section 3.6).
 
-    Raises ValueError for less than one level, and for sides that cannot be halved so often.
+    Raises ValueError for less than one scale, and for sides that cannot be halved so often.
     """
     h, w, c = shape
-    if levels < 1:
-        raise ValueError(f"a multi-scale flow has at least one level, got {levels}")
+    if scales < 1:
+        raise ValueError(f"a multi-scale flow has at least one scale, got {scales}")
     if h % 2 or w % 2:
         raise ValueError(
-            f"a level of a multi-scale flow halves an image, got sides {h} x {w}; use fewer levels"
+            f"each scale of a multi-scale flow halves an image, got sides {h} x {w}; use fewer scales"
         )
     squeezed = (h // 2, w // 2, 4 * c)
     here = steps_of(squeezed)
-    rest = multiscale(steps_of, (h // 2, w // 2, 2 * c), levels - 1) if levels > 1 else None
+    rest = multiscale(steps_of, (h // 2, w // 2, 2 * c), scales - 1) if scales > 1 else None
     done = math.prod(squeezed) // (2 if rest else 1)
 
     def init(key):
@@ -102,7 +105,7 @@ def multiscale(steps_of, shape, levels):
     return Bijection(init, forward, inverse, adapt if here.adapt else None)
 
 
-def from_logits(alpha=1e-2, event_ndim=3):
+def from_logits(alpha: float = 1e-2, event_ndim: int = 3) -> Bijection:
     """From the real line to grey values in [0, 1], by the inverse of a logit that keeps a distance from the ends."""
     return Bijection(
         lambda key: {},
@@ -111,7 +114,7 @@ def from_logits(alpha=1e-2, event_ndim=3):
     )
 
 
-def reshaped(shape):
+def reshaped(shape: tuple[int, ...]) -> Bijection:
     """Flat vectors to images and back."""
     ndim = len(shape)
     zero = lambda x, n: jnp.zeros(x.shape[: x.ndim - n])
@@ -119,17 +122,35 @@ def reshaped(shape):
         lambda key: {},
         lambda params, z, context=None: (z.reshape(*z.shape[:-1], *shape), zero(z, 1)),
         lambda params, x, context=None: (x.reshape(*x.shape[: x.ndim - ndim], -1), zero(x, ndim)),
+        affine=True,
     )
 
 
-def glow(scalar, shape, levels, steps, channels, blocks):
-    """A flow from a flat latent vector to images in [0, 1]: Glow's steps at several scales, each level a scan."""
-    steps_of = lambda shape: repeated(glow_step(scalar, shape, channels, blocks), steps)
-    return chain(multiscale(steps_of, shape, levels), from_logits())
+def _scales(scalar, shape, scales, steps, channels, blocks):
+    """Glow's steps (Kingma & Dhariwal 2018, table 1) at several scales: a coupling, a linear map of the channels, actnorm."""
+
+    def steps_of(shape):
+        layer = channel_coupling(scalar, shape, channels, blocks)
+        return stack(layer, shape[-1], steps, normalise=True, event_ndim=3)
+
+    return multiscale(steps_of, shape, scales)
 
 
-def realnvp(scalar, shape, levels, steps, channels, blocks):
+def glow(
+    scalar: Scalar, shape: tuple[int, ...], scales: int, steps: int, channels: int, blocks: int
+) -> Bijection:
+    """A flow from a flat latent vector to images in [0, 1], of Glow's steps (Kingma & Dhariwal 2018).
+
+    scalar: what the couplings move each number by;  shape: (h, w, c) of an image
+    scales, steps: number of scales, and of steps at each, which are one scan
+    channels, blocks: of the couplings' networks
+    """
+    return chain(_scales(scalar, shape, scales, steps, channels, blocks), from_logits())
+
+
+def realnvp(
+    scalar: Scalar, shape: tuple[int, ...], scales: int, steps: int, channels: int, blocks: int
+) -> Bijection:
     """The same with checkerboard couplings before the first squeeze (Dinh, Sohl-Dickstein, Bengio 2017)."""
-    steps_of = lambda shape: repeated(glow_step(scalar, shape, channels, blocks), steps)
     board = repeated(checkerboard(scalar, shape, channels, blocks), max(1, steps // 2))
-    return chain(multiscale(steps_of, shape, levels), board, from_logits())
+    return chain(_scales(scalar, shape, scales, steps, channels, blocks), board, from_logits())

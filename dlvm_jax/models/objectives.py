@@ -4,16 +4,21 @@ A batch is x, or the tuple (x, context).  Means over the batch are taken here an
 training, which a warm-up needs; without it, as in validation, an objective is what it becomes at the end.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional import bounds
-from dlvm_jax.models.density import require_kind
+from dlvm_jax.models.density import Density, require_kind
 
 __all__ = [
+    "Objective",
     "importance_weighted",
     "log_weights",
     "negative_elbo",
+    "negative_log_likelihood",
     "preprocessed",
     "reverse_kl",
     "split",
@@ -23,16 +28,21 @@ __all__ = [
 ]
 
 
-def unpack(batch):
+Objective = Callable  # (params, key, batch, step=None) -> (loss, metrics)
+
+
+def unpack(batch: Any) -> tuple[jax.Array, Any]:
     """(x, context) of a batch; the context is None where there is none."""
     return batch if isinstance(batch, tuple) else (batch, None)
 
 
-def warm_up(objective_of, final, steps):
-    """An objective whose weight grows linearly from 0 to `final` over so many steps: `objective_of(weight)` is the objective.
+def warm_up(objective_of: Callable[[Any], Objective], final: float, steps: int) -> Objective:
+    """An objective with a weight that grows linearly from 0 to `final`.
 
-    The beta warm-up of Bowman et al. 2016 and Sonderby et al. 2016.  Without a step (in validation) the weight is final.
-    Raises ValueError for steps < 1.
+    objective_of: (weight) -> the objective
+    steps: until the weight is final;  without a step (in validation) it is final too
+
+    Raises ValueError for steps < 1.  Source: the beta warm-up of Bowman et al. 2016 and Sonderby et al. 2016.
     """
     if steps < 1:
         raise ValueError(f"a warm-up takes at least one step, got {steps}; leave it out for none")
@@ -44,20 +54,37 @@ def warm_up(objective_of, final, steps):
     return objective
 
 
-def negative_elbo(density, beta=1.0):
-    """Minus the mean log-density, or its bound: the (beta-)ELBO for a VAE (Kingma & Welling 2014; Higgins et al. 2017).
+def negative_log_likelihood(density: Density) -> Objective:
+    """Minus the mean log-density, or its bound: maximum likelihood.
 
-    Metrics: "bound" (beta = 1, whatever beta is) and the density's terms.  Raises ValueError for a beta on a density
-    without terms.
+    Metrics: "bound", and the density's terms where it has them (then it is `negative_elbo`).
     """
-    if density.terms is None and not (isinstance(beta, (int, float)) and beta == 1):
-        raise ValueError(f"beta={beta} needs a density made of reconstruction and kl; this one has no terms")
+    if density.terms is not None:
+        return negative_elbo(density)
+
+    def objective(params, key, batch, step=None):
+        bound = density.log_prob(params, key, *unpack(batch)).mean()
+        return -bound, {"bound": bound}
+
+    return objective
+
+
+def negative_elbo(density: Density, beta: float = 1.0) -> Objective:
+    """Minus the mean (beta-)ELBO of a density made of a reconstruction and a KL, as a VAE's is.
+
+    beta: weight of the KL (Higgins et al. 2017); 1 is the ELBO (Kingma & Welling 2014)
+
+    Metrics: "bound" (the ELBO, whatever beta is), "reconstruction" and "kl".
+    Raises ValueError for a density without these terms, such as a flow.
+    """
+    if density.terms is None:
+        raise ValueError(
+            "an ELBO needs a density made of reconstruction and kl, and this one has no terms; "
+            "use negative_log_likelihood"
+        )
 
     def objective(params, key, batch, step=None):
         x, context = unpack(batch)
-        if density.terms is None:
-            bound = density.log_prob(params, key, x, context).mean()
-            return -bound, {"bound": bound}
         terms = {name: value.mean() for name, value in density.terms(params, key, x, context).items()}
         loss = beta * terms["kl"] - terms["reconstruction"]
         return loss, {"bound": terms["reconstruction"] - terms["kl"], **terms}
@@ -65,11 +92,13 @@ def negative_elbo(density, beta=1.0):
     return objective
 
 
-def log_weights(density, samples):
-    """K log-weights of each example, `(params, key, x, context=None) -> [K, *batch]`, from a density of kind "weight".
+def log_weights(density: Density, samples: int) -> Callable:
+    """K log-weights of each example: `(params, key, x, context=None) -> [K, *batch]`.
 
-    What does not depend on the random key (an encoder, say) is computed once.  Raises ValueError for a "bound" (also for
-    K = 1: its log_prob is not a weight).
+    density: of kind "exact" or "weight";  samples: K
+
+    What does not depend on the random key (an encoder, say) is computed once.
+    Raises ValueError for a "bound" (also for K = 1: its log_prob is not a weight).
     """
     require_kind(density, ("exact", "weight"), "an importance-weighted bound")
     if samples < 1:
@@ -82,8 +111,11 @@ def log_weights(density, samples):
     return weights
 
 
-def importance_weighted(density, samples, alpha=0.0):
-    """Minus the mean importance-weighted bound of K samples (Burda et al. 2016), or Renyi's of order alpha (Li & Turner 2016)."""
+def importance_weighted(density: Density, samples: int, alpha: float = 0.0) -> Objective:
+    """Minus the mean importance-weighted bound of K samples (Burda et al. 2016), or Renyi's of order alpha (Li & Turner 2016).
+
+    Metric: "bound".  Raises ValueError where `log_weights` does.
+    """
     weights = log_weights(density, samples)
 
     def objective(params, key, batch, step=None):
@@ -93,12 +125,16 @@ def importance_weighted(density, samples, alpha=0.0):
     return objective
 
 
-def reverse_kl(density, log_density, beta=1.0):
+def reverse_kl(density: Density, log_density: Callable, beta: float = 1.0) -> Objective:
     """KL(q || p) up to the constant of an unnormalised target: the mean of log q(x) - beta log p~(x) over samples x of q.
 
-    As many samples as the batch has rows; what the rows hold is not looked at.  beta below 1 flattens the target (`warm_up`).
-    Metric: "reverse_kl" (beta = 1, whatever beta is).  Source: Rezende & Mohamed 2015, eq. 15, and its annealing.
+    density: q;  log_density: x -> log p~(x)
+    beta: below 1 it flattens the target (`warm_up`)
+
+    As many samples as the batch has rows; what the rows hold is not looked at.
+    Metric: "reverse_kl" (beta = 1, whatever beta is).
     Raises ValueError unless the density is exact and its samples carry gradients.
+    Source: Rezende & Mohamed 2015, eq. 15, and its annealing.
     """
     require_kind(density, ("exact",), "the reverse KL")
     if not density.reparameterised:
@@ -114,13 +150,13 @@ def reverse_kl(density, log_density, beta=1.0):
     return objective
 
 
-def transformed(objective, prepare):
+def transformed(objective: Objective, prepare: Callable) -> Objective:
     """The objective of what `prepare(key, batch)` -> (key, batch) makes of a batch."""
     return lambda params, key, batch, step=None: objective(params, *prepare(key, batch), step)
 
 
-def preprocessed(objective, preprocess):
-    """An objective of raw minibatches: `preprocess(key, raw) -> x` first (binarisation, dequantisation), its own key."""
+def preprocessed(objective: Objective, preprocess: Callable) -> Objective:
+    """An objective of raw minibatches: first `preprocess(key, raw) -> x` with a key of its own (binarisation, dequantisation)."""
 
     def prepare(key, batch):
         key_data, key_model = jax.random.split(key)
@@ -131,6 +167,6 @@ def preprocessed(objective, preprocess):
     return transformed(objective, prepare)
 
 
-def split(objective, how):
+def split(objective: Objective, how: Callable) -> Objective:
     """An objective of batches that `how(batch)` first cuts into (x, context), such as an image into known and unknown parts."""
     return transformed(objective, lambda key, batch: (key, how(batch)))

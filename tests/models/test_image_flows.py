@@ -40,7 +40,7 @@ def test_bijection(name):
 def test_adapt_normalises_the_latent_points():
     """After `adapt` each channel that leaves the flow has mean 0 and variance 1: couplings and linear maps start as nothing.
 
-    The latent vector of two levels holds 2 x 2 pixels of 2 channels, then 8 channels.
+    The latent vector of two scales holds 2 x 2 pixels of 2 channels, then 8 channels.
     """
     flow = FLOWS["glow"]()
     x = jax.random.uniform(jax.random.key(0), (400, *SHAPE)) ** 3
@@ -64,8 +64,8 @@ def test_uniform_grey_has_exactly_its_bits():
     np.testing.assert_allclose(dens.log_prob(dens.init(jax.random.key(0)), None, x), 0, atol=1e-4)
 
 
-def test_impossible_levels_are_refused():
-    with pytest.raises(ValueError, match="at least one level, got 0"):
+def test_impossible_scales_are_refused():
+    with pytest.raises(ValueError, match="at least one scale, got 0"):
         image_flows.multiscale(None, (4, 4, 1), 0)
     with pytest.raises(ValueError, match="halves an image, got sides 7 x 7"):
         image_flows.glow(scalars.affine(), (28, 28, 1), 3, 1, 4, 1)
