@@ -50,6 +50,7 @@ def _trained(folder: RunFolder, model: density.Density, train: np.ndarray, steps
     """The best parameters on the training set, whose optimum is known; a run that was cut short goes on."""
     objective = objectives.negative_elbo(model)
     config = TrainConfig(steps=steps, learning_rate=3e-3, schedule="cosine", eval_every=200)
+    config = config.resolved(len(train))
     devices = parallel.devices_for(config.batch_size)
     trainer = engine.build(objective, model.init, config.optimizer(), devices=devices)
     kept = Checkpoints(folder.root / "checkpoints", about)
@@ -60,9 +61,7 @@ def _trained(folder: RunFolder, model: density.Density, train: np.ndarray, steps
     folder.write("manifest.json", updated_manifest(folder.root))
     folder.write("cost.json", training_cost(trainer, config, state, train))
     validate = validation.validator(objective, train)
-    state = loop.run(
-        trainer, config, trainer.put(train), state, folder=folder, checkpoints=kept, validate=validate
-    )
+    state = loop.run(trainer, config, train, state, folder=folder, checkpoints=kept, validate=validate)
     _, best = kept.restore(state, kept.best_step())
     kept.close()
     return trainer.eval_params(best)
