@@ -31,8 +31,12 @@ def x64():
 # By default only so many parameter cases of each test run; the others are slow.  Some files have a number of their own.
 FEW, SEVERAL, ALL = 1, 10, 1000
 CASES = {
-    **dict.fromkeys(("test_layers.py", "test_readme.py", "recipes/test_vae.py", "train/test_fitting.py"), ALL),
-    **dict.fromkeys(("data/test_forms.py", "data/test_loading.py", "data/test_rows.py", "data/test_tables.py"), ALL),
+    **dict.fromkeys(
+        ("test_layers.py", "test_readme.py", "recipes/test_vae.py", "train/test_fitting.py"), ALL
+    ),
+    **dict.fromkeys(
+        ("data/test_forms.py", "data/test_loading.py", "data/test_rows.py", "data/test_tables.py"), ALL
+    ),
     **{
         f"experiments/test_{name}.py": SEVERAL
         for name in (

@@ -85,7 +85,7 @@ def load_weights(path: str | Path) -> Fitted:
 
 
 def save_sampler(fitted: Fitted, path: str | Path, count: int = 16, given: Any = None) -> None:
-    """Write a program that draws `count` samples: (seed, uint32) -> [count, *event].  It runs where this library is not installed.
+    """Write a program that draws `count` samples, (seed, uint32) -> [count, *event], and runs without this library.
 
     given: as of `Fitted.sample`, for a conditional model.  Read it back with JAX alone:
     `jax.export.deserialize(open(path, "rb").read()).call(numpy.uint32(0))`.

@@ -100,7 +100,8 @@ def fit(
         )
     elif not kept.steps():
         key_data, key_solve = jax.random.split(jax.random.key(seed))
-        kept.save(0, trainer.init(model.solve(key_solve, data.preprocess(key_data, jnp.asarray(arrays)))))
+        solved = model.solve(key_solve, data.preprocess(key_data, jnp.asarray(arrays)))
+        kept.save(0, trainer.init(jax.tree.map(jnp.asarray, solved)))
         kept.wait()
     step, best = kept.restore(state, kept.best_step())
     kept.close()

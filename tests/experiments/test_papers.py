@@ -94,7 +94,9 @@ def test_two_rows_of_one_name_are_refused(monkeypatch):
     from experiments.checks import linear_vae
 
     monkeypatch.setattr(linear_vae, "ROWS", [ROWS["linear-vae-freyfaces"]] * 2)
-    with pytest.raises(ValueError, match=r"two rows are named 'linear-vae-freyfaces'; rename .*checks.linear_vae"):
+    with pytest.raises(
+        ValueError, match=r"two rows are named 'linear-vae-freyfaces'; rename .*checks.linear_vae"
+    ):
         every_row()
 
 

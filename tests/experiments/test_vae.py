@@ -23,7 +23,18 @@ from experiments.vae import __main__ as vae
 from experiments.vae import report
 
 ROOT = Path(__file__).parent.parent.parent
-SHORT = ("--steps", "300", "--eval-every", "20", "--hidden", "64", "--learning-rate", "0.005", "--latent-dim", "2")
+SHORT = (
+    "--steps",
+    "300",
+    "--eval-every",
+    "20",
+    "--hidden",
+    "64",
+    "--learning-rate",
+    "0.005",
+    "--latent-dim",
+    "2",
+)
 SHORT += ("--eval-samples", "5", "--eval-limit", "200")
 
 

@@ -82,7 +82,13 @@ def test_a_run_that_is_extended_equals_one_of_the_whole_length(tmp_path):
 def test_a_run_goes_on_to_its_own_end_and_a_stretched_schedule_is_said(tmp_path):
     fitted = fit(tmp_path / "run", schedule="cosine", steps=40, eval_every=None)
     again = train.fit(
-        fitted.recipe, bits(), out=tmp_path / "run", resume=True, progress=False, batch_size=10, schedule="cosine"
+        fitted.recipe,
+        bits(),
+        out=tmp_path / "run",
+        resume=True,
+        progress=False,
+        batch_size=10,
+        schedule="cosine",
     )
     assert again.config.steps == 40 and again.config.eval_every == 1
     assert_same(again.per_seed, fitted.per_seed)
@@ -97,7 +103,9 @@ def test_fine_tuning_starts_from_the_parameters_it_is_given(tmp_path):
         np.testing.assert_allclose(new, old, atol=1e-11)
     other = fit(tmp_path / "other", source=bits(5), start=first)
     assert other.spec.protocol_hash != first.spec.protocol_hash
-    moved = max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (first.params, other.params))))
+    moved = max(
+        float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (first.params, other.params)))
+    )
     assert 1e-3 < moved < 1.0  # it moved, from there and not from new random numbers
     with pytest.raises(ValueError, match="other parameters than this recipe's"):
         fit(tmp_path / "wide", recipes.VAE(latent_dim=3, hidden=(16,)), start=first)
@@ -117,7 +125,10 @@ def test_use_of_a_conditional_model(tmp_path):
     for use, line in (
         (lambda: fitted.sample(jax.random.key(0), 5), "give labels"),
         (lambda: fitted.log_prob(jax.random.key(0), BITS[:3]), "conditioned on labels, and none were given"),
-        (lambda: fitted.log_prob(None, (BITS[:, :2], labels)), r"examples of shape \(4, 3, 1\), got an array of"),
+        (
+            lambda: fitted.log_prob(None, (BITS[:, :2], labels)),
+            r"examples of shape \(4, 3, 1\), got an array of",
+        ),
     ):
         with pytest.raises(ValueError, match=line):
             use()
@@ -159,7 +170,9 @@ np.testing.assert_array_equal(program.call(np.uint32(5)), np.load(sys.argv[2]))
 assert not any(name.startswith(("dlvm_jax.", "flax", "optax")) for name in sys.modules)
 print("done")
 """
-    printed = in_another_process(code, tmp_path / "sampler.bin", tmp_path / "expected.npy", JAX_PLATFORMS="cpu")
+    printed = in_another_process(
+        code, tmp_path / "sampler.bin", tmp_path / "expected.npy", JAX_PLATFORMS="cpu"
+    )
     assert printed.strip() == "done"
 
 
