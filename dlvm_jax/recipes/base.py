@@ -85,7 +85,7 @@ class Recipe(Settings):
         return None
 
     def held_out(self, examples: Any) -> Any:
-        """What validation is computed on, of the held-out examples x or (x, labels)."""
+        """What validation is computed on, of the held-out examples x or (x, labels); None: there is no validation."""
         return examples
 
     def check_data(self, spec: Spec) -> None:

@@ -266,12 +266,12 @@ def _arrays(model: Model, data: Data, part: str) -> Any:
 
 
 def _validator(recipe, model, data, config) -> Callable | None:
-    """What is computed at each evaluation; None where nothing is held out."""
+    """What is computed at each evaluation; None where nothing is held out, or needed."""
     if model.score is not None:
         return model.score
-    if not len(data.valid):
+    held_out = recipe.held_out(_arrays(model, data, "valid")) if len(data.valid) else None
+    if held_out is None:
         return None
-    held_out = recipe.held_out(_arrays(model, data, "valid"))
     return validation.validator(objectives.split(model.validation, model.split), held_out, seeds=config.seeds)
 
 

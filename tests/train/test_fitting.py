@@ -104,7 +104,8 @@ def test_fine_tuning_starts_from_the_parameters_it_is_given(tmp_path):
     other = fit(tmp_path / "other", source=bits(5), start=first)
     assert other.spec.protocol_hash != first.spec.protocol_hash
     moved = max(
-        float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (first.params, other.params)), strict=True)
+        float(jnp.abs(a - b).max())
+        for a, b in zip(*map(jax.tree.leaves, (first.params, other.params)), strict=True)
     )
     assert 1e-3 < moved < 1.0  # it moved, from there and not from new random numbers
     with pytest.raises(ValueError, match="other parameters than this recipe's"):
