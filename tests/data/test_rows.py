@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from dlvm_jax import data
+from dlvm_jax import data, recipes, train
 from dlvm_jax.data import dataset, files
 
 
@@ -83,3 +83,18 @@ def test_a_mapped_file_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
         return peak
 
     assert peak(True) < 20e6 and peak(False) > 64e6
+
+
+def test_training_reads_a_mapped_file_in_pieces(path, tmp_path, monkeypatch):
+    """Never as a whole, and with the parameters of training on the array, bit for bit."""
+    recipe = recipes.VAE(latent_dim=2, hidden=(8,), likelihood="discretised-logistic")
+    settings = {"steps": 4, "batch_size": 8, "progress": False}
+    plain = train.fit(recipe, data.load(path), out=tmp_path / "plain", **settings)
+    mapped = data.load(path, mmap=True)
+
+    def refuse(*_):
+        raise AssertionError("all examples were read")
+
+    monkeypatch.setattr(data.Rows, "__array__", refuse)
+    streamed = train.fit(recipe, mapped, out=tmp_path / "mapped", on_device=False, **settings)
+    jax.tree.map(np.testing.assert_array_equal, streamed.params, plain.params)
