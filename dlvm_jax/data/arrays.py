@@ -71,6 +71,8 @@ def from_arrays(
     split_labels = [take(given, indices, part) for part in PARTS]
     how = f"permutation of seed {seed}" if held else "parts as given"
     if table:
+        if levels is not None:
+            raise ValueError(f"levels={levels} is for integers, not for protocol standardised; leave it out")
         rows = [np.asarray(take(parts, indices, part)) for part in PARTS]
         return standardised(rows, split_labels, name, seed, source, how)
 
@@ -84,35 +86,38 @@ def from_arrays(
     transformation = REALS if protocol == "real" else TRANSFORMS[protocol]
 
     raw = _train(parts["train"], indices.get("train"), dtype)
-    fixed = [np.asarray(take(parts, indices, part)).astype(dtype, copy=False) for part in PARTS[1:]]
-    sizes = (len(raw), *map(len, fixed))
+    valid, test = (np.asarray(take(parts, indices, part)).astype(dtype, copy=False) for part in PARTS[1:])
+    sizes = len(raw), len(valid), len(test)
     text = DESCRIPTIONS[protocol].format(top=levels - 1, levels=levels, seed=seed)
     digests = [scan[2] for scan in scans.values()] + [_digest(array) for array in given.values()]
     identity = json.dumps([levels, list(scans), list(given), digests])
     rng = np.random.RandomState(seed)
     return Data(
-        name,
-        raw,
-        *(transformation.fixed(levels, rng, array) for array in fixed),
-        *split_labels,
-        transformation.levels(levels),
-        transformation.bin_width(levels),
-        transformation.discrete,
-        transformation.train(levels),
-        Protocol(
-            protocol,
-            sizes,
-            "none" if protocol == "real" else protocol,
-            seed,
-            f"{'/'.join(map(str, sizes))}, {how}, {text}",
-            source,
-            seed if held else None,
+        name=name,
+        train=raw,
+        valid=transformation.fixed(levels, rng, valid),
+        test=transformation.fixed(levels, rng, test),
+        train_labels=split_labels[0],
+        valid_labels=split_labels[1],
+        test_labels=split_labels[2],
+        levels=transformation.levels(levels),
+        bin_width=transformation.bin_width(levels),
+        discrete=transformation.discrete,
+        preprocess=transformation.train(levels),
+        protocol=Protocol(
+            name=protocol,
+            sizes=sizes,
+            transform="none" if protocol == "real" else protocol,
+            seed=seed,
+            description=f"{'/'.join(map(str, sizes))}, {how}, {text}",
+            source=source,
+            shuffle=seed if held else None,
         ).with_hash(hashlib.sha256(identity.encode()).hexdigest()),
     )
 
 
 def _digest(array):
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
 def _scan(part, array, dtype):
@@ -125,7 +130,7 @@ def _scan(part, array, dtype):
         ends = float(block.min()), float(block.max())
         if not np.isfinite(ends).all():
             raise ValueError(f"{part} holds NaN, or numbers that are infinite as float32")
-        total.update(block)
+        total.update(block.data)
         low, high = min(low, ends[0]), max(high, ends[1])
     return low, high, total.hexdigest()
 

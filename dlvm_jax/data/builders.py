@@ -14,6 +14,7 @@ import sys
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -37,7 +38,7 @@ def check_reachable(url: str) -> None:
     host = urlsplit(url).hostname
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme)
-    if proxy and not proxy_bypass(parts.hostname):
+    if proxy and not proxy_bypass(parts.hostname or ""):
         parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     try:
@@ -105,7 +106,7 @@ def _builder_class():
 
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name, version=VERSION) for name in SOURCES]  # noqa: RUF012
 
-        def _info(self):
+        def _info(self: Any):
             tensor = tfds.features.Tensor
             return tfds.core.DatasetInfo(
                 builder=self,
@@ -120,7 +121,7 @@ def _builder_class():
                 ),
             )
 
-        def _split_generators(self, dl_manager):
+        def _split_generators(self: Any, dl_manager):
             splits = _read_source(self.builder_config.name, dl_manager)
             return {split: self._generate_examples(*arrays) for split, arrays in splits.items()}
 
@@ -136,7 +137,7 @@ def _builder_class():
     return DlvmArrays
 
 
-def _builder(name, folder):
+def _builder(name, folder) -> Any:
     return _builder_class()(data_dir=str(folder), config=name, file_format="array_record")
 
 

@@ -134,6 +134,20 @@ def of_vectors(
     total = hashlib.sha256()
     for array in (*splits, *labels):
         if array is not None:
-            total.update(np.ascontiguousarray(array))
-    protocol = protocol.with_hash(total.hexdigest())
-    return Data(name, *splits, *labels, 0, 1.0, False, lambda key, raw: raw, protocol)
+            total.update(np.ascontiguousarray(array).data)
+    train, valid, test = splits
+    train_labels, valid_labels, test_labels = labels
+    return Data(
+        name=name,
+        train=train,
+        valid=valid,
+        test=test,
+        train_labels=train_labels,
+        valid_labels=valid_labels,
+        test_labels=test_labels,
+        levels=0,
+        bin_width=1.0,
+        discrete=False,
+        preprocess=lambda key, raw: raw,
+        protocol=protocol.with_hash(total.hexdigest()),
+    )

@@ -121,6 +121,8 @@ def stack_images(
                 f"{where}: {first} has shape {stack.shape[1:]} and {name} {pixels.shape}; all must be equal{hint}"
             )
         stack[i] = pixels
+    if stack is None:
+        raise ValueError(f"{where} has no images")
     return stack
 
 

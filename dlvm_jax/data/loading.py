@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from dlvm_jax.data.tables import TABLES
 from dlvm_jax.data.tfds_sets import read_tfds
 from dlvm_jax.settings import pick
 
-__all__ = ["load", "names", "protocols"]
+__all__ = ["load", "names", "protocols", "published_protocol"]
 
 
 def names() -> tuple[str, ...]:
@@ -58,6 +59,8 @@ def load(
     name, path = str(source), Path(source)
     if transform is not None:
         pick(TRANSFORMS, transform, "transformation")
+    if resize is not None and (len(resize) != 2 or min(resize) < 1):
+        raise ValueError(f"resize is a height and a width of at least 1, got {resize}")
     settings = {"levels": levels, "seed": seed, "resize": resize, "mmap": mmap}
     if name in PROTOCOLS:
         _refuse(name, settings)
@@ -71,19 +74,29 @@ def load(
         pick(dict.fromkeys(["standardised"]), protocol or "standardised", f"protocol of {name}")
         return from_arrays(TABLES[name](), name=name, protocol="standardised", source=name)
 
+    arrays, stem = _read(name, path, cache, resize, mmap)
+    return _own(arrays, stem, path.name, protocol, transform, levels, seed or 0)
+
+
+def _read(name, path, cache, resize, mmap):
+    """The arrays of a source that is no published set, as `from_arrays` takes them, and what they are called."""
     if name.startswith("tfds:"):
         _refuse(name, {"mmap": mmap})
         name = name.removeprefix("tfds:")
-        arrays, stem = read_tfds(name, cache, resize), f"tfds-{name.replace('/', '-')}"
-    elif path.suffix.lower() in ARRAY_FILES:
+        return read_tfds(name, cache, resize), f"tfds-{name.replace('/', '-')}"
+    if path.suffix.lower() in ARRAY_FILES:
         _refuse(name, {"resize": resize} | ({} if path.suffix.lower() == ".npy" else {"mmap": mmap}))
-        arrays, stem = read_array_file(path, mmap), path.stem
-    elif path.is_dir():
+        return read_array_file(path, mmap), path.stem
+    if path.is_dir():
         _refuse(name, {"mmap": mmap})
-        arrays, stem = {"train": read_folder(path, resize)}, path.resolve().name
-    else:
-        raise _unknown(name, path)
-    return _own(arrays, stem, path.name, protocol, transform, levels, seed or 0)
+        return {"train": read_folder(path, resize)}, path.resolve().name
+    kinds = f"{', '.join(ARRAY_FILES)} or a folder of images"
+    if path.exists():
+        raise ValueError(f"{name} is no data: give {kinds}")
+    if path.suffix or os.sep in name:
+        raise FileNotFoundError(f"{name} does not exist; give {kinds}")
+    known: dict[str, Any] = {**PROTOCOLS, **toys.TOYS, **TABLES}
+    return pick(known, name, "data set")  # raises, for it is none of them
 
 
 def _refuse(source, settings):
@@ -91,20 +104,6 @@ def _refuse(source, settings):
     for name, value in settings.items():
         if value is not None:
             raise ValueError(f"{source} has no setting {name}; leave {name}={value!r} out")
-
-
-def _unknown(name, path):
-    """The error for a source that is neither known nor there."""
-    if path.exists():
-        return ValueError(f"{name} is no data: give {', '.join(ARRAY_FILES)} or a folder of images")
-    if path.suffix or os.sep in name:
-        return FileNotFoundError(
-            f"{name} does not exist; give {', '.join(ARRAY_FILES)} or a folder of images"
-        )
-    try:
-        pick({**PROTOCOLS, **toys.TOYS, **TABLES}, name, "data set")
-    except ValueError as error:
-        return error
 
 
 def _own(arrays, name, file, protocol, transform, levels, seed):
@@ -121,8 +120,11 @@ def _own(arrays, name, file, protocol, transform, levels, seed):
     )
 
 
-def published_protocol(name, protocol, transform):
-    """The protocol of that name, or the first with a transformation; raises ValueError where there is none."""
+def published_protocol(name: str, protocol: str | None, transform: str | None) -> Protocol:
+    """The protocol of a published set that has that name, or the first with a transformation.
+
+    Raises ValueError where there is none.
+    """
     choices = {p.name: p for p in protocols(name)}
     if protocol is not None:
         return pick(choices, protocol, f"protocol of {name}")
@@ -139,7 +141,7 @@ def _published(name, protocol, cache):
     splits = builders.read_prepared(name, cache)
     total = hashlib.sha256()
     for split in sorted(splits):
-        total.update(np.ascontiguousarray(splits[split][0]))
+        total.update(np.ascontiguousarray(splits[split][0]).data)
     levels, transform = SOURCES[name].levels, TRANSFORMS[protocol.transform]
     (train, valid, test) = _split(splits, protocol)
     rng = np.random.RandomState(protocol.seed)

@@ -6,15 +6,15 @@ Each reader takes a folder of the files that the authors publish.
 import gzip
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
 import numpy as np
 
 __all__ = ["SOURCES", "File", "Source", "Splits"]
 
-Splits = dict[str, tuple[np.ndarray, np.ndarray | None]]  # images uint8 [n, h, w, c] and labels int32 [n]
+Splits = Mapping[str, tuple[np.ndarray, np.ndarray | None]]  # images uint8 [n, h, w, c] and labels int32 [n]
 
 
 class File(NamedTuple):
@@ -38,20 +38,20 @@ class Source(NamedTuple):
     citation: str
 
 
-def _open(folder, *names):
+def _open(folder, *names) -> BinaryIO:
     """The first of the named files in a folder, opened (and unpacked); FileNotFoundError names them all."""
     for name in names:
         path = Path(folder) / name
         if path.exists():
-            return (gzip.open if path.suffix == ".gz" else open)(path, "rb")
+            return cast(BinaryIO, (gzip.open if path.suffix == ".gz" else open)(path, "rb"))
     raise FileNotFoundError(f"no {' or '.join(names)} in {folder}")
 
 
 def _digits(_folder):
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    return {"train": (bunch.images.astype(np.uint8)[..., None], bunch.target.astype(np.int32))}
+    images, labels = load_digits(return_X_y=True)
+    return {"train": (images.astype(np.uint8).reshape(-1, 8, 8, 1), labels.astype(np.int32))}
 
 
 def _idx(folder, name, ndim):
@@ -130,7 +130,9 @@ def _cifar10(folder):
     with _open(folder, "cifar-10-binary.tar.gz") as file, tarfile.open(fileobj=file) as archive:
 
         def batch(name):
-            rows = np.frombuffer(archive.extractfile(f"cifar-10-batches-bin/{name}.bin").read(), np.uint8)
+            rows = np.frombuffer(
+                cast(BinaryIO, archive.extractfile(f"cifar-10-batches-bin/{name}.bin")).read(), np.uint8
+            )
             rows = rows.reshape(-1, 3073)
             return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), rows[:, 0].astype(np.int32)
 

@@ -13,7 +13,7 @@ __all__ = ["TABLES", "standardised"]
 def _breast_cancer():
     from sklearn.datasets import load_breast_cancer
 
-    return load_breast_cancer().data
+    return load_breast_cancer(return_X_y=True)[0]
 
 
 TABLES = {"breast_cancer": _breast_cancer}  # name: () -> rows [N, D]
@@ -43,8 +43,9 @@ def standardised(
     constant = np.flatnonzero((splits[0] == splits[0][0]).all(0))
     if len(constant):
         raise ValueError(f"{name}: columns {constant.tolist()} are constant in training; leave them out")
-    splits = [((rows - mean) / std).astype(np.float32) for rows in splits]
-    sizes = tuple(map(len, splits))
+    train, valid, test = (((rows - mean) / std).astype(np.float32) for rows in splits)
+    sizes = len(train), len(valid), len(test)
     counts = "/".join(map(str, sizes))
     text = f"{counts} rows of {len(mean)} columns, {how}, standardised by the training rows"
-    return of_vectors(name, splits, Protocol("standardised", sizes, "none", seed, text, source), labels)
+    protocol = Protocol("standardised", sizes, "none", seed, text, source)
+    return of_vectors(name, (train, valid, test), protocol, labels)

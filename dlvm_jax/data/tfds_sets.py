@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -65,14 +66,15 @@ def _images(source, image, label, classes):
         yield f"example {i}", np.asarray(example[image])
 
 
-def _builder(name, folder):
+def _builder(name, folder) -> Any:
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.registered import DatasetNotFoundError
 
     folder = folder or os.environ.get("TFDS_DATA_DIR")
-    where = {} if folder is None else {"data_dir": str(folder)}
+    where: dict[str, Any] = {} if folder is None else {"data_dir": str(folder)}
     try:
         return tfds.builder(name, file_format="array_record", **where)
-    except tfds.core.registered.DatasetNotFoundError as error:
+    except DatasetNotFoundError as error:
         close = re.search(r"-> (\S+) \?", str(error))
         hint = f"; did you mean tfds:{close[1]}?" if close else ""
         raise ValueError(
@@ -106,7 +108,7 @@ def _features(name, features):
     """Names of the image and of the label (None without one) of an example."""
     import tensorflow_datasets as tfds
 
-    pixels = lambda f: isinstance(f, tfds.features.Tensor) and len(f.shape) in (2, 3)
+    pixels = lambda f: len(f.shape) in (2, 3) and isinstance(f, tfds.features.Tensor)
     images = [key for key, f in features.items() if isinstance(f, tfds.features.Image) or pixels(f)]
     labels = [key for key, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
     pick = lambda keys, usual: usual if usual in keys else keys[0] if len(keys) == 1 else None

@@ -114,5 +114,5 @@ def dataset(name: str, sizes: tuple[int, int, int] = (200_000, 2_000, 10_000)) -
     toy = pick(TOYS, name, "toy distribution")
     splits = [np.asarray(toy.sample(jax.random.key(part), size)) for part, size in enumerate(sizes)]
     text = f"{'/'.join(map(str, sizes))} points sampled in the plane"
-    protocol = Protocol("sampled", tuple(sizes), "none", 0, text, "this library")
+    protocol = Protocol("sampled", sizes, "none", 0, text, "this library")
     return of_vectors(name, splits, protocol)

@@ -162,10 +162,10 @@ def build(
 
     def gather(tree, indices):
         def one(x):
-            rows = lambda place: np.take(x, indices[place[: indices.ndim]], axis=0)
+            rows = lambda place: x[indices[place[: indices.ndim]]]  # never all of x: it may be larger than memory
             return jax.make_array_from_callback((*indices.shape, *x.shape[1:]), streamed, rows)
 
-        return jax.tree.map(lambda x: one(np.asarray(x)), tree)
+        return jax.tree.map(one, tree)
 
     jitted_create = jax.jit(over_seeds(create), out_shardings=replicated)
     values = np.asarray(seeds if several else seeds[0], np.uint32)

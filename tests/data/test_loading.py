@@ -235,6 +235,7 @@ def test_settings_that_a_source_lacks_are_refused(tmp_path):
         (path, {"mmap": True}, "a.npz has no setting mmap"),
         (path, {"resize": (3, 3)}, "a.npz has no setting resize"),
         (tmp_path, {"mmap": True}, "has no setting mmap"),
+        (tmp_path, {"resize": (0, 3)}, r"resize is a height and a width of at least 1, got \(0, 3\)"),
     ):
         with pytest.raises(ValueError, match=line):
             data.load(source, **settings)
