@@ -1,8 +1,13 @@
-"""From a formula to its function: `python -m dlvm_jax.formulas elbo` prints equation, shapes, file:line and source.
+"""From a formula to its function: `python -m dlvm_jax.formulas elbo` prints equation, shapes, file:line, source and test.
 
-Without a name it prints the table of all formulas that stands in the README.
+A word that is no function's name, such as iwae, lists the functions whose documentation has it.  Without a word all are listed;
+`--write` writes them with their equations to FORMULAS.md.
+
+The test of a formula is marked by hand: `@checks(bounds.elbo)` stands on a test that compares the function's value with an
+independent answer.
 """
 
+import argparse
 import ast
 import difflib
 import functools
@@ -12,16 +17,17 @@ import pkgutil
 import re
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["Formula", "formulas", "show", "table"]
+__all__ = ["Formula", "document", "formulas", "search", "show"]
 
 PACKAGES = ("dlvm_jax.functional", "dlvm_jax.exact")
 ROOT = Path(__file__).parent.parent
+DOCUMENT = Path(__file__).parent / "FORMULAS.md"
 
 
 class Formula(NamedTuple):
-    """A public function of the mathematics and what its docstring says."""
+    """A public function of the mathematics, what its docstring contains, and the tests that check its value."""
 
     name: str
     module: str
@@ -30,26 +36,37 @@ class Formula(NamedTuple):
     source: str
     place: str
     text: str
+    tests: tuple[str, ...]
+
+    @property
+    def full_name(self) -> str:
+        """The name with its module, without the library's."""
+        return f"{self.module}.{self.name}".removeprefix("dlvm_jax.")
 
 
-def _formula(module, name, function):
-    text = inspect.getdoc(function)
-    purpose, body = text.split("\n\n", 1)
-    equation = re.search(r"\$(.+?)\$", body, re.DOTALL).group(1)
-    source = re.search(r"Source: (.+?)(?:\.?\s*\n\s*\n|$)", text, re.DOTALL).group(1)
-    path = Path(inspect.getsourcefile(function)).relative_to(ROOT)
+def _found(pattern: str, text: str) -> str:
+    match = re.search(pattern, text, re.DOTALL)
+    if match is None:
+        raise ValueError(f"no {pattern!r} in the docstring {text!r}")
+    return " ".join(match.group(1).split())
+
+
+def _formula(module: str, name: str, function: Any) -> Formula:
+    text = inspect.getdoc(function) or ""
+    path = Path(inspect.getfile(function)).relative_to(ROOT)
     return Formula(
         name,
         module,
-        purpose.replace("\n", " "),
-        " ".join(equation.split()),
-        " ".join(source.split()),
+        _found(r"(.*?)\n\n", text),
+        _found(r"\n\n.*?\$(.+?)\$", text),
+        _found(r"Source: (.+?)(?:\.?\s*\n\s*\n|$)", text),
         f"{path}:{inspect.getsourcelines(function)[1]}",
         text,
+        _tests().get(function, ()),
     )
 
 
-def formulas():
+def formulas() -> list[Formula]:
     """Every public function of `functional` and `exact`, in order of file and name."""
     found = []
     for package in PACKAGES:
@@ -61,60 +78,119 @@ def formulas():
     return found
 
 
-@functools.cache
-def _used(path):
-    """Full names of what a Python file imports, and takes from the modules that it imports."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+def _checked(path: Path) -> list[tuple[str, Any]]:
+    """The marks of a test file, read without importing it: names of tests, and the functions that they check."""
+    tree = ast.parse(path.read_text())
     imported = {
-        alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in nodes
-        if isinstance(node, ast.ImportFrom)
+        alias.asname or alias.name: (node.module, alias.name)
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dlvm_jax")
         for alias in node.names
     }
-    attributes = {
-        f"{imported[node.value.id]}.{node.attr}"
-        for node in nodes
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in imported
-    }
-    return attributes | set(imported.values())
+    found = []
+    for test in (node for node in tree.body if isinstance(node, ast.FunctionDef)):
+        for mark in test.decorator_list:
+            if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "checks":
+                for argument in mark.args:
+                    first, *rest = ast.unparse(argument).split(".")
+                    module, name = imported[first]
+                    value = _attribute(module, name)
+                    found.append((test.name, functools.reduce(getattr, rest, value)))
+    return found
 
 
-def _test_of(formula):
-    """The first test file beside the function's package that uses the function, or None."""
-    folder = ROOT / "tests" / formula.module.split(".")[1]
-    packages = formula.module.split(".")
-    names = {".".join([*packages[:depth], formula.name]) for depth in range(1, len(packages) + 1)}
-    used = (path for path in sorted(folder.rglob("test_*.py")) if names & _used(path))
-    return next((str(path.relative_to(ROOT)) for path in used), None)
+def _attribute(module: str, name: str) -> Any:
+    """What `from module import name` gives."""
+    parent = importlib.import_module(module)
+    return getattr(parent, name) if hasattr(parent, name) else importlib.import_module(f"{module}.{name}")
 
 
-def table():
-    """The formulas as a Markdown table: equation, function, test, source."""
-    rows = ["| formula | function | test | source |", "|---|---|---|---|"]
+@functools.cache
+def _tests() -> dict[Any, tuple[str, ...]]:
+    """The tests that check each function, as path::name; none where the repository is not around."""
+    found: dict[Any, tuple[str, ...]] = {}
+    for package in PACKAGES:
+        for path in sorted((ROOT / "tests" / package.split(".")[1]).rglob("test_*.py")):
+            for name, function in _checked(path):
+                found[function] = (*found.get(function, ()), f"{path.relative_to(ROOT)}::{name}")
+    return found
+
+
+def _row(f: Formula) -> str:
+    equation = f.equation.replace("\\|", "\\Vert ").replace("|", "\\vert ")
+    path = f.place.split(":")[0].removeprefix("dlvm_jax/")
+    tests = (test.split("::") for test in f.tests)
+    links = "<br>".join(f"[{name}](../{file})" for file, name in tests)
+    return f"| ${equation}$ | [`{f.name}`]({path}) | {links} | {f.source} |"
+
+
+def document() -> str:
+    """The formulas as Markdown: one table a module of equation, function, tests and source."""
+    lines = [
+        "# Formulas",
+        "",
+        "Written by `python -m dlvm_jax.formulas --write`.  `python -m dlvm_jax.formulas elbo` prints one with its shapes,",
+        "units, errors and an example.  The tests named are those that check the function's value.",
+    ]
+    module = None
     for f in formulas():
-        equation = f.equation.replace("\\|", "\\Vert ").replace("|", "\\vert ")
-        function = f"{f.module.removeprefix('dlvm_jax.')}.{f.name}"
-        path = f.place.split(":")[0]
-        test = _test_of(f)
-        linked = (
-            f"[{Path(test).name}]({test})" if test else "not installed"
-        )  # without the repository around it
-        rows.append(f"| ${equation}$ | [`{function}`]({path}) | {linked} | {f.source} |")
-    return "\n".join(rows)
+        if f.module != module:
+            module = f.module
+            heading = (inspect.getdoc(importlib.import_module(module)) or "").split("\n\n")[0]
+            lines += ["", f"## {module.removeprefix('dlvm_jax.')}", "", " ".join(heading.split()), ""]
+            lines += ["| formula | function | test | source |", "|---|---|---|---|"]
+        lines.append(_row(f))
+    return "\n".join(lines) + "\n"
 
 
-def show(name):
-    """The docstring and place of the functions of a name; ValueError with close names if there is none."""
-    found = [f for f in formulas() if f.name == name or f"{f.module}.{f.name}".endswith(f".{name}")]
+def _is_name(word: str, f: Formula) -> bool:
+    return f".{f.full_name}".endswith(f".{word.lower()}")
+
+
+def search(word: str) -> list[Formula]:
+    """The functions of a name; else those with the word in name or docstring.  Raises ValueError, with close names, for none."""
+    everything = formulas()
+    found = [f for f in everything if _is_name(word, f)]
     if not found:
-        names = sorted({f.name for f in formulas()})
-        close = difflib.get_close_matches(name, names, 3, 0.4) or names
-        raise ValueError(f"no formula named {name!r}; perhaps {', '.join(close)}")
-    return "\n\n".join(f"{f.module}.{f.name}  ({f.place})\n\n{f.text}" for f in found)
+        pattern = re.compile(rf"(?<![a-z]){re.escape(word)}(?![a-z])", re.IGNORECASE)
+        found = [f for f in everything if word.lower() in f.name or pattern.search(f.text)]
+    if not found:
+        close = difflib.get_close_matches(word.lower(), {f.name for f in everything}, 3, 0.4)
+        hint = f"perhaps {', '.join(close)}" if close else "without a word all are listed"
+        raise ValueError(f"no formula named {word!r}; {hint}")
+    return found
+
+
+def show(word: str) -> str:
+    """Docstring, place and tests of the functions of a name, or a list of the functions that the word finds."""
+    found = search(word)
+    if not _is_name(word, found[0]):
+        return _listed(found)
+    return "\n\n".join(
+        "\n".join([f"{f.full_name}  ({f.place})", *(f"checked by {test}" for test in f.tests), "", f.text])
+        for f in found
+    )
+
+
+def _listed(found: list[Formula]) -> str:
+    return "\n".join(f"{f.full_name}  {f.purpose}" for f in found)
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dlvm_jax.formulas", description=__doc__)
+    parser.add_argument("word", nargs="?", help="a function's name, or a word of its documentation")
+    parser.add_argument("--write", action="store_true", help="write FORMULAS.md")
+    arguments = parser.parse_args()
+    if arguments.write:
+        if not (ROOT / "tests").is_dir():
+            raise ValueError("FORMULAS.md names the tests: write it in a clone of the repository")
+        DOCUMENT.write_text(document())
+    else:
+        print(show(arguments.word) if arguments.word else _listed(formulas()))
 
 
 if __name__ == "__main__":
     try:
-        print(show(sys.argv[1]) if len(sys.argv) > 1 else table())
+        _main()
     except ValueError as error:
         sys.exit(f"error: {error}")

@@ -1,5 +1,6 @@
-"""From formula to function, and a README that tells the truth."""
+"""From formula to function and to the test of its value, and a FORMULAS.md that is up to date."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -11,18 +12,37 @@ from dlvm_jax import formulas
 ROOT = Path(__file__).parent.parent
 
 
-def test_every_formula_has_its_parts_and_its_test():
+def test_every_formula_has_its_parts_and_a_test_of_its_value():
     found = formulas.formulas()
-    assert len(found) > 30
+    assert len(found) > 250
     assert len({f.equation for f in found}) == len(found), "two functions claim the same equation"
     for f in found:
         assert f.equation and f.source and f.purpose.endswith(".")
-        assert formulas._test_of(f), f"no test names {f.module}.{f.name}"
+        assert f.tests, f"put @checks({f.name}) on the test that checks the value of {f.full_name}"
 
 
-def test_readme_holds_the_generated_table():
-    readme = (ROOT / "README.md").read_text()
-    assert formulas.table() in readme, "run `python -m dlvm_jax.formulas` and put its table into README.md"
+def called(path):
+    """The names that a test file uses, decorators of marks left out."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef):
+            node.decorator_list = [m for m in node.decorator_list if not ast.unparse(m).startswith("checks(")]
+    nodes = [node for top in tree.body if not isinstance(top, ast.ImportFrom) for node in ast.walk(top)]
+    return {getattr(node, "attr", getattr(node, "id", None)) for node in nodes}
+
+
+def test_a_test_that_is_marked_uses_the_function():
+    """Itself, or through the tables that several test files share."""
+    shared = called(ROOT / "tests/functional/common.py")
+    for f in formulas.formulas():
+        for test in f.tests:
+            path = ROOT / test.split("::")[0]
+            assert f.name in called(path) | shared, f"{test} is marked with {f.full_name} and does not use it"
+
+
+def test_the_document_is_up_to_date():
+    written = (ROOT / "dlvm_jax/FORMULAS.md").read_text()
+    assert written == formulas.document(), "run `python -m dlvm_jax.formulas --write`"
 
 
 def test_command_line_shows_a_formula_and_names_close_ones():
@@ -31,10 +51,31 @@ def test_command_line_shows_a_formula_and_names_close_ones():
     )
     shown = run("elbo")
     assert shown.returncode == 0 and "bounds.py:" in shown.stdout and "Kingma & Welling 2014" in shown.stdout
+    assert "checked by tests/functional/test_bounds.py::test_elbo_is_the_evidence_less" in shown.stdout
     wrong = run("elbbo")
-    assert wrong.returncode == 1 and "perhaps elbo" in wrong.stderr
+    assert wrong.returncode == 1 and "perhaps elbo" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+def test_words_of_the_field_find_their_functions():
+    for word, name in {
+        "IWAE": "bounds.importance_weighted",
+        "nice": "flows.linear.affine",
+        "Glow": "flows.linear.lu_linear",
+        "VDM": "diffusion.schedules.linear_log_snr",
+        "vMF": "spherical.von_mises_fisher_sample",
+        "Burda, Grosse": "bounds.log_weight",
+    }.items():
+        assert f"functional.{name}  " in formulas.show(word)
+
+
+def test_a_name_of_any_case_comes_before_words():
+    assert [f.full_name for f in formulas.search("DDIM")] == ["functional.diffusion.ancestral.ddim"]
+    assert {f.full_name for f in formulas.search("runge_kutta")} == {
+        "functional.diffusion.ode.runge_kutta",
+        "functional.numerics.runge_kutta",
+    }
 
 
 def test_unknown_formula_is_refused():
-    with pytest.raises(ValueError, match="no formula named 'nothing_like_it'"):
-        formulas.show("nothing_like_it")
+    with pytest.raises(ValueError, match="no formula named 'zzzz'; without a word all are listed"):
+        formulas.show("zzzz")

@@ -12,6 +12,9 @@ import pytest
 import dlvm_jax.exact
 import dlvm_jax.functional
 
+# Packages whose public functions are annotated and which pyright checks (`include` in pyproject.toml).
+TYPED = ("dlvm_jax.exact", "dlvm_jax.functional")
+
 FRAMEWORKS = (
     "flax",
     "optax",
@@ -39,6 +42,45 @@ def test_public_mathematics_is_documented(name, function):
     text = inspect.getdoc(function)
     missing = [part for part in ("$", "Shapes:", "Source:", ">>>") if part not in text]
     assert not missing, f"{name} lacks {missing}"
+
+
+def modules(packages):
+    for name in packages:
+        module = importlib.import_module(name)
+        yield module
+        if hasattr(module, "__path__"):
+            for info in pkgutil.walk_packages(module.__path__, name + "."):
+                yield importlib.import_module(info.name)
+
+
+def own_functions(module):
+    """The public functions that a module defines, and the public methods and properties of its public classes."""
+    for name, value in vars(module).items():
+        if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(value):
+            yield name, value
+        elif inspect.isclass(value):
+            for key, member in vars(value).items():
+                method = getattr(member, "fget", None) or getattr(member, "__func__", member)
+                if not key.startswith("_") and inspect.isfunction(method) and method.__doc__:
+                    yield f"{name}.{key}", method
+
+
+def unannotated(function):
+    parameters = list(inspect.signature(function).parameters.values())
+    missing = [p.name for p in parameters if p.annotation is p.empty and p.name not in ("self", "cls")]
+    return missing + ["return"] * ("return" not in function.__annotations__)
+
+
+def test_public_functions_are_annotated():
+    missing = {
+        f"{module.__name__}.{name}": unannotated(function)
+        for module in modules(TYPED)
+        for name, function in own_functions(module)
+        if unannotated(function)
+    }
+    assert not missing, missing
 
 
 def run(code, **environment):

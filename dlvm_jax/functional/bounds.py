@@ -131,7 +131,7 @@ def _scale_tangent(primals, tangents):
 
 
 def dreg(log_weight_fn: Callable[[Array], Array], z: Array) -> Array:
-    r"""Importance-weighted bound whose gradient is doubly reparameterised.
+    r"""Importance-weighted bound whose gradient is doubly reparameterised (DReG).
 
     $\nabla_\theta = \sum_k\tilde w_k\,\partial_\theta\log w_k,\quad
       \nabla_\phi = \sum_k\tilde w_k^2\,\frac{\partial\log w_k}{\partial z_k}\frac{\partial z_k}{\partial\phi},

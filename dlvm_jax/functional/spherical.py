@@ -266,7 +266,7 @@ def _angle_tangent(dim, primals, tangents):
 def von_mises_fisher_sample(
     key: Key, mean_direction: Array, concentration: Numeric, shape: Shape = ()
 ) -> Array:
-    r"""Reparameterised draw from the von Mises-Fisher distribution.
+    r"""Reparameterised draw from the von Mises-Fisher (vMF) distribution.
 
     $x = \cos\theta\,\mu + \sin\theta\,v,\quad v\perp\mu \text{ uniform},\quad F_\kappa(\theta) = u\sim U(0,1),\quad
       \frac{d\theta}{d\kappa} = -\frac{\partial F_\kappa(\theta)/\partial\kappa}{p_\kappa(\theta)}$

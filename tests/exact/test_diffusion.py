@@ -10,6 +10,7 @@ import scipy.stats
 from dlvm_jax.exact import diffusion as exact
 from dlvm_jax.functional.diffusion import process as p
 from dlvm_jax.functional.diffusion import schedules, targets
+from tests.functional.common import checks
 
 PROCESSES = {
     "variance_preserving": (schedules.variance_preserving(), 0.3),
@@ -33,6 +34,7 @@ def law(x64):
     return exact.mixture(WEIGHTS, MEANS, COVARIANCES)
 
 
+@checks(exact.mixture, exact.log_marginal, exact.responsibilities)
 def test_marginal_equals_dense_gaussians(at, law):
     process, t = at
     a, s = float(p.alpha(process, t)), float(p.sigma(process, t))
@@ -45,6 +47,7 @@ def test_marginal_equals_dense_gaussians(at, law):
     np.testing.assert_allclose(shares, (dense / sum(dense)).T, rtol=1e-8)
 
 
+@checks(exact.score)
 def test_score_is_the_gradient_and_tweedie_holds_to_second_order(at, law):
     """Score by autodiff; mean and covariance of x_0 from gradient and Hessian of log q(x_t)."""
     process, t = at
@@ -62,6 +65,7 @@ def test_score_is_the_gradient_and_tweedie_holds_to_second_order(at, law):
     np.testing.assert_allclose(got, covariance, rtol=1e-6, atol=1e-9)
 
 
+@checks(exact.denoiser, exact.posterior_covariance)
 def test_denoiser_equals_quadrature(x64):
     """A one-dimensional mixture: E[x_0 | x_t] and its variance by adaptive quadrature (1e-8)."""
     process, t, x = schedules.variance_preserving(), 0.4, 0.37
@@ -91,6 +95,7 @@ def test_the_velocity_of_the_straight_path(law):
     np.testing.assert_allclose(velocity, targets.from_x0(process, "epsilon", x0, X, t) - x0, rtol=1e-9)
 
 
+@checks(exact.point_masses)
 def test_point_masses_are_what_a_perfect_denoiser_returns(x64):
     points = np.random.RandomState(0).randn(6, 3)
     law = exact.point_masses(points)
@@ -100,6 +105,7 @@ def test_point_masses_are_what_a_perfect_denoiser_returns(x64):
     np.testing.assert_allclose(wide, np.broadcast_to(points.mean(0), points.shape), atol=1e-3)
 
 
+@checks(exact.ode_map, exact.gaussian)
 def test_ode_map_solves_the_ordinary_differential_equation(at):
     """dx/dt = f x - g^2 score / 2 integrated by DOP853 at tolerance 1e-10."""
     process, t = at
@@ -125,6 +131,7 @@ def test_a_clean_time_gives_the_law_of_the_data(law):
     np.testing.assert_allclose(got, np.log(expected), rtol=1e-10)
 
 
+@checks(exact.output_law)
 def test_output_law_of_an_affine_sampler_and_refusal_of_another(x64):
     rng = np.random.RandomState(1)
     a, b, c = rng.randn(3, 3), rng.randn(2, 4, 3, 3), rng.randn(3)

@@ -7,8 +7,10 @@ import pytest
 import scipy.stats
 
 from dlvm_jax.exact import discrete
+from tests.functional.common import checks
 
 
+@checks(discrete.all_binary, discrete.log_joint, discrete.log_evidence, discrete.posterior)
 def test_discrete_model_is_normalised_and_obeys_bayes(dtype):
     """256 outcomes of 8 bits: 1e-6 is ten float32 roundings of one."""
     tolerance = {jnp.float32: 1e-6, jnp.float64: 1e-12}[dtype]
@@ -36,6 +38,7 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum())
 
 
+@checks(discrete.sample)
 def test_discrete_samples_of_data_and_latent_pass_chi_square():
     """48 outcomes of (x, z); false alarm 1e-4 for a fresh seed."""
     rng = np.random.RandomState(3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax.exact import energies
-from tests.functional.common import quadrature
+from tests.functional.common import checks, quadrature
 
 
 def grid(domain):
@@ -33,6 +33,14 @@ def mass(energy, domain):
     return log_density, weights, np.log(weights @ np.exp(log_density))
 
 
+@checks(
+    energies.torus_modes,
+    energies.torus_correlated,
+    energies.sphere_modes,
+    energies.ring,
+    energies.wave,
+    energies.waves,
+)
 @pytest.mark.usefixtures("x64")
 def test_log_partitions_are_right():
     """Closed forms to 1e-9, which is what the rules reach; and the figures known for them, to their printed digits."""

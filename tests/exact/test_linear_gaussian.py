@@ -7,6 +7,7 @@ import scipy.stats
 
 from dlvm_jax.exact import linear_gaussian
 from dlvm_jax.functional import densities
+from tests.functional.common import checks
 
 
 def hierarchy():
@@ -33,6 +34,11 @@ def conditional(mean, covariance, of, given, value):
     return mean[of] + (value - mean[given]) @ gain.T, right
 
 
+@checks(
+    linear_gaussian.hierarchy_log_evidence,
+    linear_gaussian.hierarchy_posterior,
+    linear_gaussian.hierarchy_conditional,
+)
 def test_hierarchy_equals_conditioning_the_joint_gaussian(x64):
     """1e-11: rounding of 1e-16 times condition numbers of at most 1e4."""
     top, bottom, mean, joint = hierarchy()

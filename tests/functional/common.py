@@ -5,11 +5,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import scipy.stats
 from numpy.polynomial.legendre import leggauss
 
 from dlvm_jax.exact import linear_gaussian
 from dlvm_jax.functional import densities as d
+
+# @checks(bounds.elbo): the test compares the function's value with an independent answer (see dlvm_jax.formulas).
+checks = pytest.mark.checks.with_args
 
 # Sums of thousands of terms, each right to a few units in the last place.
 TOLERANCE = {jnp.float32: 1e-5, jnp.float64: 1e-10}

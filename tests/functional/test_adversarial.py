@@ -7,6 +7,7 @@ import pytest
 import scipy.optimize
 
 from dlvm_jax.functional import adversarial
+from tests.functional.common import checks
 
 P, Q = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.3, 0.6])
 
@@ -19,6 +20,7 @@ def expected_loss(logits):
     return adversarial.discriminator_loss(real, fake)
 
 
+@checks(adversarial.discriminator_loss)
 def test_the_optimal_discriminator_is_the_log_ratio_and_its_loss_the_jensen_shannon_divergence(x64):
     """Minimised numerically over a table of logits; BFGS stops within 1e-6."""
     gradient = jax.grad(expected_loss)
@@ -31,6 +33,7 @@ def test_the_optimal_discriminator_is_the_log_ratio_and_its_loss_the_jensen_shan
     assert found.fun == pytest.approx(np.log(4) - 2 * divergence, abs=1e-10)
 
 
+@checks(adversarial.generator_loss)
 def test_losses_are_the_cross_entropies_of_probabilities(x64):
     real, fake = jnp.array([2.0, -1.0]), jnp.array([0.5, -3.0, 1.0])
     sigmoid = lambda d: 1 / (1 + np.exp(-np.asarray(d)))

@@ -8,7 +8,7 @@ import pytest
 from dlvm_jax.exact import linear_gaussian
 from dlvm_jax.functional import bounds, densities
 from dlvm_jax.functional.annealing import adapt_step_size, ais, sigmoid_betas
-from tests.functional.common import cast, quadrature
+from tests.functional.common import cast, checks, quadrature
 
 
 def linear_problem(latent, dim, dtype, count=3):
@@ -29,6 +29,7 @@ def prior(z):
     return densities.normal_log_prob(z, 0.0, 0.0)
 
 
+@checks(ais)
 @pytest.mark.parametrize(
     "latent, dim, temperatures, start, dtype",
     [
@@ -147,6 +148,7 @@ def test_nonlinear_decoder_lies_in_a_bidirectional_sandwich(x64):
     assert gaps[2] < 0.5 * gaps[0] and gaps[3] < 0.5 * gaps[1]
 
 
+@checks(adapt_step_size)
 def test_step_sizes_reach_the_wanted_acceptance_and_scale_with_the_datum(x64):
     """Targets of standard deviation s: by similarity the last step sizes are proportional to s; 400 chains leave 10 % noise."""
     scale = jnp.array([0.05, 1.0])
@@ -179,6 +181,7 @@ def test_impossible_states_are_rejected_without_nan():
     assert abs(float(jnp.exp(result.log_w).mean()) - 0.5) < 5 * 0.5 / np.sqrt(20_000)
 
 
+@checks(sigmoid_betas)
 def test_sigmoid_betas_rise_from_zero_to_one_symmetrically(x64):
     betas = np.asarray(sigmoid_betas(50))
     assert betas[0] == 0 and betas[-1] == 1 and (np.diff(betas) > 0).all()

@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 
 from dlvm_jax.functional import autoencoding
-from tests.functional.common import central_difference
+from tests.functional.common import central_difference, checks
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -16,6 +16,7 @@ X = RNG.randn(20, 7)
 ORTHONORMAL = np.linalg.qr(RNG.randn(7, 4))[0]
 
 
+@checks(autoencoding.squared_error)
 def test_squared_error_is_a_sum_over_the_event_and_keeps_the_batch():
     x, y = RNG.randn(2, 3, 5, 4, 2)
     expected = np.square(x - y).sum((-3, -2, -1))
@@ -24,12 +25,14 @@ def test_squared_error_is_a_sum_over_the_event_and_keeps_the_batch():
     assert autoencoding.squared_error(jnp.ones(2, jnp.bfloat16), 0.0).dtype == jnp.float32
 
 
+@checks(autoencoding.sparse_penalty)
 def test_sparse_penalty_is_the_l1_norm_with_a_gradient_of_zero_at_zero():
     np.testing.assert_allclose(autoencoding.sparse_penalty(X), np.linalg.norm(X, 1, axis=1), rtol=1e-14)
     gradient = jax.grad(autoencoding.sparse_penalty)(jnp.array([-2.0, 0.0, 3.0]))
     np.testing.assert_array_equal(gradient, [-1.0, 0.0, 1.0])
 
 
+@checks(autoencoding.soft_threshold)
 def test_soft_threshold_minimises_its_proximal_objective():
     """Brent's bounded search stops within 1e-9 of a minimum; at a kink it finds it less sharply: 1e-6."""
     for x in (-3.0, -0.4, 0.0, 0.6, 2.5):
@@ -43,6 +46,7 @@ def test_soft_threshold_minimises_its_proximal_objective():
             assert float(autoencoding.soft_threshold(x, threshold)) == pytest.approx(found.x, abs=1e-6)
 
 
+@checks(autoencoding.sparse_code)
 @pytest.mark.parametrize("weight", [0.0, 0.8, np.array([0.1, 0.5, 1.0, 4.0])], ids=["none", "one", "each"])
 def test_sparse_code_is_optimal_for_squared_error_plus_sparse_penalty(weight):
     """The subgradient conditions, to rounding of sums of seven terms, with no use of the soft-threshold's formula."""
@@ -78,6 +82,7 @@ def expected_error(name, level, a, x):
     return np.square((1 - level) * a @ x - x).sum() + level * (1 - level) * (x**2 @ np.square(a).sum(0))
 
 
+@checks(autoencoding.gaussian_corruption, autoencoding.masking_corruption)
 @pytest.mark.parametrize("name", NOISE)
 def test_denoising_loss_of_a_linear_map_has_its_closed_form(name):
     """Within 4.5 standard errors of 20 means of 20,000 draws each: false alarm 20 x 7e-6."""
@@ -117,6 +122,7 @@ def deep_encoder(x):
     return jnp.tanh(jnp.tanh(x @ HIDDEN) @ OUT)
 
 
+@checks(autoencoding.contractive_penalty)
 def test_contractive_penalty_is_that_of_the_dense_jacobian():
     jacobian = jax.vmap(jax.jacfwd(deep_encoder))(X)
     expected = np.square(jacobian).sum((1, 2))

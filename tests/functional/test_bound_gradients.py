@@ -8,7 +8,7 @@ from jax.flatten_util import ravel_pytree
 
 from dlvm_jax.exact import linear_gaussian
 from dlvm_jax.functional import bounds, densities, divergences
-from tests.functional.common import LINEAR, cast, central_difference, parts
+from tests.functional.common import LINEAR, cast, central_difference, checks, parts
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -96,6 +96,7 @@ def test_impossible_samples_leave_finite_gradients():
     np.testing.assert_allclose(gradient[:, 0], [-(weight[0] ** 2), 0, -(weight[1] ** 2)])
 
 
+@checks(bounds.dreg)
 def test_dreg_value_and_model_gradient_are_those_of_the_plain_bound():
     """Draw by draw, to rounding."""
     params, x, eps = setting()
@@ -105,6 +106,7 @@ def test_dreg_value_and_model_gradient_are_those_of_the_plain_bound():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), gradient[0], dreg_gradient[0])
 
 
+@checks(bounds.dreg)
 def test_dreg_posterior_gradient_is_its_formula():
     r"""$\sum_k\tilde w_k^2\,\partial\log w_k/\partial z_k\,\partial z_k/\partial\phi$, put together by hand."""
     params, x, eps = setting()

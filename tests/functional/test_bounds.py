@@ -9,7 +9,7 @@ import pytest
 
 from dlvm_jax.exact import discrete, linear_gaussian
 from dlvm_jax.functional import bounds, divergences
-from tests.functional.common import LINEAR, cast, draw_parts, parts, widened_posterior
+from tests.functional.common import LINEAR, cast, checks, draw_parts, parts, widened_posterior
 
 
 def one_datum(model=LINEAR, seed=0):
@@ -17,6 +17,7 @@ def one_datum(model=LINEAR, seed=0):
     return x, float(linear_gaussian.log_evidence(model, x))
 
 
+@checks(bounds.log_weight)
 def test_every_sample_gives_the_evidence_at_the_exact_posterior(dtype):
     """1e-5 in float32 relative to |log p| of about 10 nats: a few units in the last place of the summed squares."""
     tolerance = {jnp.float32: 1e-5, jnp.float64: 1e-12}[dtype]
@@ -42,6 +43,7 @@ def test_every_sample_gives_the_evidence_at_the_exact_posterior(dtype):
     assert (exact.standard_error < 1e-3).all() and (exact.effective_sample_size > 49.9).all()
 
 
+@checks(bounds.elbo, bounds.elbo_sampled)
 @pytest.mark.parametrize("spread", [0.3, 1.0, 2.5])
 def test_elbo_is_the_evidence_less_the_kl_from_the_posterior(spread, x64):
     """Five standard errors, false alarm 6e-7 for each of eight estimates; expectations lie below log p exactly."""
@@ -77,6 +79,7 @@ def test_importance_weighted_bound_rises_to_the_evidence(x64):
     assert abs(float(everything.log_evidence) - truth) < 5 * float(everything.standard_error) < 0.01
 
 
+@checks(bounds.importance_weighted)
 def test_exact_expectation_of_the_bound_by_enumeration(x64):
     """E[L_K] over all K-tuples of a discrete latent: monotone in K, below the evidence, and E[w] = p(x)."""
     rng = np.random.RandomState(0)
@@ -109,6 +112,7 @@ def test_analytic_kl_inside_the_weight_exceeds_the_evidence(x64):
     assert float(bounds.importance_weighted(log_lik - kl)) > truth + 0.5
 
 
+@checks(bounds.naive_evidence)
 def test_naive_evidence_is_near_the_truth_and_biased_low(x64):
     """The likelihood is unbiased: five standard errors; the mean of logs of small samples lies below."""
     x, truth = one_datum(seed=2)
@@ -119,6 +123,7 @@ def test_naive_evidence_is_near_the_truth_and_biased_low(x64):
     assert float(bounds.naive_evidence(log_lik.reshape(20, -1)).mean()) < truth - 0.1
 
 
+@checks(bounds.renyi)
 def test_renyi_joins_elbo_and_importance_weighting_and_falls_with_alpha(dtype):
     log_w = 2 * jax.random.normal(jax.random.key(0), (30, 5), dtype)
     np.testing.assert_allclose(bounds.renyi(log_w, 1.0), log_w.mean(0), rtol=1e-6)
@@ -152,6 +157,7 @@ def test_beta_elbo_weighs_the_kl():
     assert float(bounds.elbo_sampled(*values, 0.0)) == pytest.approx(-2.0)
 
 
+@checks(bounds.empty_weights, bounds.accumulate, bounds.summarise, bounds.evidence)
 @pytest.mark.parametrize("offset", [0.0, -500.0, 500.0, -1e5])
 @pytest.mark.parametrize("chunks", [2, 6, 60])
 def test_running_sums_equal_all_at_once_at_any_magnitude(offset, chunks, dtype):

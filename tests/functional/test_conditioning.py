@@ -7,6 +7,7 @@ import pytest
 
 from dlvm_jax.functional import conditioning
 from dlvm_jax.functional.conditioning import gaussian_condition
+from tests.functional.common import checks
 
 gaussian_marginal, gaussian_posterior = map(
     jax.jit, (conditioning.gaussian_marginal, conditioning.gaussian_posterior)
@@ -35,6 +36,7 @@ def is_factor(factor, covariance, tolerance=1e-11):
     return lower and np.allclose(factor @ factor.T, covariance, atol=tolerance, rtol=tolerance)
 
 
+@checks(conditioning.gaussian_marginal, conditioning.gaussian_posterior)
 @pytest.mark.parametrize("n, m", [(3, 5), (4, 2), (1, 1)])
 def test_gaussian_marginal_and_posterior_equal_conditioning_the_joint(n, m, x64):
     mean, scale, a, b, noise = random(0, 2, n), tril(1, n), random(3, m, n), random(4, m), tril(5, m)
@@ -52,6 +54,7 @@ def test_gaussian_marginal_and_posterior_equal_conditioning_the_joint(n, m, x64)
         assert is_factor(factor, right)
 
 
+@checks(gaussian_condition)
 @pytest.mark.parametrize("observed", [[2], [4, 0], [1, 3, 2, 0]])
 def test_gaussian_condition_equals_the_textbook(observed, x64):
     mean, scale, value = random(0, 5), tril(1, 5), random(2, 3, len(observed))

@@ -8,7 +8,7 @@ import scipy.stats
 
 from dlvm_jax.exact.discrete import all_binary
 from dlvm_jax.functional import densities as d
-from tests.functional.common import LAWS, TOLERANCE, central_difference, log_level, quadrature
+from tests.functional.common import LAWS, TOLERANCE, central_difference, checks, log_level, quadrature
 
 LEVELS = [2, 3, 17, 256, 1024, 65536]
 LOG_SCALES = np.array([-12.0, -9.0, -6.0, -4.5, -2.0, 0.0, 1.0, 4.0])
@@ -41,6 +41,7 @@ def rounding(dtype, log_prob, k, mean, log_scale, levels):
     return float(jnp.finfo(dtype).eps) * (1 + np.abs(log_prob) + np.minimum(moved, distance**2 + moved))
 
 
+@checks(d.normal_log_prob)
 @pytest.mark.parametrize("mean, log_std", [(0.0, 0.0), (3.0, -2.0), (-1.0, 2.0), (0.5, -12.0), (5.0, 4.0)])
 def test_normal_integrates_to_one_and_equals_scipy(dtype, mean, log_std):
     eps, w = quadrature(-12.0, 12.0)
@@ -54,6 +55,7 @@ def test_normal_integrates_to_one_and_equals_scipy(dtype, mean, log_std):
     np.testing.assert_allclose(log_prob, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@checks(d.multivariate_normal_log_prob)
 @pytest.mark.parametrize("correlation", [0.0, 0.7, -0.95])
 def test_multivariate_normal_integrates_to_one_and_equals_scipy(dtype, correlation):
     std, mean = np.array([1.3, 0.6]), np.array([0.4, -1.0])
@@ -124,6 +126,7 @@ def test_multivariate_normal_with_diagonal_factor_is_the_diagonal_normal(dtype):
     )
 
 
+@checks(d.bernoulli_log_prob)
 @pytest.mark.parametrize("scale", [0.1, 3.0, 60.0])
 def test_bernoulli_sums_to_one_over_all_bit_vectors_and_equals_scipy(dtype, scale):
     logits = jnp.asarray(scale * np.random.RandomState(0).randn(10), dtype)
@@ -145,6 +148,7 @@ def test_bernoulli_is_finite_with_right_gradient_at_extreme_logits(dtype):
         np.testing.assert_allclose(gradient, x - jax.nn.sigmoid(logits), atol=2e-7)
 
 
+@checks(d.categorical_log_prob)
 @pytest.mark.parametrize("scale", [0.0, 5.0, 100.0])
 def test_categorical_sums_to_one_over_all_sequences(dtype, scale):
     logits = jnp.asarray(scale * np.random.RandomState(0).randn(3, 4), dtype)
@@ -168,6 +172,7 @@ def test_discretised_density_sums_to_one(dtype, law, levels):
     np.testing.assert_allclose(sums, 1, atol=TOLERANCE[dtype])
 
 
+@checks(d.discretised_logistic_log_prob, d.discretised_normal_log_prob)
 @on_both_laws
 @pytest.mark.parametrize("levels", LEVELS)
 def test_discretised_density_equals_quadrature_of_each_bin(dtype, law, levels):
@@ -180,6 +185,7 @@ def test_discretised_density_equals_quadrature_of_each_bin(dtype, law, levels):
     assert (error <= 4 * rounding(dtype, expected, k, mean, log_scale, levels) + 1e-13).all()
 
 
+@checks(d.discretised_logistic_mixture_log_prob)
 def test_logistic_mixture_sums_to_one_and_is_the_weighted_sum_of_its_components(dtype):
     """Two elements with three components each; also K = 1, and weights so unequal that one rounds to zero."""
     rng = np.random.RandomState(0)
@@ -275,6 +281,7 @@ def test_gradients_of_the_other_densities_equal_central_differences(x64):
         )
 
 
+@checks(d.reparameterise)
 def test_reparameterised_noise_has_the_mean_and_scale(dtype):
     eps, mean, log_std = jnp.array([[1.0, -2.0]], dtype), jnp.array([0.5, 3.0], dtype), jnp.log(dtype(2.0))
     z = d.reparameterise(eps, mean, log_std)
@@ -313,6 +320,7 @@ def test_samplers_return_shape_batch_event_in_the_parameters_dtype(dtype):
         assert draw.shape == shape and draw.dtype == dtype
 
 
+@checks(d.bits_per_dim)
 def test_bits_per_dim_of_uniform_data():
     assert float(d.bits_per_dim(-12 * np.log(256), (4, 3))) == pytest.approx(8)
     # a density on [0, 1] that is uniform has log-density 0 and costs log2(256) bits a pixel

@@ -10,7 +10,7 @@ from numpy.polynomial.legendre import leggauss
 
 from dlvm_jax.exact.discrete import all_binary
 from dlvm_jax.functional import densities, divergences
-from tests.functional.common import central_difference
+from tests.functional.common import central_difference, checks
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -23,6 +23,7 @@ def tril(seed, dim):
     return np.tril(random(seed, dim, dim), -1) * 0.5 + np.diag(np.exp(0.3 * random(seed + 1, dim)))
 
 
+@checks(divergences.kl_normal)
 @pytest.mark.parametrize("q", [(0.3, -0.5), (2.0, 1.0)])
 @pytest.mark.parametrize("p", [(0.0, 0.0), (-1.0, 0.7)])
 def test_normal_equals_quadrature(q, p):
@@ -36,6 +37,7 @@ def test_normal_equals_quadrature(q, p):
     )
 
 
+@checks(divergences.kl_multivariate_normal)
 def test_multivariate_normal_equals_quadrature():
     mean_q, mean_p, tril_q, tril_p = random(0, 2), random(1, 2), tril(2, 2), tril(4, 2)
     nodes, weights = leggauss(120)
@@ -51,6 +53,7 @@ def test_multivariate_normal_equals_quadrature():
     assert float(kl) == pytest.approx(integral, abs=1e-9)
 
 
+@checks(divergences.kl_standard_normal)
 def test_diagonal_full_and_standard_agree():
     mean_q, log_std_q, mean_p, log_std_p = random(0, 4, 3, 5)
     diagonal = divergences.kl_normal(mean_q, log_std_q, mean_p, log_std_p)
@@ -65,6 +68,7 @@ def test_diagonal_full_and_standard_agree():
     np.testing.assert_allclose(batched, 0.5 * (mean_q**2).sum(-1), rtol=1e-12)
 
 
+@checks(divergences.kl_bernoulli, divergences.kl_categorical)
 def test_bernoulli_and_categorical_equal_enumeration():
     logits_q, logits_p = 2 * random(0, 2, 6)
     bits = all_binary(6)
@@ -174,6 +178,7 @@ def test_categorical_with_an_impossible_level_is_finite_with_finite_gradient():
     assert float(value) == pytest.approx(np.log(1.5)) and np.isfinite(gradient).all()
 
 
+@checks(divergences.kl_monte_carlo)
 @pytest.mark.parametrize("name", ["normal", "full", "bernoulli", "categorical"])
 def test_monte_carlo_agrees_within_its_standard_error(name):
     """Standardised errors of 200 repetitions are standard normal: mean within 4 / sqrt(200), false alarm 6e-5.
@@ -234,6 +239,7 @@ def rbf_mmd(mean_x, covariance_x, mean_y, covariance_y, bandwidth):
     return within - 2 * mean_kernel(mean_x - mean_y, covariance_x + covariance_y)
 
 
+@checks(divergences.mmd)
 @pytest.mark.parametrize("sizes", [(2, 3), (40, 25)])
 @pytest.mark.parametrize("equal", [False, True])
 def test_mmd_is_unbiased_for_the_closed_form_of_gaussians(sizes, equal):
@@ -263,6 +269,7 @@ def test_mmd_of_levels_in_eight_bits_does_not_wrap():
     np.testing.assert_allclose(divergences.mmd(x, y, kernel), wide, rtol=1e-4)
 
 
+@checks(divergences.rbf_kernel, divergences.inverse_multiquadratic_kernel)
 def test_mmd_sums_over_the_right_pairs():
     """Diagonals are left out within a sample and kept across, also for the same points on both sides."""
     x, y = random(0, 4, 2), random(1, 3, 2)

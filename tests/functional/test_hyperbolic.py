@@ -8,7 +8,7 @@ import scipy.stats
 
 from dlvm_jax.functional import densities
 from dlvm_jax.functional import hyperbolic as h
-from tests.functional.common import quadrature
+from tests.functional.common import checks, quadrature
 
 CURVATURES = (0.7, 1.4)
 MEAN, LOG_STD = np.array([0.3, -0.4]), np.array([-0.3, 0.2])
@@ -69,6 +69,7 @@ def hyperboloid_log_prob(x, mean, log_std, curvature):
     return gaussian - (x.shape[-1] - 1) * np.log(np.sinh(r) / r)[..., 0]
 
 
+@checks(h.wrapped_normal_log_prob)
 @pytest.mark.parametrize("curvature", CURVATURES)
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_density_equals_that_of_the_hyperboloid(x64, curvature, dim):
@@ -80,6 +81,7 @@ def test_density_equals_that_of_the_hyperboloid(x64, curvature, dim):
     np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-7)
 
 
+@checks(h.log_volume_change)
 @pytest.mark.parametrize("curvature", CURVATURES)
 def test_log_volume_change_equals_the_autodiff_jacobian(x64, curvature):
     """The Jacobian of the exponential map, between the flat volume and the Riemannian one, for several dimensions."""
@@ -108,6 +110,7 @@ def test_flat_limit(x64):
         np.testing.assert_allclose(h.exp_map(mean, x, curvature), mean + x / 2, rtol=1e-8)
 
 
+@checks(h.exp_map, h.log_map, h.distance)
 @pytest.mark.parametrize("curvature", CURVATURES)
 def test_exp_and_log_are_inverse_and_lengths_are_distances(x64, curvature):
     """Points up to distance 12, where 1 - c |x|^2 still has ten digits."""
@@ -121,6 +124,7 @@ def test_exp_and_log_are_inverse_and_lengths_are_distances(x64, curvature):
     np.testing.assert_allclose(through, x, rtol=1e-7, atol=1e-9)
 
 
+@checks(h.mobius_add)
 def test_mobius_addition_equals_the_textbook_form(x64):
     x, y, c = points(5, 20, 3, 1.4, 0.5), points(6, 20, 3, 1.4, 0.5), 1.4
     xy, xx, yy = ((a * b).sum(-1, keepdims=True) for a, b in ((x, y), (x, x), (y, y)))
@@ -146,6 +150,7 @@ def test_kl_of_two_equals_quadrature(x64):
     assert over_disk > 0.1
 
 
+@checks(h.wrapped_normal_sample)
 def test_samples_follow_the_density():
     """In the tangent frame they are the Gaussian's; each p-value above 1e-4, the false-alarm rate."""
     x = h.wrapped_normal_sample(jax.random.key(0), jnp.asarray(MEAN), jnp.asarray(LOG_STD), 1.4, (20_000,))

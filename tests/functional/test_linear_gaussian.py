@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 
 from dlvm_jax.functional import linear_gaussian as lg
+from tests.functional.common import checks
 from tests.functional.test_conditioning import condition, gaussian_posterior
 
 log_evidence, posterior, log_evidence_observed = map(
@@ -32,6 +33,7 @@ def dense(model):
     return mean, np.block([[w @ w.T + sigma2 * np.eye(dim), w], [w.T, np.eye(latent)]])
 
 
+@checks(lg.log_evidence)
 @pytest.mark.parametrize("dim, latent", [(5, 2), (3, 3), (2, 4), (1, 1), (40, 6)])
 def test_evidence_equals_scipy(dim, latent, x64):
     """1e-9 of values of up to a thousand: SciPy's eigendecomposition of C has condition number up to 1e5."""
@@ -50,6 +52,7 @@ def is_posterior(model, x, mean, covariance):
     return np.allclose(mean, right_mean, atol=1e-9) and np.allclose(covariance, right, atol=1e-9)
 
 
+@checks(lg.posterior)
 @pytest.mark.parametrize("dim, latent", [(5, 2), (3, 3), (2, 4), (40, 6)])
 def test_posterior_equals_conditioning_the_joint(dim, latent, x64):
     model, x = linear_model(dim, latent), random(1, 7, dim)
@@ -137,6 +140,7 @@ def test_directions_to_spare_cost_no_digits(sigma):
     np.testing.assert_allclose(spread, 1 - np.diag(covariance), atol=1e-5)
 
 
+@checks(lg.sample)
 def test_samples_have_the_right_moments(x64):
     """Every entry of mean and covariance of (x, z) within five standard errors; false alarm 6e-7 each, 1e-5 in all."""
     model, draws = linear_model(3, 2), 100_000
@@ -162,6 +166,7 @@ def test_batches_of_models_and_data(dtype):
     np.testing.assert_allclose(both[0], value[0], rtol=1e-5)
 
 
+@checks(lg.log_evidence_observed)
 def test_evidence_of_observed_coordinates_equals_scipy(x64):
     model, x = linear_model(6, 2), random(1, 20, 6)
     observed = np.random.RandomState(2).rand(20, 6) < 0.6

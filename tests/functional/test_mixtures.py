@@ -9,9 +9,11 @@ import scipy.stats
 
 from dlvm_jax.functional import densities
 from dlvm_jax.functional.mixtures import normal_mixture_log_prob
+from tests.functional.common import checks
 from tests.functional.test_total_correlation import mixture_density, posteriors
 
 
+@checks(normal_mixture_log_prob)
 def test_mixture_equals_scipy(dtype):
     """Sums of six terms: 1e-5 in float32 and 1e-12 in float64."""
     mean, log_std = posteriors()

@@ -8,9 +8,10 @@ import scipy.special
 import scipy.stats
 
 from dlvm_jax.functional import numerics
-from tests.functional.common import quadrature
+from tests.functional.common import checks, quadrature
 
 
+@checks(numerics.log1mexp)
 def test_log1mexp_is_accurate_from_tiny_to_huge():
     """Against double precision, where the naive formula loses half its digits below 1e-8; a few float32 units."""
     x = np.logspace(-30, 1.9, 200).astype(np.float32).astype(np.float64)
@@ -26,6 +27,7 @@ def test_log1mexp_has_finite_gradients():
     assert np.isfinite(gradient).all()
 
 
+@checks(numerics.log_normal_cdf)
 def test_log_normal_cdf_and_its_gradient_equal_scipy_in_every_tail(dtype):
     """Rounding: of -x^2 / 2 on the left, of the exponent 12.5 in 1 - Phi(5); the gradient is phi / Phi, about -x far out."""
     x = np.array([-1e3, -40.0, -8.1, -7.9, -1.0, 0.0, 1.0, 5.0])
@@ -37,6 +39,7 @@ def test_log_normal_cdf_and_its_gradient_equal_scipy_in_every_tail(dtype):
     np.testing.assert_allclose(slope, ratio, rtol=max(30 * eps, 1e-9), atol=1e-37)
 
 
+@checks(numerics.log_normal_interval)
 def test_log_normal_interval_equals_quadrature_wherever_it_lies(dtype):
     """Gauss-Legendre in the bin, the density at the middle taken out; widths on both sides of the change of formula."""
     middle, width = np.meshgrid([-30.0, -3.0, -0.1, 0.0, 2.0, 25.0], [1e-6, 0.01, 0.7, 1.9, 2.5])
@@ -49,6 +52,7 @@ def test_log_normal_interval_equals_quadrature_wherever_it_lies(dtype):
     np.testing.assert_allclose(found, expected, rtol=0, atol=3e3 * float(jnp.finfo(dtype).eps))
 
 
+@checks(numerics.log_mean_exp)
 def test_log_mean_exp_does_not_overflow_and_averages_over_the_given_axis():
     values = jnp.array([[1000.0, -1000.0], [1000.0, -np.inf]])
     np.testing.assert_allclose(numerics.log_mean_exp(values), [1000.0, -1000.0 - np.log(2)], rtol=1e-6)
@@ -56,12 +60,14 @@ def test_log_mean_exp_does_not_overflow_and_averages_over_the_given_axis():
     assert float(numerics.log_mean_exp(jnp.full(3, -jnp.inf))) == -np.inf
 
 
+@checks(numerics.sum_event)
 def test_sum_event_accumulates_bfloat16_in_float32():
     """10,000 times 1.0 in bfloat16 arithmetic stops at 256."""
     total = numerics.sum_event(jnp.ones((2, 100, 100), jnp.bfloat16), 2)
     assert total.dtype == jnp.float32 and (total == 10_000).all()
 
 
+@checks(numerics.runge_kutta)
 def test_a_runge_kutta_step_is_that_of_the_classical_method():
     """One step of y' = y is the exponential series to order four; of y' = g(t) it is Simpson's rule, exact for cubics."""
     with jax.enable_x64(True):
@@ -95,6 +101,7 @@ def test_too_few_axes_are_refused():
         numerics.sum_event(jnp.ones(3), 2)
 
 
+@checks(numerics.inner_product)
 def test_inner_product_broadcasts_and_keeps_the_precision_it_is_given(dtype):
     rng = np.random.RandomState(0)
     a, b = rng.randn(4, 7), rng.randn(5, 4, 7)

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from sklearn.decomposition import PCA
 
 from dlvm_jax.functional import linear_gaussian as lg
+from tests.functional.common import checks
 from tests.functional.test_linear_gaussian import by_singular_values, surplus
 
 log_evidence, posterior, em_step, log_evidence_observed, reconstruct, posterior_mean_variance = map(
@@ -41,6 +42,7 @@ def data(count=60, dim=8, seed=0):
 # --- the maximum of the likelihood ------------------------------------------------------------------------------------
 
 
+@checks(lg.ppca_fit)
 @pytest.mark.parametrize("count, dim, latent", [(60, 8, 3), (12, 30, 4), (9, 9, 7), (50, 2, 1)])
 def test_closed_form_equals_eigendecomposition_of_the_covariance(count, dim, latent, x64):
     """Also with more dimensions than examples; the evidence by the dense Gaussian."""
@@ -74,6 +76,7 @@ def start(dim, latent):
     return lg.LinearGaussian(jnp.asarray(0.3 * random(9, dim, latent)), jnp.zeros(dim), jnp.zeros(()))
 
 
+@checks(lg.ppca_em_step)
 def test_em_rises_to_the_closed_form_and_stays_there(x64):
     """Never down by more than the rounding of a sum of 60 values of size 10."""
     x = data()
@@ -200,6 +203,7 @@ def test_impossible_fits_are_refused(x, latent, message):
 # --- the linear VAE, reconstruction and coding ------------------------------------------------------------------------
 
 
+@checks(lg.beta_vae_optimum)
 @pytest.mark.parametrize("beta", [0.5, 1.0, 1.5])
 def test_linear_beta_vae_optimum_is_found_by_direct_optimisation(beta, x64):
     """Over decoder, encoder and its full covariance, the beta-ELBO averaged over data in closed form.
@@ -255,6 +259,7 @@ def test_impossible_linear_vaes_are_refused():
     np.testing.assert_allclose(swept.squared_singular_values, [[3], [1]], rtol=1e-6)
 
 
+@checks(lg.posterior_mean_variance)
 def test_active_units_in_theory_and_in_draws(x64):
     """Variances of 100,000 posterior means within five standard errors v sqrt(2/n); false alarm 5e-6 in all."""
     eigenvalues, draws = np.array([5.0, 3, 2, 1.5, 1.2, 1.1, 1.02, 1.005]), 100_000
@@ -268,6 +273,7 @@ def test_active_units_in_theory_and_in_draws(x64):
     np.testing.assert_array_equal(theory > 0.01, eigenvalues > 1 / 0.99)
 
 
+@checks(lg.reconstruct)
 def test_reconstruction_is_the_best_of_its_rank(x64):
     x = data()
     model = fit(x, 3)
@@ -282,6 +288,7 @@ def test_reconstruction_is_the_best_of_its_rank(x64):
     np.testing.assert_allclose(reconstruct(collapsed, x), reconstruct(fit(x, 2), x), atol=1e-12)
 
 
+@checks(lg.code)
 def test_code_rate_is_that_of_the_quantised_gaussian(x64):
     x, model = data(), fit(data(), 3)
     eigenvalues = jnp.sum(model.w**2, axis=0) + jnp.exp(2 * model.log_std)

@@ -11,11 +11,12 @@ import scipy.stats
 
 from dlvm_jax.exact.discrete import all_binary
 from dlvm_jax.functional import densities as d
-from tests.functional.common import LAWS, chi_square_p
+from tests.functional.common import LAWS, checks, chi_square_p
 
 DRAWS = 50_000
 
 
+@checks(d.discretised_logistic_sample, d.discretised_normal_sample)
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
 @pytest.mark.parametrize("mean, log_scale", [(0.1, -2.0), (1.2, -1.0), (0.5, -4.0), (-0.4, 1.0)])
 def test_discretised_samples_pass_chi_square(law, mean, log_scale):
@@ -26,6 +27,7 @@ def test_discretised_samples_pass_chi_square(law, mean, log_scale):
         assert chi_square_p(counts, np.exp(log_prob)) > 1e-4
 
 
+@checks(d.discretised_logistic_mixture_sample)
 def test_logistic_mixture_samples_pass_chi_square():
     logits, mean, log_scale = jnp.array([[0.3, -1.0]]), jnp.array([[0.2, 0.8]]), jnp.array([[-3.0, -2.0]])
     draws = d.discretised_logistic_mixture_sample(jax.random.key(1), logits, mean, log_scale, 32, (DRAWS,))
@@ -34,6 +36,7 @@ def test_logistic_mixture_samples_pass_chi_square():
     assert chi_square_p(np.bincount(np.asarray(draws, int)[:, 0], minlength=32), np.exp(log_prob)) > 1e-4
 
 
+@checks(d.categorical_sample)
 def test_categorical_samples_pass_chi_square():
     logits = jnp.array([[0.3, -1.0, 2.0, 0.0], [-3.0, 0.0, 0.0, 1.0]])
     draws = np.asarray(d.categorical_sample(jax.random.key(2), logits, (DRAWS,)), int)
@@ -42,6 +45,7 @@ def test_categorical_samples_pass_chi_square():
     assert chi_square_p(counts, np.exp(d.categorical_log_prob(pairs, logits))) > 1e-4
 
 
+@checks(d.bernoulli_sample)
 def test_bernoulli_samples_pass_chi_square():
     logits = jnp.array([-2.0, 0.5, 0.0])
     draws = np.asarray(d.bernoulli_sample(jax.random.key(3), logits, (DRAWS,)), int)
@@ -49,6 +53,7 @@ def test_bernoulli_samples_pass_chi_square():
     assert chi_square_p(counts, np.exp(d.bernoulli_log_prob(all_binary(3), logits))) > 1e-4
 
 
+@checks(d.normal_sample)
 def test_normal_samples_pass_kolmogorov_smirnov_and_are_independent():
     draws = np.asarray(d.normal_sample(jax.random.key(4), jnp.array([1.0, -2.0]), -0.5, (DRAWS,)))
     for column, mean in zip(draws.T, (1.0, -2.0), strict=True):
@@ -56,6 +61,7 @@ def test_normal_samples_pass_kolmogorov_smirnov_and_are_independent():
     assert scipy.stats.pearsonr(*draws.T).pvalue > 1e-4
 
 
+@checks(d.multivariate_normal_sample)
 def test_multivariate_normal_samples_pass_kolmogorov_smirnov_and_have_the_covariance():
     """Projections are normal; every entry of the covariance within five standard errors (false alarm 2e-6)."""
     mean, tril = np.array([1.0, -1.0, 0.5]), np.array([[1.0, 0, 0], [0.8, 0.3, 0], [-0.5, 1.0, 2.0]])

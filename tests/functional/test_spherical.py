@@ -8,7 +8,7 @@ import scipy.special
 import scipy.stats
 
 from dlvm_jax.functional import spherical as s
-from tests.functional.common import quadrature
+from tests.functional.common import checks, quadrature
 
 DIMS = (2, 3, 6, 41, 129)
 CONCENTRATIONS = np.array([0.0, 1e-6, 1e-3, 0.1, 1.0, 5.0, 30.0, 300.0, 1e4, 1e5])
@@ -31,6 +31,7 @@ def bessel(dim, concentration):
     return np.where(bad, np.nan, length), np.where(bad, np.nan, log_mode)
 
 
+@checks(s.mean_resultant_length, s.von_mises_fisher_log_prob)
 @pytest.mark.parametrize("dim", DIMS)
 def test_normaliser_and_mean_length_equal_bessel_functions(dtype, dim):
     concentration = jnp.asarray(CONCENTRATIONS, dtype)
@@ -57,6 +58,7 @@ def test_derivative_of_the_mean_length(x64, dim):
     np.testing.assert_allclose(at_zero, 1 / dim, rtol=1e-12)
 
 
+@checks(s.von_mises_fisher_kl_uniform)
 def test_kl_from_uniform_equals_known_values(dtype):
     """Ten printed digits; quadrature in the angle and the closed form agree on them."""
     known = {
@@ -83,6 +85,7 @@ def test_kl_is_zero_at_zero_and_gaussian_for_large_concentration(x64, dim):
     assert float(gradient(3.0)) == pytest.approx(3 * float(slope), rel=1e-10)  # kappa dA / dkappa
 
 
+@checks(s.uniform_sphere_log_prob)
 def test_densities_integrate_to_one(x64):
     """On the circle by quadrature in the angle; on the sphere, by symmetry, along the axis."""
     angle, weight = quadrature(-np.pi, np.pi, 200)
@@ -114,6 +117,7 @@ def cdf_of_height(dim, concentration, height):
     return below / (above + below)
 
 
+@checks(s.von_mises_fisher_sample)
 @pytest.mark.parametrize("dim, concentration", [(2, 0.0), (3, 0.5), (5, 2.0), (41, 60.0)])
 def test_samples_follow_the_density(dtype, dim, concentration):
     """Kolmogorov-Smirnov along mu and, for the uniform side, along a normal of it; false alarm 1e-4 each."""
@@ -135,6 +139,7 @@ def test_samples_follow_the_density(dtype, dim, concentration):
         )
 
 
+@checks(s.uniform_sphere_sample)
 def test_uniform_samples_are_uniform():
     """On the sphere each coordinate is uniform (Archimedes); false alarm 1e-4 each."""
     x = np.asarray(s.uniform_sphere_sample(jax.random.key(0), 3, (20_000,)))
@@ -215,7 +220,11 @@ def test_nothing_is_nan_at_the_ends(dtype, dim, flip):
     assert x.shape == (20, len(concentration), dim)
 
 
+@checks(s.to_sphere)
 def test_zero_goes_to_the_sphere_and_shapes_broadcast():
+    np.testing.assert_allclose(
+        s.to_sphere(jnp.array([[3.0, -4.0], [0.0, 0.0]])), [[0.6, -0.8], [0.5**0.5] * 2]
+    )
     assert np.isfinite(jax.jacfwd(s.to_sphere)(jnp.zeros(3))).all()
     np.testing.assert_allclose(jnp.linalg.norm(s.to_sphere(jnp.array([0.0, 1e-30]))), 1, rtol=1e-6)
     x = s.uniform_sphere_sample(jax.random.key(0), 3, (5, 1))

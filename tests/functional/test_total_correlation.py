@@ -16,7 +16,7 @@ from dlvm_jax.functional.total_correlation import (
     stratified_log_weights,
     total_correlation_terms,
 )
-from tests.functional.common import central_difference
+from tests.functional.common import central_difference, checks
 
 EXAMPLES = 6
 
@@ -32,6 +32,7 @@ def mixture_density(z, mean, log_std):
     return each.prod(-1).mean(-1), each.mean(1)
 
 
+@checks(stratified_log_weights)
 @pytest.mark.parametrize("batch", [2, 3, EXAMPLES])
 def test_stratified_weights_are_unbiased_by_enumeration(x64, batch):
     """For each i, the mean over all minibatches that contain i is q(z) itself, with z drawn from q(z|x_i)."""
@@ -93,6 +94,7 @@ def quadrature_terms(mean, log_std):
     return entropy_joint - entropy_each, total, np.sum(volume * joint * product_prior)
 
 
+@checks(total_correlation_terms)
 def test_terms_over_the_whole_set_equal_quadrature(x64):
     """Each within five standard errors of 40,000 draws an example (about 0.005 nats), false alarm 2e-6."""
     mean, log_std = (jnp.asarray(a) for a in posteriors())
@@ -150,6 +152,7 @@ def test_gradient_equals_central_differences(x64):
     )
 
 
+@checks(gaussian_total_correlation)
 def test_gaussian_total_correlation_equals_entropies_and_forgets_scale(x64):
     rng = np.random.RandomState(0)
     factor = rng.randn(3, 4, 4)

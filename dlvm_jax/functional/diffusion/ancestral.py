@@ -13,7 +13,7 @@ __all__ = ["ancestral", "ddim"]
 
 
 def ancestral(process: Process, denoise: Callable[[Array, Any], Any], variance: str = "small") -> Solver:
-    r"""Ancestral sampling: the posterior of the chain with the predicted clean point put in.
+    r"""Ancestral sampling (DDPM): the posterior of the chain with the predicted clean point put in.
 
     $x_s = \tilde\mu(x_t,\hat x_0) + \varsigma z$ with $\varsigma^2$ the posterior's variance ("small"), the transition's
     ("large"), or between the two by the network's $v$ ("learned"): $\log\varsigma^2 = v\log\varsigma_{large}^2 +

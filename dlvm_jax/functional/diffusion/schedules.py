@@ -31,7 +31,7 @@ def _checked(name, low, high):
 
 
 def linear_log_snr(low: float = -5.0, high: float = 13.3) -> Process:
-    r"""Variance-preserving process whose log signal-to-noise ratio falls linearly.
+    r"""Variance-preserving process whose log signal-to-noise ratio falls linearly (VDM).
 
     $\lambda(t) = \lambda_{\max} - (\lambda_{\max}-\lambda_{\min})\,t,\quad \alpha_t^2 = \mathrm{sigmoid}(\lambda(t))$
 
@@ -124,7 +124,7 @@ def sub_variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> Pr
 
 
 def variance_exploding(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Process:
-    r"""Variance-exploding process with geometric noise levels.
+    r"""Variance-exploding process with geometric noise levels (NCSN, SMLD).
 
     $\alpha_t = 1,\quad \sigma_t = \sigma_{\min}(\sigma_{\max}/\sigma_{\min})^t$
 

@@ -31,7 +31,7 @@ def gate(m: Array, s: Array) -> tuple[Array, Array]:
 
 
 def autoregressive(z: Array, conditioner: Conditioner) -> tuple[Array, Array]:
-    r"""The affine autoregressive flow and its log-determinant: all coordinates in one pass.
+    r"""The affine autoregressive flow (IAF; its inverse is MAF) and its log-determinant: all coordinates in one pass.
 
     $y_i = \mu_i(z_{<i}) + \sigma_i(z_{<i})\,z_i,\quad \log|\det\tfrac{\partial y}{\partial z}| = \sum_i\log\sigma_i$
 

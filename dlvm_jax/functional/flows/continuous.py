@@ -37,7 +37,7 @@ def continuous(
     event_ndim: int = 1,
     probe: Array | None = None,
 ) -> tuple[Array, Array]:
-    r"""The flow of a velocity field from t = 0 to t = 1 and its log-determinant, by Runge-Kutta steps of order four.
+    r"""The flow of a velocity field (neural ODE, FFJORD) from t = 0 to t = 1 and its log-determinant, by Runge-Kutta steps.
 
     $y = z + \int_0^1v(x_t,t)\,dt,\quad \log|\det\tfrac{\partial y}{\partial z}| = \int_0^1\nabla\cdot v(x_t,t)\,dt$
 

@@ -28,11 +28,12 @@ def _broadcast(*values):
 
 
 def affine(z: Array, shift: Numeric, log_scale: Numeric, event_ndim: int = 1) -> tuple[Array, Array]:
-    r"""Scale and shift each element.
+    r"""Scale and shift each element, the map of a coupling layer (NICE, RealNVP, Glow).
 
     $y_i = \mu_i + \sigma_i z_i,\quad \log|\det\tfrac{\partial y}{\partial z}| = \sum_i\log\sigma_i$
 
-    A parameter that is shared, by all pixels say, counts once for every element.
+    In a coupling layer the parameters are functions of the part that is left as it is; NICE has log_scale = 0.  A parameter that
+    is shared, by all pixels say, counts once for every element.
     Shapes: `z`, `shift`, `log_scale` broadcast to [*batch, *event] -> y [*batch, *event], log_det [*batch].
     Source: Dinh, Sohl-Dickstein, Bengio 2017, eq. 7 and 8 (of a coupling layer).
 
@@ -157,7 +158,7 @@ def _lu_log_det(z, lu, event_ndim):
 
 
 def lu_linear(z: Array, lu: LU, event_ndim: int = 1) -> tuple[Array, Array]:
-    r"""A linear map of the last axis: of vectors, or of the channels of every pixel, an invertible 1x1 convolution.
+    r"""A linear map of the last axis: of vectors, or of the channels of every pixel, Glow's invertible 1x1 convolution.
 
     $y = P\,L\,(U + \mathrm{diag}(s\odot e^d))\,z,\quad \log|\det| = HW\sum_i d_i$
 

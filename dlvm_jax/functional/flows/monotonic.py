@@ -31,7 +31,7 @@ def _with_log_slope(f, z):
 
 
 def monotonic(z: Array, g: Callable[[Array], Array], offset: Numeric, nodes: int = 32) -> tuple[Array, Array]:
-    r"""The integral of a positive function from zero, by a Gauss-Legendre rule, and its log-derivative.
+    r"""The integral of a positive function from zero (UMNN), by a Gauss-Legendre rule, and its log-derivative.
 
     $y = b + \int_0^z g(t)\,dt \approx b + z\sum_{q=1}^Q w_q\,g(z x_q)$
 

@@ -134,7 +134,7 @@ def _curve(xi, s, d0, d1):
 
 
 def rational_quadratic(z: Array, knots: Knots) -> tuple[Array, Array]:
-    r"""The rational-quadratic spline and its log-derivative.
+    r"""The rational-quadratic spline (neural spline flows) and its log-derivative.
 
     $y = y_k + \frac{(y_{k+1}-y_k)\,[s\,\xi^2 + \delta_k\,\xi(1-\xi)]}{s + (\delta_{k+1}+\delta_k-2s)\,\xi(1-\xi)},\quad
         \xi = \frac{z-x_k}{x_{k+1}-x_k},\ s = \frac{y_{k+1}-y_k}{x_{k+1}-x_k}$

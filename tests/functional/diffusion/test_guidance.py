@@ -14,6 +14,7 @@ from dlvm_jax.functional.diffusion.guidance import classifier, classifier_free
 from dlvm_jax.functional.diffusion.ode import runge_kutta
 from dlvm_jax.functional.diffusion.solvers import karras_times, log_snr_times, sample
 from dlvm_jax.functional.diffusion.targets import TARGETS, from_x0, to_x0
+from tests.functional.common import checks
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -32,6 +33,7 @@ def times_of(process):
     return [low, low + 0.01 * (high - low), low + 0.3 * (high - low), high]
 
 
+@checks(classifier)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_exact_classifier_gives_the_class(name):
     process = PROCESSES[name]()
@@ -68,6 +70,7 @@ def guided_gaussians(process, weight, v_c=0.3, v_u=1.2):
     return classifier_free(*(functools.partial(exact.denoiser, law, process) for law in laws), weight)
 
 
+@checks(classifier_free)
 @pytest.mark.parametrize("weight", [0.0, -1.0, 2.0])
 def test_classifier_free_flow(weight):
     """The flow scales as (v_c + sigma^2)^((1 + w) / 2) (v_u + sigma^2)^(-w / 2): not the density to a power."""

@@ -22,6 +22,7 @@ from dlvm_jax.functional.diffusion.inverse import (
 )
 from dlvm_jax.functional.diffusion.process import alpha, expand_to_event, sigma, transition
 from dlvm_jax.functional.diffusion.solvers import Solver, karras_times, log_snr_times, sample
+from tests.functional.common import checks
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -65,6 +66,7 @@ def prior_denoiser(process):
     return functools.partial(exact.denoiser, exact.gaussian(MEAN, COVARIANCE), process)
 
 
+@checks(moment_matching)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_moment_matching_is_exact_for_a_gaussian(name):
     process, a = PROCESSES[name](), np.array([[1.0, -0.5, 0.2], [0.3, 0.8, 1.1]])
@@ -170,6 +172,7 @@ def test_resampling_lessens_the_bias_of_replacement():
     assert off[6] > 0.05 * 2**0.5
 
 
+@checks(replacement)
 def test_replacement_of_nothing_and_of_all():
     """Nothing known: steps forth and back keep the prior.  All known: y."""
     process, y = schedules.variance_preserving(), np.array([2.0, 0.0, -0.5])
@@ -250,6 +253,7 @@ HELPERS = {
 }
 
 
+@checks(inpainting, average_pooling, blur)
 @pytest.mark.parametrize("name", HELPERS)
 def test_helper_problems_and_their_adjoints(name):
     observe, x = HELPERS[name](), jnp.asarray(np.random.RandomState(3).randn(3, 4, 6, 2))
@@ -355,6 +359,7 @@ def test_iterations_and_weights():
     np.testing.assert_allclose(*same, rtol=1e-9)
 
 
+@checks(pigdm, dps)
 def test_approximations_are_gradients_of_their_likelihoods():
     """DPS: of log N(y | A x_0(x_t), std^2 I); PiGDM: of the one with r^2 A A^T added; for a denoiser that is not linear."""
     process, a, std, data_std, t = (

@@ -11,6 +11,7 @@ import scipy.stats
 from dlvm_jax.exact import diffusion as exact
 from dlvm_jax.functional.diffusion import likelihood, ode, schedules
 from dlvm_jax.functional.diffusion import process as p
+from tests.functional.common import checks
 
 PROCESSES = {
     "rectified": schedules.rectified(),
@@ -43,6 +44,7 @@ def evaluate(law, process, x, **settings):
     return likelihood.log_likelihood(process, denoise, x, prior=prior, **settings)
 
 
+@checks(likelihood.log_likelihood)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_gaussian_equals_the_exact_density(name, x64):
     """Correlated data with a mean: log q(x at t_min) and where the ODE carries x; truncation at 200 steps is 6e-7."""
@@ -68,6 +70,7 @@ def test_error_is_of_order_four(x64):
     assert (np.abs(orders - 4) < 0.6).all(), orders
 
 
+@checks(ode.probability_flow)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_probability_flow_is_drift_less_half_the_score(name, x64):
     process, x = PROCESSES[name], jnp.asarray(POINTS)
@@ -123,6 +126,7 @@ def test_single_precision(name):
     np.testing.assert_allclose(log_prob, truth, atol=1e-3)
 
 
+@checks(likelihood.dequantised_log_prob)
 def test_dequantised_probability_is_unbiased_and_tightens(x64):
     """Two elements of eight levels: the exact mass of a bin; a mean over 4000 keys within 4.5 standard errors (1e-5)."""
     law, levels = scipy.stats.norm(0.1, 0.2), 8

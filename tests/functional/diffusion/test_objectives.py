@@ -7,7 +7,7 @@ import pytest
 
 from dlvm_jax.functional.diffusion import objectives, schedules, targets
 from dlvm_jax.functional.diffusion import process as p
-from tests.functional.common import central_difference
+from tests.functional.common import central_difference, checks
 
 PROCESSES = {
     "preserving": schedules.variance_preserving(),
@@ -41,6 +41,7 @@ def error_of_the_best(process, t):
     return VARIANCE * (1 - p.alpha(process, t) * gain(process, t))
 
 
+@checks(objectives.weight)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_weight_is_the_known_function_of_signal_to_noise(name, x64):
     process = PROCESSES[name]
@@ -67,6 +68,7 @@ def test_weight_is_the_known_function_of_signal_to_noise(name, x64):
     np.testing.assert_allclose(of_score, 0.5 * p.diffusion(process, t) ** 2, rtol=1e-9)
 
 
+@checks(objectives.denoising_loss)
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("kind", objectives.WEIGHTS)
 def test_expected_loss_of_the_exact_network(name, kind, x64):
@@ -89,6 +91,7 @@ def test_expected_loss_of_the_exact_network(name, kind, x64):
         assert loss(jnp.array([0.1, 0.0])) > value and loss(jnp.array([0.0, -0.1])) > value
 
 
+@checks(objectives.denoising_loss)
 def test_simple_loss_of_ho_and_a_batch_of_times(x64):
     process = PROCESSES["preserving"]
     rng = np.random.RandomState(0)

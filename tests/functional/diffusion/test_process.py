@@ -7,6 +7,7 @@ import pytest
 
 from dlvm_jax.functional.diffusion import process as p
 from dlvm_jax.functional.diffusion import schedules, targets
+from tests.functional.common import checks
 
 PROCESSES = {
     "linear_betas": schedules.from_recursion(schedules.linear_betas()),
@@ -36,6 +37,7 @@ def times(process, *shares):
     return [process.t_min + share * (process.t_max - process.t_min) for share in shares]
 
 
+@checks(p.transition, p.posterior)
 def test_kernels_compose_and_equal_gaussian_conditioning(process):
     """Posterior and transition from the joint law of (x_s, x_t) given x_0, by linear algebra; rounding only."""
     s, t = times(process, 0.3, 0.7)
@@ -56,6 +58,7 @@ def test_kernels_compose_and_equal_gaussian_conditioning(process):
     np.testing.assert_allclose(deviation**2, p.sigma(process, s) ** 2 - gain * covariance, rtol=1e-8)
 
 
+@checks(p.drift, p.diffusion)
 def test_the_stochastic_differential_equation_has_these_marginals(process):
     """d alpha = f alpha dt and d sigma^2 = (2 f sigma^2 + g^2) dt, by central differences (error h^2, about 1e-8)."""
     (t,) = times(process, 0.41237)  # not at a knot of a table
@@ -99,6 +102,19 @@ def test_single_precision_is_exact_where_noise_is_small(name):
     np.testing.assert_allclose(single, double, rtol=1.5e-6 if "log_snr" in name else 1e-6)
 
 
+@checks(
+    p.alpha,
+    p.sigma,
+    p.drift,
+    p.diffusion,
+    schedules.edm,
+    schedules.rectified,
+    schedules.variance_preserving,
+    schedules.sub_variance_preserving,
+    schedules.variance_exploding,
+    schedules.linear_log_snr,
+    schedules.piecewise_log_snr,
+)
 def test_closed_forms(x64):
     vp, sub, edm = (PROCESSES[kind] for kind in ("variance_preserving", "sub_variance_preserving", "edm"))
     t = jnp.array([1e-5, 0.1, 0.5, 1.0])
@@ -135,6 +151,7 @@ def test_preserving_process_of_any_beta():
         np.testing.assert_allclose(slope, beta / np.expm1(-integral), rtol=1e-5)
 
 
+@checks(schedules.from_recursion, schedules.linear_betas, schedules.cosine_betas)
 def test_recursions_of_a_chain(x64):
     """alpha-bar and beta-bar by the recursion itself; a table's step i is at i / T, exactly."""
     linear, betas = PROCESSES["linear_betas"], schedules.linear_betas()
@@ -171,6 +188,7 @@ def test_table_in_single_precision():
     np.testing.assert_allclose(p.alpha(PROCESSES["linear_betas"], t) ** 2, exact, rtol=2e-6)
 
 
+@checks(targets.coefficients, targets.from_x0, targets.to_x0)
 def test_targets_of_exact_noise(process):
     """Each target from its definition (the velocity by central differences), and back to the clean point."""
     (t,) = times(process, 0.4321)
@@ -196,6 +214,7 @@ def test_targets_of_exact_noise(process):
         np.testing.assert_allclose(back, x0, rtol=1e-8)
 
 
+@checks(targets.preconditioning)
 @pytest.mark.parametrize("name", ["edm", "variance_preserving", "rectified"])
 def test_preconditioning_keeps_variance_one_and_amplifies_least(name, x64):
     """On data of variance s^2: input and target of the network have variance one; any other skip needs a larger out."""
@@ -211,6 +230,7 @@ def test_preconditioning_keeps_variance_one_and_amplifies_least(name, x64):
         np.testing.assert_allclose(c.skip, data_std**2 / (noise**2 + data_std**2))
 
 
+@checks(p.prior_sample, p.prior_log_prob)
 def test_start_of_sampling():
     process = PROCESSES["variance_exploding"]
     x = p.prior_sample(process, jax.random.key(0), (4000, 2))
@@ -244,6 +264,7 @@ def test_bad_input_is_named():
             call()
 
 
+@checks(p.diffuse, p.expand_to_event)
 def test_a_batch_of_times_equals_a_loop(x64):
     process, t = PROCESSES["variance_preserving"], jnp.array([0.2, 0.9])
     x0, eps = jnp.ones((2, 3, 4)), jnp.full((2, 3, 4), 0.5)

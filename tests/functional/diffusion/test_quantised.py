@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 from dlvm_jax.functional.diffusion import process as p
 from dlvm_jax.functional.diffusion import quantised, schedules, variational
+from tests.functional.common import checks
 
 VDM = schedules.linear_log_snr(-5.0, 13.3)
 
@@ -26,12 +27,14 @@ def test_gaussian_bins_sum_to_one(mean, log_std, x64):
     np.testing.assert_allclose(jnp.exp(log_prob)[seen], inside[seen], rtol=1e-7, atol=1e-14)
 
 
+@checks(quantised.unit_levels)
 def test_levels_fill_the_interval():
     np.testing.assert_allclose(quantised.unit_levels(jnp.arange(5), 5), [-1, -0.5, 0, 0.5, 1])
     ends = quantised.unit_levels(np.array([0, 128, 255], np.uint8))  # twice 128 has nine bits
     np.testing.assert_allclose(ends, [-1, 1 / 255, 1], atol=1e-6)
 
 
+@checks(quantised.gaussian_decoder)
 def test_bits_of_a_matched_residual(x64):
     """DDPM's decoder at a residual of its own standard deviation, .00738: 1.962 bits (1.968 in bins of 2 / 256)."""
     std = 0.00738
@@ -43,6 +46,7 @@ def test_bits_of_a_matched_residual(x64):
     assert round(float(bits) + np.log2(256 / 255), 3) == 1.968
 
 
+@checks(quantised.categorical_decoder)
 def test_categorical_decoder(x64):
     """Softmax over the levels by hand, a sum of one, and .010 bits at the noise of VDM."""
     z, t = jnp.array([[0.3, -1.2], [0.9, 0.0]]), jnp.array([0.1, 0.6])
@@ -69,6 +73,7 @@ def test_categorical_decoder(x64):
     assert round(float(bits), 3) == 0.01
 
 
+@checks(quantised.expected_level)
 def test_expected_level_by_hand(x64):
     """Bayes' rule for every element of a batch with a time for each example."""
     rng = np.random.RandomState(0)
@@ -115,6 +120,7 @@ def test_gradient_is_finite_at_both_ends(x64):
             assert np.isfinite(value).all()
 
 
+@checks(quantised.expected_in_bins)
 def test_expected_in_bins_by_quadrature(x64):
     """The posterior mean of a histogram density, by a fine sum over x, near and far from the noise's width and the edges."""
     rng = np.random.RandomState(0)

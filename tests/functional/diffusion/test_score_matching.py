@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from dlvm_jax.functional.diffusion import score_matching as sm
-from tests.functional.common import central_difference
+from tests.functional.common import central_difference, checks
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -37,6 +37,7 @@ def probes(dim):
     return jnp.array(list(itertools.product([-1.0, 1.0], repeat=dim)))
 
 
+@checks(sm.exact_divergence)
 def test_exact_divergence_is_the_trace_of_the_jacobian():
     x = jnp.asarray(np.random.RandomState(0).randn(2, 4, 3))
     value, trace = sm.exact_divergence(field, x)
@@ -47,6 +48,7 @@ def test_exact_divergence_is_the_trace_of_the_jacobian():
     np.testing.assert_allclose(whole, expected.sum(1), rtol=1e-12)
 
 
+@checks(sm.hutchinson_divergence)
 def test_hutchinson_over_all_probes():
     """Mean and variance over the 2^D Rademacher probes, by enumeration: no chance in it."""
     x = jnp.array([0.3, -1.2, 0.8])
@@ -67,6 +69,7 @@ def test_hutchinson_over_all_probes():
     np.testing.assert_allclose(variance, 2 * jnp.square(symmetric).sum(), rtol=1e-10)
 
 
+@checks(sm.implicit_score_matching)
 def test_implicit_is_denoising_but_for_a_constant():
     x0, eps, weights = nodes()
 
@@ -83,6 +86,7 @@ def test_implicit_is_denoising_but_for_a_constant():
     np.testing.assert_allclose(constants, 0.5 / STD**2, rtol=1e-8)
 
 
+@checks(sm.sliced_score_matching)
 def test_sliced_is_implicit_in_expectation_over_all_probes():
     score = lambda x: -field(x)
     x = jnp.array([0.3, -1.2, 0.8])
@@ -91,6 +95,7 @@ def test_sliced_is_implicit_in_expectation_over_all_probes():
     assert each.std() > 0.1
 
 
+@checks(sm.denoising_score_matching)
 def test_least_squares_gives_the_exact_score_of_a_gaussian():
     """The minimiser of denoising score matching over s(x) = A x + b, by its normal equations, and zero gradient there."""
     mean, covariance, std = jnp.array([0.5, -1.0]), jnp.array([[1.0, 0.6], [0.6, 0.9]]), 0.5

@@ -34,7 +34,7 @@ from dlvm_jax.functional.diffusion.solvers import (
     table_times,
     time_between,
 )
-from tests.functional.common import chi_square_p
+from tests.functional.common import checks, chi_square_p
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -170,6 +170,7 @@ def test_churn_raises_the_level_exactly():
     assert float(x[0]) == pytest.approx(float(added), rel=1e-9)
 
 
+@checks(dpm_singlestep, dpm_multistep)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_one_step_is_exact_for_constant_predictions(name):
     process = PROCESSES[name]()
@@ -190,6 +191,7 @@ def test_one_step_is_exact_for_constant_predictions(name):
             np.testing.assert_allclose(step(x), ends[form], rtol=1e-9)
 
 
+@checks(phi)
 def test_phi_is_its_integral():
     nodes, weights = np.polynomial.legendre.leggauss(60)
     theta, weights = (nodes + 1) / 2, weights / 2
@@ -214,6 +216,7 @@ def test_corrector_mends_a_coarse_predictor():
     assert errors[1] < errors[0]
 
 
+@checks(adaptive)
 @pytest.mark.parametrize("name", ["edm", "straight", "preserving"])
 def test_adaptive_keeps_its_tolerance(name):
     process = PROCESSES[name]()._replace(t_min=1e-2)
@@ -226,6 +229,7 @@ def test_adaptive_keeps_its_tolerance(name):
         assert out.time == s and out.evaluations == 1 + 6 * out.steps
 
 
+@checks(encode)
 def test_encoding_follows_the_ode_and_sampling_leads_back():
     """Errors of order steps^-4 over a range of 9 in log sigma; an Euler step would leave 1e-2."""
     process = schedules.edm(0.01, 80.0)
@@ -272,6 +276,7 @@ def test_churn_at_the_last_level_has_a_gradient():
     assert float(slopes[1]) == pytest.approx(float(slopes[0]), rel=1e-9)
 
 
+@checks(integrate)
 def test_integrate_equals_scipy_and_reports_failure():
     field = lambda x, t: {"a": x["b"], "b": -jnp.sin(x["a"]) * t}
     out = integrate(field, {"a": jnp.ones(1), "b": jnp.zeros(1)}, 0.0, 5.0, 1e-9, 1e-9)
@@ -285,6 +290,7 @@ def test_integrate_equals_scipy_and_reports_failure():
     assert probability_flow(schedules.edm(), lambda x, t: 0 * x, jnp.ones(1), 2.0)[0] == 0.5
 
 
+@checks(is_clean, equal_times, log_snr_times, karras_times)
 @pytest.mark.parametrize("name", PROCESSES)
 def test_grids_cover_their_interval(name):
     process = PROCESSES[name]()
@@ -309,6 +315,7 @@ def test_a_thousand_levels_of_the_straight_path_differ_in_single_precision():
     assert times.dtype == np.float32 and (np.diff(times) < 0).all()
 
 
+@checks(table_times, time_between)
 def test_grid_of_a_table():
     process = PROCESSES["table"]()
     expected = np.append(np.round(np.linspace(0, 99, 12))[::-1] + 1, 0) / 100
@@ -355,6 +362,7 @@ def test_bad_input_is_refused():
             call()
 
 
+@checks(finish)
 def test_finish_never_asks_at_a_clean_time():
     """Also with a batch of end times, where both branches run: the value and the gradient stay finite."""
     process, x = schedules.edm(), jnp.array([0.3, -0.8])

@@ -23,6 +23,7 @@ from dlvm_jax.functional.diffusion.solvers import (
     sample,
     table_times,
 )
+from tests.functional.common import checks
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -64,6 +65,7 @@ def chain():
     return schedules.from_recursion(schedules.linear_betas(1000))
 
 
+@checks(ancestral)
 @pytest.mark.parametrize(
     "variance, data, expected",
     [("small", 0.25, 0.984501), ("large", 0.25, 1.003008), ("small", 1, 0.991067), ("large", 1, 0.999900)],
@@ -76,6 +78,7 @@ def test_ancestral_table(variance, data, expected):
     assert float(out[0, 0]) / data == pytest.approx(expected, abs=6e-7)  # six printed decimals
 
 
+@checks(ddim)
 @pytest.mark.parametrize(
     "data, expected",
     [
@@ -91,6 +94,7 @@ def test_ddim_table(data, expected):
         assert float(out[0, 0]) / data == pytest.approx(value, abs=6e-6), steps  # five printed decimals
 
 
+@checks(runge_kutta, edm_heun, dpm_multistep)
 @pytest.mark.parametrize(
     "make, expected",
     [
@@ -109,6 +113,7 @@ def test_edm_table(make, expected):
         assert float(jnp.sqrt(out[0, 0] / data)) == pytest.approx(value, abs=6e-6), steps
 
 
+@checks(euler_maruyama)
 @pytest.mark.parametrize(
     "churn, expected",
     [
@@ -160,6 +165,7 @@ ONE_AND_ALL = [
 ]
 
 
+@checks(dpm_singlestep)
 @pytest.mark.parametrize("name", ONE_AND_ALL)
 @pytest.mark.parametrize("solver", DETERMINISTIC)
 def test_deterministic_orders(solver, name):
@@ -197,6 +203,7 @@ STOCHASTIC = {
 }
 
 
+@checks(dpm_sde)
 @pytest.mark.parametrize("name", ONE_AND_ALL)
 @pytest.mark.parametrize("solver", STOCHASTIC)
 def test_weak_orders(solver, name):
@@ -216,6 +223,7 @@ def test_weak_orders(solver, name):
     assert errors[-1][0] < max(10 * errors[-1][1], 1e-12)
 
 
+@checks(sample)
 @pytest.mark.parametrize("make", [dpm_sde, edm_heun, functools.partial(dpm_multistep, order=3)])
 def test_sample_has_the_law_of_its_steps(make):
     """The scan, its given noise and the clean end: read off `sample` as a whole."""
@@ -229,6 +237,7 @@ def test_sample_has_the_law_of_its_steps(make):
         np.testing.assert_allclose(whole, steps, rtol=1e-10, atol=1e-10)
 
 
+@checks(edm_heun)
 @pytest.mark.parametrize("high, raised", [(float("inf"), 4.8), (3.0, 4.0)])
 def test_law_of_a_step_with_churn(high, raised):
     """With nothing to denoise: noise of S_noise times what is missing to the raised level, then x / level is kept.
@@ -242,6 +251,7 @@ def test_law_of_a_step_with_churn(high, raised):
     np.testing.assert_allclose(covariance[0, 0], (5.0 + added) * (3 / raised) ** 2, rtol=1e-9)
 
 
+@checks(predictor_corrector)
 def test_law_of_a_corrected_step():
     """Two Langevin maps and one of Euler and Maruyama, composed by hand: each has a draw of its own."""
     process, t, s = schedules.edm(), 2.0, 1.5
@@ -258,6 +268,7 @@ def test_law_of_a_corrected_step():
     np.testing.assert_allclose(covariance[0, 0], expected, rtol=1e-9)
 
 
+@checks(langevin)
 @pytest.mark.parametrize("variance, size, expected", [(0.7, 0.1, 0.753846), (0.7, 0.01, 0.705036)])
 def test_langevin_stationary_variance(variance, size, expected):
     """The map's coefficients, read off by unit vectors, fix the stationary variance exactly."""
@@ -268,6 +279,7 @@ def test_langevin_stationary_variance(variance, size, expected):
     assert float(b**2 / (1 - a**2)) == pytest.approx(expected, abs=1e-6)
 
 
+@checks(langevin_size)
 def test_langevin_size_is_the_rule_of_the_norms_for_pure_noise():
     """2 r^2 |z|^2 / |score|^2 with the score -z / sigma of a point that is noise alone."""
     process, t, z = schedules.variance_preserving(), 0.3, jnp.array([0.3, -2.0, 1.0])

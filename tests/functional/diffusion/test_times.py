@@ -8,9 +8,11 @@ import scipy.stats
 
 from dlvm_jax.functional.diffusion import objectives, schedules, times
 from dlvm_jax.functional.diffusion import process as p
+from tests.functional.common import checks
 from tests.functional.diffusion.test_objectives import PROCESSES, VARIANCE, error_of_the_best
 
 
+@checks(times.stratified_uniform)
 def test_stratified_numbers_cover_evenly_and_are_uniform():
     draws = jax.vmap(lambda key: times.stratified_uniform(key, 8))(jax.random.split(jax.random.key(0), 2000))
     assert draws.shape == (2000, 8) and (draws >= 0).all() and (draws < 1).all()
@@ -24,6 +26,7 @@ def test_stratified_numbers_cover_evenly_and_are_uniform():
     np.testing.assert_allclose(jnp.var(jnp.mean(draws**2, axis=1)), 1 / (12 * 64), rtol=0.1)
 
 
+@checks(times.uniform_times)
 def test_uniform_times_cover_interval_and_table():
     edges = jnp.array([0.0, 0.5, 1 - 2**-24])
     np.testing.assert_allclose(times.uniform_times(PROCESSES["edm"], edges), [0.002, 40.001, 80.0], rtol=1e-6)
@@ -32,6 +35,7 @@ def test_uniform_times_cover_interval_and_table():
     np.testing.assert_allclose(steps, np.append(np.arange(1, 1001), 1000), rtol=1e-6)
 
 
+@checks(times.log_normal_times)
 def test_log_normal_times_are_log_normal(x64):
     u = jnp.array([0.0, 0.01, 0.3, 0.99])
     got = times.log_normal_times(u, -0.4, 1.0)
@@ -71,6 +75,7 @@ def test_importance_times_leave_the_mean_and_lower_the_variance(x64):
     np.testing.assert_allclose(w, 1, rtol=1e-9)
 
 
+@checks(times.importance_times)
 def test_importance_times_follow_their_density():
     """Masses 3/4 on [0, 1] and 1/4 on [1, 3]; a weight is the density of uniform times, 1/3, over this one."""
     density = lambda t: jnp.where(t < 1, 6.0, 1.0)

@@ -7,9 +7,9 @@ import pytest
 
 from dlvm_jax.functional import divergences
 from dlvm_jax.functional.densities import normal_log_prob
-from dlvm_jax.functional.diffusion import objectives, quantised, schedules, targets, times, variational
+from dlvm_jax.functional.diffusion import objectives, schedules, targets, times, variational
 from dlvm_jax.functional.diffusion import process as p
-from tests.functional.common import central_difference
+from tests.functional.common import checks
 
 LINEAR = schedules.from_recursion(schedules.linear_betas())
 TABLES = {
@@ -69,6 +69,7 @@ def continuous_decoder(process, variance, x0, t):
     )
 
 
+@checks(variational.optimal_log_std)
 @pytest.mark.parametrize(
     ("table", "variance", "gaps"),
     [
@@ -96,6 +97,7 @@ def test_gap_to_the_entropy(table, variance, gaps, x64):
     np.testing.assert_allclose(optimal, end, atol=2e-12)
 
 
+@checks(variational.reverse_log_std)
 def test_small_variance_is_exact_for_a_point(x64):
     x0 = jnp.zeros((1, 1))
     kl = variational.step_kl(
@@ -104,6 +106,7 @@ def test_small_variance_is_exact_for_a_point(x64):
     np.testing.assert_allclose(kl, 0, atol=1e-15)
 
 
+@checks(variational.discrete_bound)
 @pytest.mark.parametrize("kind", ["optimal", "small"])
 def test_discrete_bound_draws_the_expected_terms(kind, x64):
     """All steps, and one random step times N, on 4000 examples: within 4.5 standard errors (false alarm 7e-6 each)."""
@@ -172,6 +175,7 @@ def test_continuous_bound_and_invariance_to_the_schedule(x64):
     np.testing.assert_allclose(slope, 0, atol=1e-11)
 
 
+@checks(variational.continuous_bound)
 def test_continuous_bound_by_monte_carlo(x64):
     """4000 examples, one time each: stratified uniform, and by importance with a density made for nothing (4.5 errors)."""
     keys = jax.random.split(jax.random.key(1), 4)
@@ -228,6 +232,7 @@ def test_cost_of_discrete_time(x64):
     np.testing.assert_allclose(limit, 49.93, atol=0.005)
 
 
+@checks(variational.prior_kl)
 def test_prior_term(x64):
     x0 = jnp.array([[0.3, -1.0, 0.5]])
     a, s = p.alpha(VDM, 1.0), p.sigma(VDM, 1.0)
@@ -238,6 +243,7 @@ def test_prior_term(x64):
     assert (round(bits(VDM), 5), round(bits(LINEAR) * 1e6, 1)) == (0.00122, 7.3)
 
 
+@checks(variational.step_kl, variational.step_weight)
 @pytest.mark.parametrize(
     "process", [LINEAR, VDM, schedules.rectified(), schedules.edm()], ids=("table", "vdm", "rectified", "edm")
 )
@@ -276,6 +282,7 @@ def test_interpretations_equal_a_generic_divergence(process, kind, x64):
             )
 
 
+@checks(variational.step_weight, variational.reverse_log_std)
 @pytest.mark.parametrize("kind", ["small", "large"])
 def test_weights_of_ddpm(kind, x64):
     """The factors of the papers, in alpha_t, beta_t and running products, for a step of the table."""
@@ -310,14 +317,6 @@ def test_both_variances_take_times_of_any_shapes():
         np.testing.assert_allclose(variational.reverse_log_std(LINEAR, kind, s, t), each, rtol=1e-6)
 
 
-def test_learned_variance_lies_between(x64):
-    t = jnp.array([0.001, 0.5])
-    small, large = (variational.reverse_log_std(LINEAR, kind, t - 0.001, t) for kind in ("small", "large"))
-    for fraction, wanted in ((0.0, small), (1.0, large), (0.3, 0.7 * small + 0.3 * large)):
-        got = variational.learned_log_std(LINEAR, jnp.full((2, 3), fraction), t - 0.001, t)
-        np.testing.assert_allclose(got, jnp.broadcast_to(wanted[:, None], (2, 3)), rtol=1e-12)
-
-
 def test_float32_step_along_the_whole_table():
     """An error of 0.1 in x_0 in float32: a step of log-SNR, 0.005 to 1, is a difference of numbers up to 10 (1e-6)."""
     t = np.arange(2, 1001) / 1000
@@ -334,41 +333,6 @@ def test_float32_step_along_the_whole_table():
     for kind in single:
         assert single[kind].dtype == np.float32
         np.testing.assert_allclose(single[kind], double[kind], rtol=5e-4)
-
-
-# ---------------------------------------------------------------- learned variances
-
-
-def hybrid(t):
-    rng = np.random.RandomState(0)
-    levels = jnp.asarray(rng.randint(0, 256, (2, 3)))
-    x0, eps = quantised.unit_levels(levels), jnp.asarray(rng.randn(2, 3))
-    x_t = p.diffuse(LINEAR, x0, t, eps)
-    decoder = lambda mean, log_std: quantised.gaussian_decoder(levels, mean, log_std)
-    guess, fraction = jnp.asarray(eps + 0.1 * rng.randn(2, 3)), jnp.asarray(rng.rand(2, 3))
-    loss = jax.jit(
-        lambda guess, fraction: variational.hybrid_loss(
-            LINEAR, "epsilon", guess, fraction, decoder, x0, x_t, t
-        )
-    )
-    return loss, guess, fraction, x0, x_t, eps, decoder
-
-
-def test_hybrid_loss_is_the_sum_of_its_parts(x64):
-    """First and later step in one batch; the mean learns from the simple loss alone, the variance from the bound."""
-    t = jnp.array([0.001, 0.003])
-    loss, guess, fraction, x0, x_t, eps, decoder = hybrid(t)
-    simple = jnp.square(eps - guess).sum(-1)
-    x0_hat = targets.to_x0(LINEAR, "epsilon", guess, x_t, t)
-    log_std = variational.learned_log_std(LINEAR, fraction, t - 0.001, t)
-    later = variational.step_kl(LINEAR, x0, x0_hat, t - 0.001, t, log_std)
-    bound = jnp.array([-decoder(x0_hat, log_std)[0], later[1]])
-    np.testing.assert_allclose(loss(guess, fraction), simple + 1e-3 * 1000 * bound, rtol=1e-8)
-    of_mean, of_fraction = jax.jit(jax.grad(lambda *a: loss(*a).sum(), argnums=(0, 1)))(guess, fraction)
-    np.testing.assert_allclose(of_mean, 2 * (guess - eps), rtol=1e-7, atol=1e-9)
-    expected = central_difference(lambda fraction: loss(guess, fraction).sum(), fraction)
-    np.testing.assert_allclose(of_fraction, expected, rtol=1e-5, atol=1e-7)
-    assert (jnp.abs(of_fraction) > 1e-4).all()
 
 
 def discrete_along(grid):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from dlvm_jax.functional.flows import constraints
+from tests.functional.common import checks
 
 
+@checks(constraints.planar_u_hat)
 @pytest.mark.usefixtures("x64")
 def test_planar_direction_keeps_the_flow_invertible_and_moves_along_w_only():
     w, u = jax.random.normal(jax.random.key(0), (2, 500, 4)) * jnp.logspace(-8, 3, 500)[:, None]
@@ -22,6 +24,7 @@ def test_planar_direction_keeps_the_flow_invertible_and_moves_along_w_only():
     np.testing.assert_allclose(overlap, constraints.radial_beta_hat(1.0, before), rtol=1e-9, atol=1e-9)
 
 
+@checks(constraints.radial_beta_hat)
 @pytest.mark.usefixtures("x64")
 def test_constraint_is_a_softplus_moved_through_the_origin():
     """m(x) = -1 + delta + softplus(x + s) with m(0) = 0, in the naive form, to rounding."""
@@ -33,6 +36,7 @@ def test_constraint_is_a_softplus_moved_through_the_origin():
     np.testing.assert_allclose(gradient, jax.nn.sigmoid(beta + shift), atol=1e-14)
 
 
+@checks(constraints.sylvester_triangle)
 def test_constraints_at_the_edges_of_float32():
     """Huge numbers do not round to the border, tiny ones keep their digits, and w = 0 is no division."""
     huge = jnp.float32([-1e30, 1e4, -1e4])
@@ -51,6 +55,7 @@ def test_constraints_at_the_edges_of_float32():
     assert float(r[0, 1]) == 100.0
 
 
+@checks(constraints.positive, constraints.moebius_centre)
 @pytest.mark.usefixtures("x64")
 def test_constraints_keep_their_bounds_and_are_smooth_at_zero():
     a = jnp.array([-1e4, -1.0, 0.0, 5.0])

@@ -12,7 +12,7 @@ import scipy.linalg
 from dlvm_jax.functional import densities
 from dlvm_jax.functional.flows import autoregressive, image, linear, orthogonal
 from dlvm_jax.functional.flows.continuous import continuous, continuous_inverse, flow_matching_loss
-from tests.functional.common import central_difference
+from tests.functional.common import central_difference, checks
 
 BATCH = 3
 
@@ -73,6 +73,18 @@ def matches_jacobian(function, x, log_det, event):
     np.testing.assert_allclose(log_det, jnp.linalg.slogdet(own)[1], rtol=0, atol=1e-9)
 
 
+@checks(
+    linear.affine,
+    linear.affine_inverse,
+    linear.permute,
+    linear.permute_inverse,
+    linear.lu_linear,
+    linear.lu_linear_inverse,
+    image.logit,
+    image.logit_inverse,
+    continuous,
+    continuous_inverse,
+)
 @pytest.mark.parametrize("name", FLAT)
 @pytest.mark.usefixtures("x64")
 def test_log_det_is_that_of_the_autodiff_jacobian_and_the_inverse_undoes_the_map(name):
@@ -88,6 +100,7 @@ def test_log_det_is_that_of_the_autodiff_jacobian_and_the_inverse_undoes_the_map
     matches_jacobian(jax.jit(lambda z: forward(z, *p)[0]), z, log_det, event)
 
 
+@checks(linear.actnorm_statistics)
 def test_actnorm_gives_each_channel_mean_zero_and_variance_one(dtype):
     """A constant channel, whose mean could be off by rounding, keeps its scale."""
     x = jax.random.normal(jax.random.key(0), (7, 4, 4, 4), dtype) * jnp.array([1e-3, 1.0, 50.0, 0.0], dtype)
@@ -101,6 +114,7 @@ def test_actnorm_gives_each_channel_mean_zero_and_variance_one(dtype):
     np.testing.assert_allclose(log_det, 16 * float(log_scale.sum()), rtol=tolerance)
 
 
+@checks(linear.lu_from_matrix, linear.lu_linear)
 @pytest.mark.usefixtures("x64")
 def test_lu_factors_a_matrix_and_a_rotation_keeps_volume():
     a = np.random.RandomState(0).randn(6, 6)
@@ -118,6 +132,7 @@ def test_lu_factors_a_matrix_and_a_rotation_keeps_volume():
         linear.lu_from_matrix(jnp.ones((2, 3)))
 
 
+@checks(image.space_to_depth, image.depth_to_space)
 @pytest.mark.parametrize("size", [2, 3])
 def test_blocks_of_pixels_go_to_channels_and_back(size):
     x = jnp.arange(2 * 6 * 12 * 3).reshape(2, 6, 12, 3)
@@ -129,6 +144,7 @@ def test_blocks_of_pixels_go_to_channels_and_back(size):
     np.testing.assert_array_equal(image.depth_to_space(y, size), x)
 
 
+@checks(image.squeeze, image.unsqueeze, image.checkerboard_split, image.checkerboard_merge)
 def test_squeeze_and_checkerboard_put_each_element_in_its_place():
     x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3).astype(float)
     y, _ = image.squeeze(x)
@@ -149,6 +165,7 @@ def test_squeeze_and_checkerboard_put_each_element_in_its_place():
         image.unsqueeze(jnp.ones((4, 4, 3)))
 
 
+@checks(image.logit, image.logit_inverse)
 def test_logit_is_safe_at_both_ends_in_float32():
     """Against float64; the inverse returns the grey values themselves."""
     x = jnp.array([0.0, 1e-7, 0.5, 1 - 6e-8, 1.0], jnp.float32)
@@ -166,6 +183,7 @@ def test_logit_is_safe_at_both_ends_in_float32():
             function(x, 0.5)
 
 
+@checks(image.dequantise)
 def test_dequantised_levels_stay_in_their_cells_and_a_uniform_model_gives_eight_bits():
     x = jax.random.randint(jax.random.key(0), (20, 8, 8, 1), 0, 256).at[10:].set(255)
     v, log_volume = jax.jit(image.dequantise)(jax.random.key(1), x)
@@ -183,6 +201,7 @@ def test_dequantised_levels_stay_in_their_cells_and_a_uniform_model_gives_eight_
         image.dequantise(jax.random.key(0), x, levels=0)
 
 
+@checks(continuous)
 @pytest.mark.usefixtures("x64")
 def test_a_linear_equation_has_the_matrix_exponential_and_the_trace():
     """The trace by every Rademacher probe, of which there are 2^D: their mean is exact, and each keeps its own all the way."""
@@ -236,6 +255,7 @@ def test_gradients_through_a_continuous_flow_equal_central_differences():
         np.testing.assert_allclose(gradient, numeric, atol=1e-7)
 
 
+@checks(flow_matching_loss)
 @pytest.mark.usefixtures("x64")
 def test_the_minimiser_of_flow_matching_takes_one_gaussian_to_another():
     """From N(0, 1) to N(m, s^2) the velocity is m + (t s^2 - (1 - t)) (x - t m) / ((1 - t)^2 + t^2 s^2), its flow z -> m + s z.

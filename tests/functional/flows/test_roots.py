@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from dlvm_jax.functional.flows.roots import monotone_root
+from tests.functional.common import checks
 
 
 def cubic(a):
     return lambda x: x**3 + a * x
 
 
+@checks(monotone_root)
 def test_root_is_accurate_to_rounding(dtype):
     """Roots from 1e-6 to 9 of x^3 + x, a few units in the last place."""
     x = jnp.asarray(np.logspace(-6, 0.95, 200), dtype)
@@ -30,6 +32,7 @@ def test_root_of_a_steep_step_and_outside_its_bracket(dtype):
     )
 
 
+@checks(monotone_root)
 @pytest.mark.usefixtures("x64")
 def test_root_has_the_implicit_derivatives():
     """x^3 + a x = y: dx/dy = 1 / (3 x^2 + a), dx/da = -x / (3 x^2 + a), d2x/dy2 = -6 x / (3 x^2 + a)^3; jit, vmap, both modes."""
