@@ -1,15 +1,17 @@
 """Annealed importance sampling of a VAE's likelihood, with the record of its acceptance."""
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from dlvm_jax.evaluate.likelihood import as_precise_as
 from dlvm_jax.functional import annealing, bounds
 from dlvm_jax.models.density import FLAT, require_kind
+from dlvm_jax.models.vae import Parts
 
 __all__ = ["AnnealedRecord", "annealed_log_likelihoods"]
 
@@ -21,7 +23,7 @@ class AnnealedRecord(NamedTuple):
     effective_samples: np.ndarray
     acceptance: np.ndarray
 
-    def line(self):
+    def line(self) -> str:
         """The figures as one line of text; the acceptance should be near 0.65 at every temperature."""
         values, examples = self.log_likelihoods, len(self.log_likelihoods)
         error = values.std(ddof=1) / math.sqrt(examples) if examples > 1 else math.nan
@@ -58,15 +60,27 @@ def _run(parts, chains, temperatures):
 
 
 def annealed_log_likelihoods(
-    parts, params, x, *, key, chains=16, temperatures=500, block=50, progress=lambda done: None
-):
+    parts: Parts,
+    params: Any,
+    x: np.ndarray,
+    *,
+    key: jax.Array,
+    chains: int = 16,
+    temperatures: int = 500,
+    block: int = 50,
+    progress: Callable[[int], None] = lambda done: None,
+) -> AnnealedRecord:
     """An `AnnealedRecord`: log p(x) of each example from annealing the prior into the joint (Wu et al. 2017).
 
-    parts: `Parts` of a VAE with a latent space R^M, exact prior and decoder;  x: [N, *event]
+    parts: of a VAE with a latent space R^M, exact prior and decoder
+    x: [N, *event]
     temperatures: steps from prior to joint, each 10 leapfrog steps of every chain, after as many of a pilot run that finds
-    step sizes for an acceptance of 0.65;  block: examples computed at a time.
-    The encoder takes no part, so the estimate does not suffer from a bad one.  Raises ValueError for a prior or decoder that
-    is not exact, a prior on a curved space, and for (x, context).
+        step sizes for an acceptance of 0.65
+    block: examples computed at a time
+    progress: called after each block with the number of examples done
+
+    The encoder takes no part, so the estimate does not suffer from a bad one.
+    Raises ValueError for a prior or decoder that is not exact, a prior on a curved space, and for (x, context).
     """
     if isinstance(x, tuple):
         raise ValueError("annealing is of an unconditional VAE; there is a context")
@@ -80,9 +94,9 @@ def annealed_log_likelihoods(
     run = _run(parts, chains, temperatures)
     with jax.default_matmul_precision("highest"):
         for number, begin in enumerate(range(0, len(x), size)):
-            rows = np.asarray(x[begin : begin + size], np.float32)
+            rows = as_precise_as(params, x[begin : begin + size])
             padded = np.concatenate([rows, np.repeat(rows[:1], size - len(rows), axis=0)])
-            values = run(own, jax.random.fold_in(key, number), jnp.asarray(padded))
+            values = run(own, jax.random.fold_in(key, number), padded)
             results.append([np.asarray(value)[..., : len(rows)] for value in values])
             progress(begin + len(rows))
     return AnnealedRecord(*(np.concatenate(value, axis=-1) for value in zip(*results, strict=True)))

@@ -6,39 +6,41 @@ standard errors are those of the draws of z, and the mutual information cannot e
 
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlvm_jax.evaluate.likelihood import ACTIVE, posterior_means
+from dlvm_jax.evaluate.likelihood import ACTIVE, as_precise_as, posterior_means
 from dlvm_jax.functional import divergences
 from dlvm_jax.functional.divergences import MonteCarlo
 from dlvm_jax.functional.mixtures import normal_mixture_log_prob
 from dlvm_jax.models.density import check_event
 from dlvm_jax.models.objectives import unpack
-from dlvm_jax.models.vae import vae
+from dlvm_jax.models.vae import Parts, vae
 
 __all__ = ["Diagnostics", "diagnose", "unit_kl"]
 
-COLLAPSED = (
-    0.01,
-    0.99,
-)  # a unit whose KL is below so many nats for at least this share of the examples has collapsed
+# A unit whose KL is below so many nats for at least this share of the examples has collapsed.
+COLLAPSED = (0.01, 0.99)
 INSIDE = 0.99  # mass of the aggregated posterior in the region outside of which prior draws fall into a hole
 
 
 class Diagnostics(NamedTuple):
     """The figures of `diagnose`; likelihoods, KLs and information in nats.
 
-    rate: mean KL(q(z|x) || p(z)) = mutual_information + marginal_kl;  distortion: mean of -log p(x|z) (Alemi et al. 2018)
-    mutual_information: I_q(x; z);  marginal_kl: KL(q(z) || p(z)) (Hoffman & Johnson 2016, section 2)
+    examples, draws: number of examples, and of draws for each
+    rate: mean KL(q(z|x) || p(z)) = mutual_information + marginal_kl
+    distortion: mean of -log p(x|z) (Alemi et al. 2018)
+    mutual_information: I_q(x; z)
+    marginal_kl: KL(q(z) || p(z)) (Hoffman & Johnson 2016, section 2)
     hole: share of prior draws outside the region {log q(z) > t} that holds 99% of q(z); 0.01 where q(z) = p(z); its error is
         that of the prior's draws, with t as it was estimated
     mean_variance [M]: Var_x(E_q[z_i|x]), above 0.01 in an active unit (Burda et al. 2016, section 5.3)
-    unit_kl [M]: mean KL of each unit;  collapsed_units: those with less than 0.01 nats for 99% of the examples (Lucas et
-    al. 2019)
+    unit_kl [M]: mean KL of each unit
+    collapsed_units: those with less than 0.01 nats for 99% of the examples (Lucas et al. 2019)
+
     The last three are None where the densities do not have them (no mean; not both diagonal Gaussians).
     """
 
@@ -54,11 +56,11 @@ class Diagnostics(NamedTuple):
     collapsed_units: int | None
 
     @property
-    def active_units(self):
+    def active_units(self) -> int | None:
         """Number of active units, or None."""
         return None if self.mean_variance is None else int((self.mean_variance > ACTIVE).sum())
 
-    def line(self):
+    def line(self) -> str:
         """The figures as one line of text."""
 
         def of(estimate, digits=2):
@@ -76,7 +78,7 @@ class Diagnostics(NamedTuple):
         return f"{'; '.join(parts)} ({about})"
 
 
-def unit_kl(parts, params, x):
+def unit_kl(parts: Parts, params: Any, x: Any) -> jax.Array:
     """KL(q(z_i|x_n) || p(z_i)) of each example and latent unit, [N, M] nats; x is [N, *event], or (x, context).
 
     Raises ValueError unless prior and posterior are diagonal Gaussians, the only ones whose KL is a sum over units.
@@ -92,7 +94,7 @@ def unit_kl(parts, params, x):
 @lru_cache(maxsize=8)
 def _draw(parts, draws, block):
     """Jitted (params, key, x) -> z [N, draws, *latent], and log p(x|z), log p(z), log q(z|x), each [N, draws]."""
-    prior, posterior, decoder, _ = parts
+    prior, posterior, decoder = parts
 
     def one(params, key, x):
         key_z, key_lik, key_prior = jax.random.split(key, 3)
@@ -134,10 +136,15 @@ def _mean(values):
     return MonteCarlo(float(values.mean()), math.sqrt(variance) / len(values))
 
 
-def diagnose(parts, params, x, *, key, draws=10, block=100):
-    """`Diagnostics` of a VAE, from so many draws of z for each example.
+def diagnose(
+    parts: Parts, params: Any, x: np.ndarray, *, key: jax.Array, draws: int = 10, block: int = 100
+) -> Diagnostics:
+    """`Diagnostics` of a VAE.
 
-    parts: `Parts` of the VAE;  x: [N, *event] as the model sees them;  block: examples (and draws) computed at a time.
+    x: [N, *event] as the model sees them
+    draws: of z for each example
+    block: examples (and draws) computed at a time
+
     The aggregated posterior costs N^2 draws densities: a thousand examples are a good number.  A prior or decoder that only
     bounds its density makes rate, marginal KL and distortion upper bounds, and leaves the mutual information exact.
     Raises ValueError for fewer than two draws or examples, and for (x, context), where each example has its own prior.
@@ -147,7 +154,7 @@ def diagnose(parts, params, x, *, key, draws=10, block=100):
     if draws < 2 or len(x) < 2:
         raise ValueError(f"diagnostics need at least two draws and examples, got {draws} and {len(x)}")
     vae(*parts)  # refuses parts that do not fit
-    x, own = jnp.asarray(x, jnp.float32), parts.tied(params)
+    x, own = jnp.asarray(as_precise_as(params, x)), parts.tied(params)
     key_draws, key_prior = jax.random.split(key)
     with jax.default_matmul_precision("highest"):
         z, *logs = _draw(parts, draws, block)(own, key_draws, x)

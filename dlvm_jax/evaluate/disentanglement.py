@@ -38,7 +38,7 @@ class Scores(NamedTuple):
     sap: float
     dci: DCI
 
-    def line(self):
+    def line(self) -> str:
         """The scores as one line of text."""
         return (
             f"beta-VAE {self.beta_vae:.3f}, FactorVAE {self.factor_vae:.3f}, MIG {self.mig:.3f}, SAP {self.sap:.3f}, DCI "
@@ -79,11 +79,21 @@ class _Groups:
         return self.order[place, which]
 
 
-def beta_vae_score(codes, factors, *, train=10_000, test=5_000, batch=64, seed=0):
-    """Accuracy of a linear classifier that tells which factor `batch` pairs of images share, from the mean of |z - z'| over them.
+def beta_vae_score(
+    codes: np.ndarray,
+    factors: np.ndarray,
+    *,
+    train: int = 10_000,
+    test: int = 5_000,
+    batch: int = 64,
+    seed: int = 0,
+) -> float:
+    """Accuracy of a linear classifier that finds which factor `batch` pairs of images share, from the mean of |z - z'| over them.
 
-    Logistic regression on standardised inputs (the score does not depend on the codes' scale), on `train` such means, tested
-    on others.  Source: Higgins et al. 2017, section 3 (their classifier is trained by gradient steps).
+    train, test: number of such means to fit on, and to test on
+
+    It is a logistic regression on standardised inputs: the score does not depend on the codes' scale.
+    Source: Higgins et al. 2017, section 3 (their classifier is trained by gradient steps).
     """
     codes, factors = _checked(codes, factors)
     rng, groups = np.random.default_rng(seed), _Groups(factors)
@@ -102,11 +112,22 @@ def beta_vae_score(codes, factors, *, train=10_000, test=5_000, batch=64, seed=0
     return float(classifier.fit(*points(train)).score(*points(test)))
 
 
-def factor_vae_score(codes, factors, *, train=10_000, test=5_000, batch=64, prune=0.05, seed=0):
-    """Accuracy of a majority vote that tells which factor a batch shares, from the code that varies least in it.
+def factor_vae_score(
+    codes: np.ndarray,
+    factors: np.ndarray,
+    *,
+    train: int = 10_000,
+    test: int = 5_000,
+    batch: int = 64,
+    prune: float = 0.05,
+    seed: int = 0,
+) -> float:
+    """Accuracy of a majority vote that finds which factor a batch shares, from the code that varies least in it.
 
-    Variances are relative to those over all rows; codes with a variance below `prune` take no part, and without any the score
-    is zero.  Source: Kim & Mnih 2018 (FactorVAE), section 4.
+    train, test: number of batches to count votes of, and to test on
+    prune: codes with a variance below it take no part; without any the score is zero
+
+    Variances are relative to those over all rows.  Source: Kim & Mnih 2018 (FactorVAE), section 4.
     """
     codes, factors = _checked(codes, factors)
     spread = codes.var(axis=0, ddof=1)
@@ -136,7 +157,7 @@ def _gap(matrix):
     return top[-1] - top[-2]
 
 
-def mig(codes, factors, *, bins=20):
+def mig(codes: np.ndarray, factors: np.ndarray, *, bins: int = 20) -> float:
     r"""Mutual information gap, over codes cut into so many bins of equal width.
 
     $\frac1F\sum_k \frac{1}{H(v_k)}\big(I(z_{j_k}; v_k) - \max_{j\ne j_k} I(z_j; v_k)\big),\ j_k = \arg\max_j I(z_j; v_k)$
@@ -156,7 +177,7 @@ def _halves(count, seed):
     return order[: 2 * count // 3], order[2 * count // 3 :]
 
 
-def sap(codes, factors, *, seed=0):
+def sap(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> float:
     """Attribute predictability: the mean gap between the two codes that best predict a factor, each alone.
 
     The prediction is by thresholds on the code, as many as there are levels less one, and its score the balanced accuracy on
@@ -184,7 +205,7 @@ def _one_minus_entropy(weights):
     return 1 - entropy / np.log(weights.shape[1])
 
 
-def dci(codes, factors, *, trees=50, seed=0):
+def dci(codes: np.ndarray, factors: np.ndarray, *, trees: int = 50, seed: int = 0) -> DCI:
     r"""Disentanglement, completeness and informativeness from the importance of each code for each factor.
 
     $D = \sum_j \rho_j\,(1 - H_F(R_{j\cdot})),\quad C = \tfrac1F\sum_k 1 - H_M(R_{\cdot k})$
@@ -209,7 +230,7 @@ def dci(codes, factors, *, trees=50, seed=0):
     )
 
 
-def evaluate(codes, factors, *, seed=0):
+def evaluate(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> Scores:
     """All `Scores` of codes; about ten seconds for ten thousand rows of ten codes."""
     return Scores(
         beta_vae_score(codes, factors, seed=seed),

@@ -1,6 +1,6 @@
 """How far a density q is from an unnormalised target p = p~ / Z, from the log-weights log p~(x) - log q(x) of samples x of q.
 
-Nothing here sees a part of the target where q has no samples; only a Z known beforehand tells of it.
+Nothing here sees a part of the target where q has no samples; only a Z known beforehand reveals it.
 """
 
 import math
@@ -16,7 +16,8 @@ __all__ = ["ImportanceDiagnostics", "importance_diagnostics"]
 class ImportanceDiagnostics(NamedTuple):
     """The figures of `importance_diagnostics`, in nats but for the last; each with a standard error.
 
-    log_partition: log Z, estimated;  kl: KL(q || p) with that estimate;  kl_known: KL(q || p) with a known log Z, or None
+    log_partition: log Z, estimated
+    kl: KL(q || p) with that estimate;  kl_known: with a known log Z, or None
     effective: effective sample size, percent of the number of samples
     """
 
@@ -26,8 +27,13 @@ class ImportanceDiagnostics(NamedTuple):
     effective: MonteCarlo
 
 
-def importance_diagnostics(log_weights, log_partition=None):
-    r"""log Z, KL(q || p) and effective sample size from log-weights [N] of samples of q; `log_partition` is log Z, if known.
+def importance_diagnostics(
+    log_weights: np.ndarray, log_partition: float | None = None
+) -> ImportanceDiagnostics:
+    r"""log Z, KL(q || p) and effective sample size.
+
+    log_weights: [N], of samples of q
+    log_partition: log Z, if known
 
     $\log\hat Z = \log\tfrac1N\sum_n w_n,\quad \mathrm{KL} = \log\hat Z - \tfrac1N\sum_n\log w_n,\quad
         \mathrm{ESS} = \frac{(\sum_n w_n)^2}{N\sum_n w_n^2}$

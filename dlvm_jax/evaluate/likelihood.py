@@ -1,32 +1,52 @@
 """Likelihood of data under any density, as a record that says how it was obtained."""
 
+import hashlib
 import math
+from collections.abc import Callable, MutableMapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
+from dlvm_jax.digest import digest
+from dlvm_jax.evaluate.resume import FinishedBatches
 from dlvm_jax.functional import bounds, densities
-from dlvm_jax.models.density import require_kind
+from dlvm_jax.models.density import Density, require_kind
 from dlvm_jax.models.objectives import unpack
 
-__all__ = ["Record", "active_units", "evaluate", "log_likelihoods"]
+__all__ = [
+    "Record",
+    "active_units",
+    "as_precise_as",
+    "evaluate",
+    "evaluation_key",
+    "log_likelihood",
+    "log_likelihoods",
+    "paired",
+    "posterior_means",
+]
 
 ACTIVE = 0.01  # variance of the posterior mean over the data above which a unit is active
 
 
 @dataclass(frozen=True)
 class Record:
-    """A likelihood with all that is needed to compare it.  Values are means over `examples`, in nats unless said.
+    """A likelihood with all that is needed to compare it.  Values are means over the examples, in nats unless said.
 
-    estimator "exact" is the density itself, "iwae" the importance-weighted bound of `samples` draws (a stochastic lower bound
-    on log p), "bound" the mean of `samples` draws of the density's own log_prob.  `standard_error` is the standard deviation
-    over examples / sqrt(examples), `bits_standard_error` the same per dimension; they contain the Monte-Carlo error.
-    `reconstruction` - `kl` is the ELBO, for densities that have these parts, and `elbo_standard_error` its error.
-    `effective_samples` is the median over examples of the importance weights' effective sample size.  `per_example` holds the
-    nats of each example, for paired differences between models.
+    estimator: "exact", the density itself; "iwae", the importance-weighted bound of `samples` draws, a stochastic lower bound on
+        log p; "bound", the mean of `samples` draws of the density's own log_prob
+    protocol, protocol_hash: what the data are;  kind: of the density
+    standard_error: standard deviation over examples / sqrt(examples); it contains the Monte-Carlo error
+    bits_standard_error: the same in bits per dimension
+    elbo, reconstruction, kl: for densities made of these: elbo = reconstruction - kl;  elbo_standard_error: of the first
+    effective_samples: median over examples of the importance weights' effective sample size
+    active_units: latent units in use (`active_units`)
+    per_example: the nats of each example, for paired differences between models
     """
 
     estimator: str
@@ -47,11 +67,11 @@ class Record:
     elbo_standard_error: float | None = None
     per_example: np.ndarray | None = field(default=None, repr=False, compare=False)
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """The record without `per_example` as a plain dictionary, for JSON."""
         return {name: value for name, value in asdict(self).items() if name != "per_example"}
 
-    def __str__(self):
+    def __str__(self) -> str:
         error = "" if self.bits_standard_error is None else f" +- {self.bits_standard_error:.4f}"
         relation = {"bound": ">=", "exact": "="}.get(self.estimator, "~")
         head = (
@@ -67,6 +87,34 @@ class Record:
         if self.active_units is not None:
             parts.append(f"{self.active_units} active units")
         return "; ".join([head, ", ".join(parts)] if parts else [head])
+
+
+def evaluation_key(seed: int) -> jax.Array:
+    """The random key of a seed's evaluation, apart from those of its initialisation and training."""
+    return jax.random.fold_in(jax.random.key(seed), 2**31)
+
+
+def paired(difference: np.ndarray) -> tuple[float, float]:
+    """Mean of the differences [N] of single examples between two models, and its standard error."""
+    return float(difference.mean()), _standard_error(difference)
+
+
+def as_precise_as(params: Any, batch: Any) -> Any:
+    """A batch, x or (x, context), as numpy arrays for given parameters.
+
+    x becomes floating-point, of the precision of the parameters, float32 at least.  So do contexts that are floating-point;
+    integers, such as labels, stay integers.
+    """
+    types = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
+    dtype = jnp.result_type(jnp.float32, *(t for t in types if jnp.issubdtype(t, jnp.floating)))
+
+    def cast(array):
+        array = np.asarray(array)
+        return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
+
+    x, context = unpack(batch)
+    x = np.asarray(x, dtype)
+    return x if context is None else (x, jax.tree.map(cast, context))
 
 
 @lru_cache(maxsize=8)
@@ -98,14 +146,26 @@ def _batch_evaluator(density, chunk, chunks):
 
 
 def log_likelihoods(
-    density, params, x, *, key, samples, batch_size=200, chunk=25, progress=lambda done: None, finished=None
-):
+    density: Density,
+    params: Any,
+    x: Any,
+    *,
+    key: jax.Array,
+    samples: int,
+    batch_size: int = 200,
+    chunk: int = 25,
+    progress: Callable[[int], None] = lambda done: None,
+    finished: MutableMapping | None = None,
+) -> dict[str, np.ndarray]:
     """Estimates for each example: {"iwae", "bound", "ess", and the density's terms}, each a numpy array [N], in nats.
 
-    x: [N, *event], or (x, context) for a conditional density; the draws are made on the device, `chunk` at a time (`samples`
-    is a multiple of it, or smaller), with exact float32 products; `progress(done)` is called after each batch with the number
-    of examples done; `finished` is a mapping from a batch's number to its values: what it holds is not computed again, and
-    each batch is put into it, so that one kept on a disk lets an evaluation go on where it was.
+    x: [N, *event], or (x, context) for a conditional density
+    samples: draws for each example, made on the device, `chunk` at a time (a divisor of `samples` is taken)
+    batch_size: examples computed at a time
+    progress: called after each batch with the number of examples done
+    finished: a mapping from a batch's number to its values; what it holds is not computed again, and each batch is put into it
+
+    Matrix products have full precision.  Raises ValueError for no samples, or no examples.
     """
     if samples < 1:
         raise ValueError(f"evaluation needs at least one sample, got {samples}")
@@ -116,9 +176,8 @@ def log_likelihoods(
     run = _batch_evaluator(density, chunk, samples // chunk)
     size = min(batch_size, examples)
 
-    def padded(array, start):
-        block = np.asarray(array[start : start + size], np.float32)
-        return np.concatenate([block, np.repeat(block[:1], size - len(block), axis=0)])
+    def padded(array):
+        return np.concatenate([array, np.repeat(array[:1], size - len(array), axis=0)])
 
     finished = {} if finished is None else finished
     with jax.default_matmul_precision("highest"):
@@ -127,7 +186,8 @@ def log_likelihoods(
             if number in finished and len(finished[number]["bound"]) == count:
                 progress(start + count)
                 continue
-            batch = jax.tree.map(lambda a, s=start: padded(a, s), x)
+            rows = jax.tree.map(lambda a, s=start: a[s : s + size], x)
+            batch = jax.tree.map(padded, as_precise_as(params, rows))
             evidence, mean, terms = run(params, jax.random.fold_in(key, number), batch)
             values = {
                 "iwae": evidence.log_evidence,
@@ -147,29 +207,42 @@ def _standard_error(values):
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
+def _require_finite(nats):
+    bad = np.flatnonzero(~np.isfinite(nats))
+    if len(bad):
+        raise ValueError(
+            f"{len(bad)} of {len(nats)} log-likelihoods are not finite: that of example {bad[0]} is {nats[bad[0]]}; "
+            "check that training converged, and that x is what the model was trained on"
+        )
+
+
 def evaluate(
-    density,
-    params,
-    x,
+    density: Density,
+    params: Any,
+    x: Any,
     *,
-    key,
-    samples,
-    protocol,
-    protocol_hash,
-    bin_width=1.0,
-    estimator=None,
-    posterior=None,
-    **options,
-):
+    key: jax.Array,
+    samples: int,
+    protocol: str,
+    protocol_hash: str,
+    bin_width: float = 1.0,
+    estimator: str | None = None,
+    posterior: tuple[Density, Any] | None = None,
+    **options: Any,
+) -> Record:
     """Likelihood of x under a density, as a `Record`.
 
-    density, params: the model;  x: [N, *event] data as the density sees them, or (x, context);  samples: K draws an example
-    protocol, protocol_hash: what the data are (see `dlvm_jax.data`);  bin_width: distance between data values
+    density, params: the model
+    x: [N, *event] data as the density sees them, or (x, context)
+    samples: K draws an example
+    protocol, protocol_hash: what the data are (see `dlvm_jax.data`)
+    bin_width: distance between data values
     estimator: "iwae" or "bound"; by default what the density's kind allows ("exact" for an exact one, whatever K)
     posterior: (density, params) of a VAE's posterior, to count active units (Burda et al. 2016, section 5.3)
     options: `batch_size`, `chunk`, `progress`, `finished` of `log_likelihoods`
 
-    Raises ValueError for "iwae" on a density of kind "bound", whose importance weights would be meaningless.
+    Raises ValueError for "iwae" on a density of kind "bound", whose importance weights would be meaningless, and where the
+    likelihood of an example is nan or infinite.
     """
     estimator = estimator or {"exact": "exact", "weight": "iwae", "bound": "bound"}[density.kind]
     if estimator not in ("iwae", "bound") and (estimator, density.kind) != ("exact", "exact"):
@@ -183,6 +256,7 @@ def evaluate(
         require_kind(density, ("exact", "weight"), "an importance-weighted evaluation")
     values = log_likelihoods(density, params, x, key=key, samples=samples, **options)
     nats = values["bound" if estimator == "exact" else estimator].astype(np.float64)
+    _require_finite(nats)
     has_terms = "reconstruction" in values
     event = unpack(x)[0].shape[1:]
     error = _standard_error(nats)
@@ -207,17 +281,75 @@ def evaluate(
     )
 
 
-def posterior_means(posterior, params, x, batch_size=1000):
+def log_likelihood(
+    fitted: Any,
+    x: Any,
+    *,
+    samples: int = 500,
+    key: jax.Array | None = None,
+    estimator: str | None = None,
+    batch_size: int = 200,
+    chunk: int = 25,
+    folder: Path | str | None = None,
+    progress: bool = True,
+) -> Record:
+    """Likelihood of data under a trained model (`train.fit`), as a `Record`.
+
+    fitted: has `model` (with `density`, `split`, `parts`), `params`, and `spec` (with `protocol`, `protocol_hash`, `bin_width`)
+    x: data as the model was trained on after their transformation (`Data.test`), or (x, labels)
+    samples: draws an example; of an exact density none are needed
+    key: by default `evaluation_key(0)`
+    estimator, batch_size, chunk: as of `evaluate` and `log_likelihoods`
+    folder: of this model alone, where finished batches are kept: an evaluation that was cut short goes on
+    progress: whether to draw a progress bar
+
+    Active units are counted where the model has a posterior whose mean is known.  Raises ValueError where `evaluate` does, and
+    for a model without a density.
+    """
+    model, params, spec = fitted.model, fitted.params, fitted.spec
+    if model.density is None:
+        raise ValueError("this model has no density, so no likelihood; measure its reconstructions instead")
+    key = evaluation_key(0) if key is None else key
+    data = model.split(as_precise_as(params, x))
+    posterior = getattr(model.parts, "posterior", None)
+    finished = None
+    if folder is not None:
+        known = digest((params, data, jax.random.key_data(key)))
+        name = hashlib.sha256(f"{known} {samples} {chunk} {batch_size}".encode()).hexdigest()[:16]
+        finished = FinishedBatches(Path(folder) / name)
+    examples = len(jax.tree.leaves(data)[0])
+    with tqdm(
+        total=examples, unit="example", desc="evaluate", dynamic_ncols=True, disable=not progress
+    ) as bar:
+        return evaluate(
+            model.density,
+            params,
+            data,
+            key=key,
+            samples=samples,
+            protocol=spec.protocol,
+            protocol_hash=spec.protocol_hash,
+            bin_width=spec.bin_width,
+            estimator=estimator,
+            posterior=(posterior, params["posterior"]) if posterior is not None and posterior.mean else None,
+            batch_size=batch_size,
+            chunk=chunk,
+            progress=lambda done: bar.update(done - bar.n),
+            finished=finished,
+        )
+
+
+def posterior_means(posterior: Density, params: Any, x: Any, batch_size: int = 1000) -> np.ndarray:
     """Means E_q[z | x] of a posterior density, [N, M]; x as it sees it, (x, context) for a conditional VAE."""
     mean = jax.jit(posterior.mean)
     blocks = [
-        jax.tree.map(lambda a, i=i: np.asarray(a[i : i + batch_size], np.float32), x)
+        as_precise_as(params, jax.tree.map(lambda a, i=i: a[i : i + batch_size], x))
         for i in range(0, len(jax.tree.leaves(x)[0]), batch_size)
     ]
     return np.concatenate([np.asarray(mean(params, block)) for block in blocks])
 
 
-def active_units(posterior, params, x):
+def active_units(posterior: Density, params: Any, x: Any) -> int:
     """Number of latent units whose posterior mean varies over the data: Var_x(E_q[z_i | x]) > 0.01.
 
     Source: Burda, Grosse, Salakhutdinov 2016, section 5.3; here over all of x.

@@ -1,5 +1,7 @@
 """Pictures of models: image grids, latent spaces, learning curves.  Every function writes one PNG file."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from statistics import NormalDist
 
 import numpy as np
@@ -8,7 +10,7 @@ from matplotlib.figure import Figure  # not pyplot: importing that would change 
 __all__ = ["curves", "grid", "image_grid", "latent_scatter", "unit_square"]
 
 
-def image_grid(images, columns):
+def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     """Tile images [N, h, w] or [N, h, w, c] row by row with a one-pixel gap -> one array [H, W, c]; missing tiles are blank."""
     images = np.asarray(images, np.float32)
     images = images[..., None] if images.ndim == 3 else images
@@ -20,8 +22,10 @@ def image_grid(images, columns):
     return tiles.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
 
 
-def grid(path, images, columns, title=None, scale=None):
-    """Write images with values in [0, 1] as a grid; `scale` screen pixels an image pixel."""
+def grid(
+    path: Path | str, images: np.ndarray, columns: int, title: str | None = None, scale: int | None = None
+) -> None:
+    """Write images [N, h, w] or [N, h, w, c] with values in [0, 1] as a grid; `scale` screen pixels an image pixel."""
     tiled = np.clip(image_grid(images, columns), 0, 1)
     scale = scale or max(1, round(720 / tiled.shape[1]))
     figure = Figure(
@@ -41,7 +45,9 @@ def grid(path, images, columns, title=None, scale=None):
     figure.savefig(path)
 
 
-def latent_scatter(path, means, labels, title=None):
+def latent_scatter(
+    path: Path | str, means: np.ndarray, labels: np.ndarray | None, title: str | None = None
+) -> None:
     """Scatter of posterior means [N, M], coloured by label: the two latent units of largest variance."""
     means = np.asarray(means)
     first, second = np.argsort(-means.var(0))[:2] if means.shape[1] > 1 else (0, 0)
@@ -56,7 +62,7 @@ def latent_scatter(path, means, labels, title=None):
     figure.savefig(path, dpi=120)
 
 
-def unit_square(size):
+def unit_square(size: int) -> np.ndarray:
     """Points of a linear grid of the unit square through the inverse Gaussian CDF, [size * size, 2], top row first.
 
     $z = \\Phi^{-1}(u)$ at cell centres (Kingma & Welling 2014, figure 4).
@@ -65,8 +71,8 @@ def unit_square(size):
     return np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
 
 
-def curves(path, series, ylabel, xlabel="step"):
-    """Curves {name: (x, y)} in one plot; the y axis leaves out the first wild values."""
+def curves(path: Path | str, series: Mapping[str, tuple], ylabel: str, xlabel: str = "step") -> None:
+    """Curves {name: (x, y)} in one plot; the y axis is that of all but the first tenth, where values are wild."""
     figure = Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     tails = []

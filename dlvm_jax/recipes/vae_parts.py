@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from dlvm_jax import nets
 from dlvm_jax.data import Spec
 from dlvm_jax.functional.diffusion import dpm, schedules, solvers
 from dlvm_jax.models import (
@@ -110,13 +109,13 @@ def _vamp(train):
 
 def _flow(recipe, place, layers=6):
     """RealNVP: affine couplings of the two halves, and a linear map after each."""
-    latent, size, scalar = recipe.latent_dim, recipe.latent_dim // 2, scalars.affine()
+    latent = recipe.latent_dim
     if latent < 2:
         raise ValueError(f"prior='flow' couples latent units and needs two, got latent_dim={latent}")
-    net = nets.MLP((128, 128), (latent - size, scalar.width), activation=nn.gelu, head_init=nets.SMALL)
-    coupled = flows.coupling(density.from_linen(net, (1, size)), scalar, size)
-    layer = flows.chain(coupled, flows.lu_linear(latent))
-    return flows.transformed(density.standard_normal(latent), flows.repeated(layer, layers, unroll=layers))
+    layer = flows.mlp_coupling(latent, scalars.affine(), (128, 128), activation=nn.gelu)
+    return flows.transformed(
+        density.standard_normal(latent), flows.stack(layer, latent, layers, unroll=layers)
+    )
 
 
 def latent_sampler(noise: Any, denoise: Callable) -> tuple[solvers.Solver, Any]:
@@ -192,9 +191,10 @@ def _iaf(recipe, encoder):
 
 def _flow_posterior(name):
     def build(recipe, encoder):
-        flow = flow_densities.FLOWS[name](recipe.latent_dim)
-        outputs = flow_densities.outputs_needed(flow, recipe.flow_steps)
-        return flow_densities.flow_posterior(encoder((outputs,)), flow, recipe.flow_steps)
+        latent = recipe.latent_dim
+        flow = flow_densities.FLOWS[name](latent, recipe.flow_steps)
+        outputs = flow_densities.outputs_needed(flow, latent)
+        return flow_densities.flow_posterior(encoder((outputs,)), flow, latent)
 
     return Posterior(build, f"{name} flow", uses=("flow_steps",))
 

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
+from dlvm_jax.digest import digest
 from dlvm_jax.train import parallel, trees
 
 __all__ = ["CheckpointError", "Checkpoints"]
@@ -44,16 +44,6 @@ def _raw(tree):
 
 def _is_key(x):
     return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-
-
-def digest(tree: Any) -> str:
-    """SHA-256 over the names, types, shapes and bytes of all leaves."""
-    total = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.asarray(leaf)
-        total.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        total.update(np.ascontiguousarray(array).tobytes())
-    return total.hexdigest()
 
 
 def seal(note: Mapping[str, Any]) -> str:

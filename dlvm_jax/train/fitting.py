@@ -17,10 +17,11 @@ import numpy as np
 
 from dlvm_jax import recipes
 from dlvm_jax.data import Data, Spec
+from dlvm_jax.digest import digest
 from dlvm_jax.models import objectives
 from dlvm_jax.recipes.base import Model, Recipe, examples_of
 from dlvm_jax.train import engine, loop, parallel, validation
-from dlvm_jax.train.checkpoint import Checkpoints, digest
+from dlvm_jax.train.checkpoint import Checkpoints
 from dlvm_jax.train.config import TrainConfig
 from dlvm_jax.train.cost import training_cost
 from dlvm_jax.train.fitted import Fitted

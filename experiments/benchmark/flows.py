@@ -23,7 +23,7 @@ import tyro
 
 from dlvm_jax.models import density, flows, scalars
 from dlvm_jax.nets.masked import MADE
-from dlvm_jax.nets.mlp import MLP, SMALL
+from dlvm_jax.nets.mlp import MLP
 from experiments.benchmark import timing
 
 DIM, HIDDEN, BINS, BOUND, COUPLINGS, PASSES = 10, (64, 64), 8, 5.0, 8, 5
@@ -44,10 +44,8 @@ def our_density(flow: str, hidden: tuple[int, ...] = HIDDEN) -> density.Density:
         made = density.from_linen(MADE(hidden, DIM, scalar.width), (1, DIM))
         layer, depth, unroll = flows.masked_autoregressive(made, scalar), PASSES, 1
     else:
-        half = DIM // 2
-        net = density.from_linen(MLP(hidden, (DIM - half, scalar.width), head_init=SMALL), (1, half))
-        layer, depth, unroll = flows.coupling(net, scalar, half), COUPLINGS, COUPLINGS
-    layers = flows.repeated(flows.chain(layer, flows.reverse(DIM)), depth, unroll)
+        layer, depth, unroll = flows.mlp_coupling(DIM, scalar, hidden), COUPLINGS, COUPLINGS
+    layers = flows.stack(layer, DIM, depth, mixing="reverse", unroll=unroll)
     return flows.transformed(density.standard_normal(DIM), layers)
 
 

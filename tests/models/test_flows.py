@@ -57,6 +57,7 @@ FLOWS = {
     "actnorm": lambda c: flows.actnorm(DIM),
     "lu": lambda c: flows.lu_linear(DIM),
     "reverse": lambda c: flows.reverse(DIM),
+    "alternating": lambda c: flows.repeated(coupling(scalars.affine(), c), 3, alternate=True),
     "repeated spline couplings": lambda c: flows.repeated(
         flows.chain(
             flows.actnorm(DIM), flows.lu_linear(DIM), coupling(scalars.rational_quadratic(4, 3.0), c)
@@ -211,6 +212,63 @@ def test_depth_does_not_cost_compilation():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)  # 16 layers of rounding
     with pytest.raises(ValueError, match="at least one layer, got depth=0, unroll=1"):
         flows.repeated(flows.reverse(3), 0)
+
+
+def test_a_stack_is_its_layers_repeated():
+    """A layer, the mixing of the last axis, actnorm where it is asked for: the same parameters and the same function."""
+    layer, z = coupling(scalars.affine()), jax.random.normal(jax.random.key(1), (5, DIM))
+    by_hand = {
+        ("lu", False): flows.chain(layer, flows.lu_linear(DIM)),
+        ("reverse", False): flows.chain(layer, flows.reverse(DIM)),
+        ("lu", True): flows.chain(layer, flows.lu_linear(DIM), flows.actnorm(DIM)),
+    }
+    for (mixing, normalise), one in by_hand.items():
+        stack = flows.stack(layer, DIM, 2, mixing=mixing, normalise=normalise, unroll=2)
+        expected = flows.repeated(one, 2)
+        params = expected.init(jax.random.key(0))
+        jax.tree.map(np.testing.assert_array_equal, stack.init(jax.random.key(0)), params)
+        params = moved(lambda key, params=params: params)
+        for value, wanted in zip(stack.forward(params, z), expected.forward(params, z), strict=True):
+            np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5)
+        assert (stack.adapt is not None) == normalise
+    with pytest.raises(ValueError, match=r"unknown mixing 'revers'; .* did you mean 'reverse'"):
+        flows.stack(layer, DIM, 2, mixing="revers")
+
+
+def test_alternating_layers_are_set_by_data_as_others_are():
+    """Each layer's `adapt` sees the data in the order in which the layer takes them."""
+    flow = flows.repeated(flows.actnorm(DIM), 2, alternate=True)
+    x = 5 + jnp.array([1.0, 20.0, 0.1]) * jax.random.normal(jax.random.key(0), (500, DIM))
+    params = flow.adapt(flow.init(jax.random.key(0)), x)
+    np.testing.assert_allclose(params["shift"][1], -x.mean(0)[::-1] / x.std(0)[::-1], rtol=1e-4)
+    z, _ = flow.inverse(params, x)
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(z.std(0), 1, atol=1e-4)
+
+
+def test_an_affine_bijection_takes_the_mean_to_the_mean():
+    """`affine` is claimed by a chain of affine maps alone, and then forward is affine: checked on three points of a line."""
+    maps = flows.chain(flows.actnorm(DIM), flows.lu_linear(DIM), flows.reverse(DIM))
+    flow = flows.repeated(maps, 2)
+    assert flow.affine and flows.inverted(flows.lu_linear(DIM)).affine
+    assert not flows.chain(maps, coupling(scalars.affine())).affine
+    params = moved(flow.init)
+    a, b = jax.random.normal(jax.random.key(1), (2, DIM))
+    middle = flow.forward(params, (a + b) / 2)[0]
+    ends = (flow.forward(params, a)[0] + flow.forward(params, b)[0]) / 2
+    np.testing.assert_allclose(middle, ends, rtol=1e-4, atol=1e-4)
+
+
+def test_a_coupling_by_a_perceptron_moves_the_second_half():
+    layer = flows.mlp_coupling(5, scalars.affine(), (8,))
+    params = moved(layer.init)
+    z = jax.random.normal(jax.random.key(1), (4, 5))
+    x, _ = layer.forward(params, z)
+    np.testing.assert_array_equal(x[:, :2], z[:, :2])
+    assert (jnp.abs(x[:, 2:] - z[:, 2:]) > 1e-3).all()
+    np.testing.assert_allclose(layer.inverse(params, x)[0], z, atol=1e-5)
+    with pytest.raises(ValueError, match="at least two coordinates, one to keep and one to move, got dim=1"):
+        flows.mlp_coupling(1, scalars.affine(), (8,))
 
 
 def test_a_flow_is_prior_posterior_and_decoder_of_a_vae():

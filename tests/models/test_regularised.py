@@ -209,7 +209,7 @@ def test_gradients_of_networks_are_finite(make):
 
 
 def test_impossible_objectives_are_refused():
-    prior, posterior, decoder, _ = PARTS
+    prior, posterior, decoder = PARTS
     full = exact_posterior(None)
     for make in (
         lambda q, p: regularised.free_bits(p, q, decoder, nats=0.1),

@@ -206,8 +206,8 @@ def test_impossible_settings_are_refused():
         dreg(*parts, samples=0)
     with pytest.raises(ValueError, match="positive standard deviation"):
         density.fixed_normal(0.0)
-    with pytest.raises(ValueError, match="no terms"):
-        objectives.negative_elbo(parts[0], beta=2.0)
+    with pytest.raises(ValueError, match="no terms; use negative_log_likelihood"):
+        objectives.negative_elbo(parts[0])
 
 
 FAMILIES = {
@@ -278,6 +278,21 @@ def test_objectives_of_one_sample_agree():
     assert float(metrics["bound"]) == pytest.approx(
         float(metrics["reconstruction"] - metrics["kl"]), rel=1e-6
     )
+
+
+def test_negative_log_likelihood_is_of_any_density():
+    """Minus the mean log-density of one without terms; of a VAE minus its ELBO, with the terms among the metrics."""
+    prior, x = density.standard_normal(4), jax.random.normal(jax.random.key(1), (20, 4))
+    loss, metrics = objectives.negative_log_likelihood(prior)({}, None, x)
+    assert float(loss) == pytest.approx(float((0.5 * x**2).sum(1).mean() + 2 * np.log(2 * np.pi)), rel=1e-6)
+    assert metrics == {"bound": -loss}
+    model = vae(*small_parts())
+    params = model.init(jax.random.key(0))
+    both = [
+        make(model)(params, jax.random.key(2), (x > 0).astype(float))
+        for make in (objectives.negative_log_likelihood, objectives.negative_elbo)
+    ]
+    assert both[0] == both[1] and {"bound", "reconstruction", "kl"} == set(both[0][1])
 
 
 @pytest.mark.parametrize("samples", [1, 8])
