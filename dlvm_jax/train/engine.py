@@ -162,7 +162,9 @@ def build(
 
     def gather(tree, indices):
         def one(x):
-            rows = lambda place: x[indices[place[: indices.ndim]]]  # never all of x: it may be larger than memory
+            rows = lambda place: x[
+                indices[place[: indices.ndim]]
+            ]  # never all of x: it may be larger than memory
             return jax.make_array_from_callback((*indices.shape, *x.shape[1:]), streamed, rows)
 
         return jax.tree.map(one, tree)
