@@ -97,7 +97,7 @@ def test_hashes_are_stable_and_tell_protocols_and_data_apart(digits):
     assert len(digits.protocol.hash) == 12
 
 
-RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "papers"
+RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "records"
 
 
 def recorded():
@@ -117,6 +117,7 @@ def test_recorded_results_have_the_hashes_of_today():
         for name, *rest in recorded()
         if name in data.names() and os.path.isdir(os.path.join(os.environ.get("DLVM_DATA", ""), name))
     ]
+    assert {"mnist", "fashion_mnist", "freyfaces"} <= {name for name, *_ in recorded()}
     for name, chosen, expected in there:
         assert data.load(name, chosen).protocol.hash == expected, (name, chosen)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import data
-from experiments.flow import __main__ as flow_density
+from experiments.flow import report as flow_report
 
 ROWS = np.random.RandomState(0).randn(50, 3) * [1, 10, 0.1] + [5, 0, -2]
 
@@ -84,7 +84,7 @@ def test_the_embedded_table_has_the_hash_of_today():
 def test_the_gaussian_to_beat_is_the_one_of_greatest_likelihood():
     """Its mean log-density of its own training rows is minus its entropy."""
     rows = data.load("breast_cancer").train
-    mean, _ = flow_density.gaussian_log_prob(rows, rows)
+    mean, _ = flow_report.gaussian_log_prob(rows, rows)
     _, log_det = np.linalg.slogdet(np.cov(rows.T, bias=True))
     entropy = 0.5 * (rows.shape[1] * np.log(2 * np.pi * np.e) + log_det)
     assert mean == pytest.approx(-entropy, abs=0.01)
