@@ -241,7 +241,7 @@ def dlvm_jax_worker(side, calls):
     """Ours: a density's `sample`, and the engine, as the experiments use them."""
     model, key = our_model(side), jax.random.key(1)
     trainer = engine.build(diffusion.denoising(model), model.init, optax.adam(1e-3))
-    state, data = trainer.init(0), trainer.put(dataset(side)[..., None])
+    state, data = trainer.init(), trainer.put(dataset(side)[..., None])
 
     def sampling(count):
         sampler = jax.jit(our_sampler(model, "DPM-Solver++ 2M", EVALUATIONS, count))

@@ -58,7 +58,7 @@ def dlvm_jax_worker(epochs):
     x = images()
     start = time.perf_counter()
     trainer = engine.build(objective, model.init, optax.adam(1e-3))
-    state, data = trainer.init(0), trainer.put(x)
+    state, data = trainer.init(), trainer.put(x)
     state, _ = jax.block_until_ready(trainer.chunk(state, data, order.minibatches(EXAMPLES, BATCH, 0, 0, 1)))
     first_step = time.perf_counter() - start
 
