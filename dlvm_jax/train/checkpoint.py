@@ -3,7 +3,7 @@
 A checkpoint is a folder `<step>` written by Orbax (asynchronously, renamed into place when complete) and a note
 `<step>.json`.  The note has the run's configuration, a validation score, type and shape of every array, a digest of the arrays
 and one of the note itself.  So a truncated or bit-flipped checkpoint is noticed and the one before it is used, and one of another
-model is told from a damaged one.
+model is not taken for a damaged one.
 """
 
 import hashlib
@@ -191,7 +191,7 @@ class Checkpoints:
         if different:
             raise CheckpointError(
                 f"{where} is of another model or training ({different}); use the settings that it was written with "
-                "(widths, type of numbers, optimiser, moving average, seeds), or another folder"
+                "(widths, dtype, optimiser, moving average, seeds), or another folder"
             )
 
     def _unraw(self, restored, template):

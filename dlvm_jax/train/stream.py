@@ -58,7 +58,7 @@ def feed(engine: Engine, config: TrainConfig, data: Any, start: int) -> Iterator
     """Training from step `start` to the end, in pieces, each a function (state) -> (state, metrics of its steps).
 
     data: arrays of the host, examples on the leading axis.  They are put on the devices, or read from there where they are as
-    `config.on_device` says.  The numbers are the same, bit for bit.
+    `config.on_device` says.  The results are the same, bit for bit.
     """
     leaves = jax.tree.leaves(data)
 

@@ -284,6 +284,11 @@ def test_impossible_configurations_are_refused(name):
         TrainConfig(**{name: 0}).check()
 
 
+def test_where_the_data_live_is_true_false_or_none():
+    with pytest.raises(ValueError, match="on_device must be True, False or None, got 'no'"):
+        TrainConfig(on_device="no").check()
+
+
 def test_what_does_not_belong_together_is_refused(tmp_path):
     with pytest.raises(ValueError, match="patience of 2 evaluations needs validation"):
         fit(tmp_path, patience=2)
