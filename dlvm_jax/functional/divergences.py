@@ -29,8 +29,8 @@ __all__ = [
 class MonteCarlo(NamedTuple):
     """An estimate and its standard error, both [*batch]."""
 
-    value: Array
-    standard_error: Array
+    value: Numeric
+    standard_error: Numeric
 
 
 def kl_normal(

@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.scipy.special import ndtri
 
 from dlvm_jax.functional.diffusion.process import Process
-from dlvm_jax.functional.types import Array, Key
+from dlvm_jax.functional.types import Array, Key, Numeric
 
 __all__ = ["Times", "importance_times", "log_normal_times", "stratified_uniform", "uniform_times"]
 
@@ -21,7 +21,7 @@ class Times(NamedTuple):
     """Times and the weights that make a weighted mean over them the plain mean over all times, both [*batch]."""
 
     t: Array
-    weight: Array
+    weight: Numeric
 
 
 def stratified_uniform(key: Key, count: int) -> Array:
