@@ -8,19 +8,17 @@ __all__ = ["attribute"]
 
 
 def attribute(
-    package: str, name: str, modules: Collection[str], members: Mapping[str, str] | None = None
+    package: str, name: str, names: Collection[str], module_of: Mapping[str, str] | None = None
 ) -> Any:
-    """What a package's `__getattr__(name)` returns.
+    """What a package's `__getattr__(name)` returns: a sub-module, or what it takes from one.
 
-    modules: names of its sub-modules
-    members: names that it takes from a sub-module, each with the name of that one
+    names: all that the package has
+    module_of: the sub-module of each name that is none itself
 
     Raises AttributeError for another name.
     """
-    members = members or {}
-    if name in members:
-        return getattr(importlib.import_module(f"{package}.{members[name]}"), name)
-    if name in modules:
-        return importlib.import_module(f"{package}.{name}")
-    names = ", ".join(sorted([*modules, *members]))
-    raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {names}")
+    if name not in names:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(names)}")
+    if module_of and name in module_of:
+        return getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
+    return importlib.import_module(f"{package}.{name}")

@@ -51,7 +51,7 @@ def test_network(name):
     x, log_snr = jax.random.normal(jax.random.key(0), (2, 3, *event)), jnp.linspace(-5, 12, 6).reshape(2, 3)
     first = None if context is None else context[0, :1]
     start, params = perturbed(module, x[0, :1], log_snr[0, :1], first)
-    told = None if context is None else context[1, 2:]
+    label = None if context is None else context[1, 2:]
 
     @quick
     def outcomes(params):
@@ -62,7 +62,7 @@ def test_network(name):
             return jnp.square(out).sum(), out
 
         gradient, out = jax.grad(loss, has_aux=True)(params)
-        return out, module.apply(params, x[1, 2:], log_snr[1, 2:], told)[0], gradient
+        return out, module.apply(params, x[1, 2:], log_snr[1, 2:], label)[0], gradient
 
     assert not outcomes(start)[0].any(), "the last layer starts at zero"
     out, alone, gradient = outcomes(params)
@@ -116,8 +116,8 @@ def test_embedding_of_log_snr():
 
 def test_blocks_begin_as_the_identity():
     """Residual block and attention add to their input something that starts at zero; the U-Net has both."""
-    x, told = jnp.arange(32.0).reshape(1, 2, 4, 4), jnp.ones((1, 8))
-    for block, inputs in ((denoisers.ResBlock(4), (x, told)), (denoisers.SpatialAttention(), (x,))):
+    x, embedding = jnp.arange(32.0).reshape(1, 2, 4, 4), jnp.ones((1, 8))
+    for block, inputs in ((denoisers.ResBlock(4), (x, embedding)), (denoisers.SpatialAttention(), (x,))):
         out, _ = quick(block.init_with_output)(jax.random.key(0), *inputs)
         np.testing.assert_array_equal(out, x)
     module = denoisers.UNet(4, (1,), 1)

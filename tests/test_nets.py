@@ -80,8 +80,8 @@ def test_upsampling_is_the_transposed_convolution():
     x, up = jax.random.normal(jax.random.key(0), (2, 3, 4, 6)), GatedConv(5, up=True)
     params = up.init(jax.random.key(1), x)
     kernel = params["params"]["Conv_0"]["kernel"]
-    numbers = ("NHWC", "HWIO", "NHWC")
-    out = jax.lax.conv_general_dilated(x, kernel, (1, 1), ((2, 3),) * 2, (2, 2), dimension_numbers=numbers)
+    layout = ("NHWC", "HWIO", "NHWC")
+    out = jax.lax.conv_general_dilated(x, kernel, (1, 1), ((2, 3),) * 2, (2, 2), dimension_numbers=layout)
     assert out.shape == (2, 6, 8, 10)
     expected = out[..., :5] * jax.nn.sigmoid(out[..., 5:])
     np.testing.assert_allclose(up.apply(params, x), expected, atol=1e-5)

@@ -3,28 +3,41 @@
 Sub-modules load on first use: matplotlib with `pictures`, scikit-learn with `disentanglement`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlvm_jax.lazy import attribute
 
-_MODULES = (
+if TYPE_CHECKING:
+    from dlvm_jax.evaluate.likelihood import (
+        Record,
+        active_units,
+        evaluate,
+        evaluation_key,
+        log_likelihood,
+        paired,
+    )
+
+_FUNCTIONS = ("Record", "active_units", "evaluate", "evaluation_key", "log_likelihood", "paired")
+__all__ = [
+    "Record",
+    "active_units",
     "annealed",
     "baseline_code_lengths",
     "diagnostics",
     "disentanglement",
+    "evaluate",
+    "evaluation_key",
     "importance",
     "likelihood",
+    "log_likelihood",
+    "paired",
     "pictures",
     "resume",
-)
-_MEMBERS = dict.fromkeys(
-    ("Record", "active_units", "evaluate", "evaluation_key", "log_likelihood", "paired"), "likelihood"
-)
-__all__ = sorted([*_MODULES, *_MEMBERS])
+]
 
 
 def __getattr__(name: str) -> Any:
-    return attribute(__name__, name, _MODULES, _MEMBERS)
+    return attribute(__name__, name, __all__, {function: "likelihood" for function in _FUNCTIONS})
 
 
 def __dir__() -> list[str]:

@@ -341,6 +341,8 @@ def log_likelihood(
 
 def posterior_means(posterior: Density, params: Any, x: Any, batch_size: int = 1000) -> np.ndarray:
     """Means E_q[z | x] of a posterior density, [N, M]; x as it sees it, (x, context) for a conditional VAE."""
+    if posterior.mean is None:
+        raise ValueError("the mean of this posterior is not known in closed form")
     mean = jax.jit(posterior.mean)
     blocks = [
         as_precise_as(params, jax.tree.map(lambda a, i=i: a[i : i + batch_size], x))

@@ -1,17 +1,18 @@
-"""Autoencoders: an encoder and a decoder that are each other's inverse on the data, and what their codes are good for.
+"""Autoencoders: an encoder and a decoder that are each other's inverse on the data, and uses of their codes.
 
 An objective is `(params, key, batch) -> (loss, metrics)`, as everywhere; means over the batch are taken there and nowhere else.
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional import autoencoding, densities
 from dlvm_jax.models.density import Net
+from dlvm_jax.models.objectives import Objective
 
 __all__ = [
     "Autoencoder",
@@ -30,8 +31,10 @@ __all__ = [
 class Autoencoder(NamedTuple):
     """An autoencoder as pure functions.
 
-    init: (key) -> {"encoder": ..., "decoder": ...};  encode: (params, x [*batch, *event]) -> z [*batch, k];
-    decode: (params, z) -> [*batch, *event];  event_ndim: number of event axes of x.
+    init:   (key) -> {"encoder": ..., "decoder": ...}
+    encode: (params, x [*batch, *event]) -> z [*batch, k]
+    decode: (params, z) -> [*batch, *event]
+    event_ndim: number of event axes of x
     """
 
     init: Callable
@@ -40,7 +43,7 @@ class Autoencoder(NamedTuple):
     event_ndim: int
 
 
-def autoencoder(encoder, decoder, event_ndim=1):
+def autoencoder(encoder: Net, decoder: Net, event_ndim: int = 1) -> Autoencoder:
     """The autoencoder of two `Net`s, x -> z and z -> x (Goodfellow, Bengio, Courville 2016, chapter 14)."""
 
     def init(key):
@@ -55,7 +58,7 @@ def autoencoder(encoder, decoder, event_ndim=1):
     )
 
 
-def dictionary(latent_dim, event_shape):
+def dictionary(latent_dim: int, event_shape: Sequence[int]) -> Net:
     """A decoder that is a sum of atoms of norm one, D(z) = sum_j z_j w_j / |w_j| + b, as a `Net` (Olshausen & Field 1997).
 
     For sparse autoencoders: under a decoder of free scale the l1 penalty only makes codes small and the decoder large.
@@ -73,12 +76,20 @@ def dictionary(latent_dim, event_shape):
     return Net(init, apply)
 
 
-def reconstruction(model, corrupt=None, penalty=None, weight=1.0):
+def reconstruction(
+    model: Autoencoder,
+    corrupt: Callable | None = None,
+    penalty: Callable | None = None,
+    weight: float = 1.0,
+) -> Objective:
     """Mean over the batch of |D(E(x~)) - x|^2 + weight * penalty: every autoencoder's objective.
 
-    corrupt: `(key, x) -> x~`, which makes it denoising (Vincent et al. 2008); the target stays the clean x.
+    corrupt: `(key, x) -> x~`, which makes it denoising (Vincent et al. 2008); the target stays the clean x
     penalty: `(encode, x~) -> [*batch]`, which makes it sparse or contractive (Rifai et al. 2011); inside the mean over
-    examples, as the squared error is.  Metrics: "squared_error", and "penalty" where there is one.
+        examples, as the squared error is
+    weight: of the penalty
+
+    Metrics: "squared_error", and "penalty" where there is one.
     """
 
     def objective(params, key, x, step=None):
@@ -93,12 +104,12 @@ def reconstruction(model, corrupt=None, penalty=None, weight=1.0):
     return objective
 
 
-def outlier_score(model, params, x):
-    """How badly x is reconstructed, |D(E(x)) - x|^2: [*batch, *event] -> [*batch], larger for what is unlike the data."""
+def outlier_score(model: Autoencoder, params: Any, x: jax.Array) -> jax.Array:
+    """How badly x is reconstructed, |D(E(x)) - x|^2: [*batch, *event] -> [*batch], larger for examples unlike the data."""
     return autoencoding.squared_error(x, model.decode(params, model.encode(params, x)), model.event_ndim)
 
 
-def interpolate(model, params, x0, x1, n):
+def interpolate(model: Autoencoder, params: Any, x0: jax.Array, x1: jax.Array, n: int) -> jax.Array:
     """Decoded points of the straight line between two codes, ends included: [*batch, *event] -> [n, *batch, *event].
 
     Raises ValueError for fewer than two points.
@@ -111,13 +122,17 @@ def interpolate(model, params, x0, x1, n):
 
 
 class Classifier(NamedTuple):
-    """A classifier on features: init: (key) -> {"encoder": ..., "head": ...};  logits: (params, x) -> [*batch, classes]."""
+    """A classifier on features.
+
+    init:   (key) -> {"encoder": ..., "head": ...}
+    logits: (params, x) -> [*batch, classes]
+    """
 
     init: Callable
     logits: Callable
 
 
-def classifier(model, head):
+def classifier(model: Autoencoder, head: Net) -> Classifier:
     """A classifier on an autoencoder's features: its encoder, its decoder thrown away, and a `Net` from codes to logits.
 
     For the features of a trained autoencoder its parameters replace those of `init`:
@@ -134,7 +149,7 @@ def classifier(model, head):
     return Classifier(init, logits)
 
 
-def classification(model, fine_tune):
+def classification(model: Classifier, fine_tune: bool) -> Objective:
     """Mean cross-entropy of a batch (x, labels), labels integer-valued [*batch]; metric "accuracy".
 
     With `fine_tune` the ENCODER learns too (some lectures say the decoder, which is no part of a classifier); without, only
@@ -152,6 +167,6 @@ def classification(model, fine_tune):
     return objective
 
 
-def accuracy(logits, labels):
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """Fraction of examples whose largest logit is their label: [*batch, classes], [*batch] -> a scalar."""
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, hyperbolic, spherical
-from dlvm_jax.models.density import Density, batch_of, check_dim, check_event
+from dlvm_jax.models.density import Density, Net, batch_of, check_dim, check_event
 
 __all__ = ["standard_wrapped_normal", "uniform_sphere", "von_mises_fisher", "wrapped_normal"]
 
@@ -20,7 +20,7 @@ def _check_curvature(curvature):
         raise ValueError(f"hyperbolic space of curvature -c needs a positive finite c, got {curvature}")
 
 
-def uniform_sphere(dim):
+def uniform_sphere(dim: int) -> Density:
     """The uniform density on the unit sphere of R^dim; raises ValueError for dim below 2."""
     spherical.check_dim(dim)
 
@@ -36,11 +36,12 @@ def uniform_sphere(dim):
     return Density(lambda key: {}, sample, log_prob, "exact", mean, space=_sphere(dim))
 
 
-def von_mises_fisher(net, dim):
+def von_mises_fisher(net: Net, dim: int) -> Density:
     """The conditional von Mises-Fisher density on the unit sphere of R^dim (Davidson et al. 2018).
 
-    net: context -> [*batch, dim + 1]: a direction, and a number whose softplus plus 1 is the concentration; the 1 keeps a
-    posterior from the uniform law, where its direction would have no gradient.
+    net: context -> [*batch, dim + 1], a direction, and a number whose softplus plus 1 is the concentration
+
+    The 1 keeps a posterior from the uniform law, where its direction would have no gradient.
     """
     spherical.check_dim(dim)
 
@@ -69,8 +70,8 @@ def von_mises_fisher(net, dim):
 def _wrapped(init, law, dim, curvature):
     """The wrapped normal with (mean, log_std) = law(params, context); a draw is scored by its tangent vector, which is exact.
 
-    A draw too far out for its number type is drawn back (see `hyperbolic`) and no longer has that density: its density is
-    called infinite, so that it has no importance weight and estimates can only be too small.
+    A draw too far out for its number type is moved back (see `hyperbolic`) and no longer has that density.  Its density is
+    given as infinite, so that it has no importance weight and estimates can only be too small.
     """
     check_dim(dim)
     _check_curvature(curvature)
@@ -98,7 +99,7 @@ def _wrapped(init, law, dim, curvature):
     )
 
 
-def standard_wrapped_normal(dim, curvature):
+def standard_wrapped_normal(dim: int, curvature: float) -> Density:
     """The wrapped normal around the origin with unit deviations, on the Poincare ball of curvature -c in R^dim.
 
     Densities of this file's wrapped normals are with respect to the Riemannian volume.
@@ -122,10 +123,10 @@ def standard_wrapped_normal(dim, curvature):
     return _wrapped(lambda key: {}, law, dim, curvature)
 
 
-def wrapped_normal(net, dim, curvature):
+def wrapped_normal(net: Net, dim: int, curvature: float) -> Density:
     """The conditional wrapped normal density on the Poincare ball of curvature -c (Nagano et al. 2019, Mathieu et al. 2019).
 
-    net: context -> [*batch, dim, 2]: the centre as a tangent vector at the origin, and log-standard deviations.
+    net: context -> [*batch, dim, 2], the centre as a tangent vector at the origin, and log-standard deviations.
     """
 
     def law(params, context):

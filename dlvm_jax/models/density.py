@@ -6,12 +6,13 @@
 - "weight": the logarithm of an unbiased estimate, E[exp log_prob] = p(x).  Importance-weighted bounds are legal.
 - "bound":  only E[log_prob] <= log p(x).  Importance weighting would not give a bound, and is refused.
 
-A prior or a decoder may be of any kind; a posterior must be exact, since its log-density enters with a minus sign.
+A prior or a decoder may be of any kind.  A posterior must be exact, since its log-density enters with a minus sign.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -50,14 +51,14 @@ class Density(NamedTuple):
     sample:   (params, key, context=None, shape=()) -> (x [*shape, *batch, *event], its log-density or None)
     log_prob: (params, key, x, context=None) -> [*batch]
     kind:     "exact", "weight" or "bound" (see the module)
+    reparameterised: whether samples carry the gradient of their parameters; a posterior's must
+    space:    where x lives, and on whose volume its density is: `FLAT`, `DISCRETE`, or a curved space by name
 
     and, where it has them:
     mean:     (params, context=None) -> E[x | context]
     normal:   (params, context=None) -> (mean, log_std), for a diagonal Gaussian: allows an analytic KL
     terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob
-    reparameterised: whether samples carry the gradient of their parameters; a posterior's must
-    space:    where x lives, and on whose volume its density is: `FLAT`, `DISCRETE`, or a curved space by name
-    share:    (params, posterior_params) -> params: as a VAE's prior it uses the posterior's parameters too (a VampPrior)
+    share:    (params, posterior_params) -> params, of a VAE's prior that uses the posterior's parameters too (a VampPrior)
     """
 
     init: Callable
@@ -72,7 +73,7 @@ class Density(NamedTuple):
     share: Callable | None = None
 
 
-def require_kind(density, kinds, use):
+def require_kind(density: Density, kinds: Collection[str], use: str) -> None:
     """Raise ValueError unless the density is of one of `kinds`; `use` names what it was to be used as."""
     if density.kind not in KINDS:
         raise ValueError(f"a density's kind is one of {', '.join(KINDS)}, got {density.kind!r}")
@@ -87,12 +88,12 @@ def require_kind(density, kinds, use):
         )
 
 
-def join(x, context):
+def join(x: Any, context: Any) -> Any:
     """What a part is conditioned on: the variable alone, or with the context."""
     return x if context is None else (x, context)
 
 
-def batch_of(context):
+def batch_of(context: Any) -> tuple[int, ...]:
     """The batch shape a context gives to samples: its leading axis, or () without a context."""
     return () if context is None else jax.tree.leaves(context)[0].shape[:1]
 
@@ -104,8 +105,11 @@ class Net(NamedTuple):
     apply: Callable
 
 
-def from_linen(module, *input_shapes):
-    """A Flax Linen module as a `Net`; `input_shapes` are example shapes, a tuple of shapes for a tuple input."""
+def from_linen(module: nn.Module, *input_shapes: tuple) -> Net:
+    """A Flax Linen module as a `Net`.
+
+    input_shapes: a shape of each input with its batch, such as (1, 784); a tuple of shapes for an input that is a tuple
+    """
 
     def example(shape):
         if shape and isinstance(shape[0], tuple):
@@ -116,11 +120,13 @@ def from_linen(module, *input_shapes):
 
 
 class OutputDistribution(NamedTuple):
-    """A distribution given the numbers a network puts out: `width` numbers for each of the D elements of a flattened event.
+    """A distribution by raw parameters from a network: `width` of them for each of the D elements of a flattened event.
 
-    log_prob(x [*batch, D], outputs [*batch, D, width]) -> [*batch]; sample(key, outputs, shape) -> [*shape, *batch, D];
-    mean(outputs) -> [*batch, D]; normal(outputs) -> (mean, log_std), for a diagonal Gaussian.  `discrete`: samples carry no
-    gradient.
+    log_prob: (x [*batch, D], raw_params [*batch, D, width]) -> [*batch]
+    sample:   (key, raw_params, shape) -> [*shape, *batch, D]
+    mean:     (raw_params) -> [*batch, D]
+    normal:   (raw_params) -> (mean, log_std), for a diagonal Gaussian
+    discrete: whether samples are discrete, and carry no gradient
     """
 
     width: int
@@ -135,7 +141,7 @@ def _two(outputs):
     return outputs[..., 0], outputs[..., 1]
 
 
-def normal():
+def normal() -> OutputDistribution:
     """Diagonal Gaussian, mean and log-standard deviation from the network."""
     return OutputDistribution(
         2,
@@ -146,7 +152,7 @@ def normal():
     )
 
 
-def fixed_normal(std=1.0):
+def fixed_normal(std: float = 1.0) -> OutputDistribution:
     """Gaussian with the mean from the network and one fixed standard deviation; raises ValueError unless it is positive."""
     if not std > 0:
         raise ValueError(f"a Gaussian needs a positive standard deviation, got {std}")
@@ -163,7 +169,7 @@ def fixed_normal(std=1.0):
     )
 
 
-def bernoulli():
+def bernoulli() -> OutputDistribution:
     """Independent bits, logits from the network."""
     return OutputDistribution(
         1,
@@ -174,7 +180,7 @@ def bernoulli():
     )
 
 
-def categorical(levels):
+def categorical(levels: int) -> OutputDistribution:
     """Independent integer levels 0..L-1, logits from the network."""
     return OutputDistribution(
         levels,
@@ -200,26 +206,24 @@ def _discretised(levels, log_prob, sample):
     )
 
 
-def discretised_logistic(levels):
+def discretised_logistic(levels: int) -> OutputDistribution:
     """Integer levels 0..L-1 under a discretised logistic (its `mean` is the bin of the location parameter)."""
     return _discretised(
         levels, densities.discretised_logistic_log_prob, densities.discretised_logistic_sample
     )
 
 
-def discretised_normal(levels):
+def discretised_normal(levels: int) -> OutputDistribution:
     """Integer levels 0..L-1 under a discretised Gaussian (its `mean` is the bin of the location parameter)."""
     return _discretised(levels, densities.discretised_normal_log_prob, densities.discretised_normal_sample)
 
 
-def logistic_mixture(levels, components):
+def logistic_mixture(levels: int, components: int) -> OutputDistribution:
     """Integer levels 0..L-1 under a mixture of K discretised logistics for each element (Salimans et al. 2017)."""
 
     def three(out):
         logits, mean, log_scale = jnp.split(out, 3, axis=-1)
-        start = (
-            jnp.linspace(-1.5, 1.5, components) if components > 1 else 0.0
-        )  # components apart from the start
+        start = jnp.linspace(-1.5, 1.5, components) if components > 1 else 0.0  # components start apart
         return logits, jax.nn.sigmoid(mean + start), log_scale - 2.0
 
     def mean(out):
@@ -238,10 +242,10 @@ def logistic_mixture(levels, components):
     )
 
 
-def with_shared_scale(net):
-    """A network with one more number for each element, last, a trained constant that is the same everywhere.
+def with_shared_scale(net: Net) -> Net:
+    """A network with one more output for each element, the last, a trained constant that is the same everywhere.
 
-    With `normal()` and a network of width 1 it is the Gaussian decoder with one shared, learned standard deviation.
+    With `normal()` and a network of one output an element it is the Gaussian decoder with one shared, learned standard deviation.
     """
 
     def init(key):
@@ -255,10 +259,10 @@ def with_shared_scale(net):
     return Net(init, apply)
 
 
-def conditional(net, distribution, event_shape):
-    """The exact density p(x | context) whose numbers come from a network of the context: an encoder or a decoder.
+def conditional(net: Net, distribution: OutputDistribution, event_shape: Sequence[int]) -> Density:
+    """The exact density p(x | context) with raw parameters from a network of the context: an encoder or a decoder.
 
-    The network maps the context to [*batch, *event_shape, distribution.width]; x is [*batch, *event_shape].
+    net: context -> [*batch, *event_shape, distribution.width];  x is [*batch, *event_shape]
     """
     event_shape = tuple(event_shape)
     ndim = len(event_shape)
@@ -270,13 +274,13 @@ def conditional(net, distribution, event_shape):
         return x.reshape(*x.shape[:-1], *event_shape)
 
     def outputs_at(params, context):
-        numbers, expected = net.apply(params, context), (*event_shape, distribution.width)
-        if numbers.shape[-len(expected) :] != expected:
+        raw_params, expected = net.apply(params, context), (*event_shape, distribution.width)
+        if raw_params.shape[-len(expected) :] != expected:
             raise ValueError(
-                f"the network of events of shape {event_shape} puts out [*batch, {', '.join(map(str, expected))}], one number "
-                f"for each of the distribution's {distribution.width}, got an array of shape {numbers.shape}"
+                f"the network of events of shape {event_shape} puts out [*batch, {', '.join(map(str, expected))}], "
+                f"{distribution.width} raw parameters for each element, got an array of shape {raw_params.shape}"
             )
-        return flatten(numbers, (distribution.width,))
+        return flatten(raw_params, (distribution.width,))
 
     def sample(params, key, context=None, shape=()):
         outputs = outputs_at(params, context)
@@ -304,24 +308,24 @@ def conditional(net, distribution, event_shape):
     return Density(net.init, sample, log_prob, "exact", mean, normal_parameters, **drawn)
 
 
-def check_dim(dim):
+def check_dim(dim: Any) -> None:
     """Raise ValueError unless `dim` is a positive integer."""
     if not isinstance(dim, int) or dim < 1:
         raise ValueError(f"a latent space needs a positive integer dimension, got {dim!r}")
 
 
-def check_event(z, dim):
+def check_event(z: jax.Array, dim: int) -> None:
     """Raise ValueError unless `z` is [*batch, dim]: another width would broadcast into a wrong likelihood."""
     if z.shape[-1:] != (dim,):
         raise ValueError(f"expected vectors of {dim} numbers, got an array of shape {z.shape}")
 
 
-def standard_normal(dim):
+def standard_normal(dim: int) -> Density:
     """The density N(0, I) on R^dim; raises ValueError unless dim is a positive integer."""
     check_dim(dim)
     zeros = jnp.zeros(dim)
 
-    def log_prob(params: Any, key, z, context=None):
+    def log_prob(params, key, z, context=None):
         check_event(z, dim)
         return densities.normal_log_prob(z, zeros, zeros)
 

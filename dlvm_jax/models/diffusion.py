@@ -1,15 +1,16 @@
 """Diffusion models: a network and a noise process as a density, and the objectives that train it.
 
-The network sees c x_t, with c such that its input has variance one at every time, log-SNR and the context; what it
-predicts is a target of `functional.diffusion.targets`; or "edm", the preconditioned residual; or "levels" and "bins", the
-log-odds of the levels, or the bins, of each element.  The data are vectors or images of real numbers, or integer levels
-0..L-1, which the process sees on [-1, 1].
+The network sees c x_t, with c such that its input has variance one at every time, log-SNR and the context.  It predicts a
+target of `functional.diffusion.targets`, or "edm", the preconditioned residual, or "levels" or "bins", the log-odds of the
+levels or bins of each element.  The data are vectors or images of real numbers, or integer levels 0..L-1, which the process
+sees on [-1, 1].
 """
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -27,7 +28,7 @@ from dlvm_jax.functional.diffusion import (
     variational,
 )
 from dlvm_jax.models.density import DISCRETE, FLAT, Density, Net, batch_of
-from dlvm_jax.models.objectives import transformed, unpack
+from dlvm_jax.models.objectives import Objective, transformed, unpack
 
 __all__ = [
     "Denoiser",
@@ -47,19 +48,23 @@ __all__ = [
 
 
 class Schedule(NamedTuple):
-    """A noise process that may be trained: init: (key) -> params;  process: (params) -> Process."""
+    """A noise process that may be trained.
+
+    init:    (key) -> params
+    process: (params) -> Process
+    """
 
     init: Callable
     process: Callable
 
 
-def fixed(noise):
+def fixed(noise: process.Process) -> Schedule:
     """A schedule without parameters."""
     return Schedule(lambda key: {}, lambda params: noise)
 
 
-def learned(low=-5.0, high=13.3, knots=16):
-    """A monotone schedule of log-SNR whose inside `vlb_loss` trains to less variance; its ends are fixed.
+def learned(low: float = -5.0, high: float = 13.3, knots: int = 16) -> Schedule:
+    """A monotone schedule of log-SNR between fixed ends, which `vlb_loss` trains to less variance of the bound.
 
     Source: Kingma, Salimans, Poole, Ho 2021, section 3.2 and appendix I.2.
     """
@@ -69,10 +74,10 @@ def learned(low=-5.0, high=13.3, knots=16):
     )
 
 
-def denoising_net(module, event_shape, context=None):
-    """A Flax module of `nets.denoisers` as a `Net`: apply(params, x, log_snr, context=None, key=None); a key drops out.
+def denoising_net(module: nn.Module, event_shape: Sequence[int], context: Any = None) -> Net:
+    """A Flax module of `nets.denoisers` as a `Net`: apply(params, x, log_snr, context=None, key=None), with dropout by a key.
 
-    context: an example of one, without the batch, if there is any.
+    context: an example of one, without the batch, if there is any
     """
     x = jnp.zeros((1, *event_shape))
     example = None if context is None else jnp.asarray(context)[None]
@@ -88,9 +93,13 @@ def denoising_net(module, event_shape, context=None):
 class Denoiser(NamedTuple):
     """What a diffusion model is made of.
 
-    init:    (key) -> {"net", "schedule"};  process: (params) -> Process
-    predict: (params, x_t, t, context=None, key=None) -> prediction;  denoise: the same -> E[x_0 | x_t]
-    target:  what the network predicts;  event_shape: of x;  data_std: of the data, as the process sees them
+    init:    (key) -> {"net", "schedule"}
+    process: (params) -> Process
+    predict: (params, x_t, t, context=None, key=None) -> prediction
+    denoise: (params, x_t, t, context=None, key=None) -> E[x_0 | x_t]
+    target:  what the network predicts
+    event_shape: of x
+    data_std: of the data, as the process sees them
     """
 
     init: Callable
@@ -102,13 +111,24 @@ class Denoiser(NamedTuple):
     data_std: float = 1.0
 
 
-def denoiser(net, schedule, event_shape, target="edm", data_std=1.0, level_log_prob=None, bins=None):
+def denoiser(
+    net: Net,
+    schedule: Schedule,
+    event_shape: Sequence[int],
+    target: str = "edm",
+    data_std: float = 1.0,
+    level_log_prob: jax.Array | None = None,
+    bins: tuple[float, float] | None = None,
+) -> Denoiser:
     """A `Denoiser` of a network and a schedule.
 
-    target: "edm", "levels", "bins", or one of `targets.TARGETS`;  data_std: of the data as the process sees them.
-    level_log_prob: [L], or [*event, L], for "levels" alone: what a network of zeros believes of each element, whose outputs
-    [*batch, *event, L] are added to it (`quantised.expected_level`).  bins: (low, high), the range of the data, for "bins"
-    alone, whose network gives as many numbers for each element as there are bins (`quantised.expected_in_bins`).
+    target: "edm", "levels", "bins", or one of `targets.TARGETS`
+    data_std: of the data as the process sees them
+    level_log_prob: [L], or [*event, L], for "levels" alone: what a network of zeros believes of each element; the network's
+        outputs [*batch, *event, L] are added to it (`quantised.expected_level`)
+    bins: (low, high), the range of the data, for "bins" alone, whose network has as many outputs for each element as there are
+        bins (`quantised.expected_in_bins`)
+
     Raises ValueError for an unknown target, and where these two do not go with the target.
     """
     names = ("edm", "levels", "bins", *targets.TARGETS)
@@ -176,7 +196,7 @@ def _decoder(noise, x, levels, ndim):
     return lambda z: jnp.broadcast_to(-entropy, batch)
 
 
-def bound_times(noise, uniform):
+def bound_times(noise: process.Process, uniform: jax.Array) -> times.Times:
     r"""Times for the integral of the bound, and their weights: nearly uniform in log-SNR, where its integrand varies least.
 
     A process that starts at t = 0 has a log-SNR that falls evenly, or is trained to, and takes uniform times; in the others it
@@ -213,12 +233,15 @@ def _generate(model, params, key, context, shape, sampler, levels):
     return _from_unit(solvers.sample(solver, grid, start, key_steps), levels)
 
 
-def bound_density(model, sampler, levels=None):
+def bound_density(model: Denoiser, sampler: Callable | None, levels: int | None = None) -> Density:
     """A diffusion model as a density of kind "bound": the continuous-time variational bound, at one time for each example.
 
-    sampler: (process, denoise) -> (Solver, times);  levels: of integer data, None for real ones.  Real data have the noise of
-    t_min as their decoder's: then it is the cross-entropy of LSGM (Vahdat, Kreis, Kautz 2021, theorem 1), with the divergence
-    at t_max that is zero there.  Source: Kingma, Salimans, Poole, Ho 2021, eq. 11 and 17.
+    sampler: (process, denoise) -> (Solver, times)
+    levels: of integer data, None for real ones
+
+    Real data have the noise of t_min as their decoder's: then it is the cross-entropy of LSGM (Vahdat, Kreis, Kautz 2021,
+    theorem 1), with the divergence at t_max that is zero there.
+    Source: Kingma, Salimans, Poole, Ho 2021, eq. 11 and 17.
     """
     _check_levels(levels)
 
@@ -236,13 +259,23 @@ def bound_density(model, sampler, levels=None):
     return Density(model.init, sample, log_prob, "bound", terms=terms, **drawn)
 
 
-def ode_density(model, sampler, steps=100, levels=None, hutchinson=False):
+def ode_density(
+    model: Denoiser,
+    sampler: Callable | None,
+    steps: int = 100,
+    levels: int | None = None,
+    hutchinson: bool = False,
+) -> Density:
     r"""A diffusion model as a density by its probability-flow ODE.
+
+    sampler, levels: as of `bound_density`
+    steps: of the solver
+    hutchinson: the trace by one random probe for each example, of kind "bound", where the exact one takes too many derivatives
 
     Real data: kind "exact", up to the solver (fourth order, `steps` of log-SNR) and to the noise of t_min, which the data are
     taken to have.  Integer levels: kind "weight", dequantised by that noise, $\log p(z) + \log P(x\mid z) - \log q(z\mid x)$
-    with z drawn from q at t_min.  hutchinson: the trace by one random probe for each example, of kind "bound", where the exact
-    one takes too many derivatives.  Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 39 and 40.
+    with z drawn from q at t_min.
+    Source: Song, Sohl-Dickstein, Kingma et al. 2021, eq. 39 and 40.
     """
     _check_levels(levels)
     ndim = len(model.event_shape)
@@ -272,7 +305,7 @@ def ode_density(model, sampler, steps=100, levels=None, hutchinson=False):
     return Density(model.init, sample, log_prob, kind, **drawn)
 
 
-def guided(model, classes, weight):
+def guided(model: Denoiser, classes: int, weight: float) -> Denoiser:
     """The model steered to its labels by classifier-free guidance with a weight (0: none); trained with `drop_labels`.
 
     Source: Ho & Salimans 2022, eq. 6.
@@ -290,33 +323,40 @@ def guided(model, classes, weight):
     return model._replace(denoise=denoise)
 
 
-def vlb_loss(model, levels=None):
+def vlb_loss(model: Denoiser, levels: int | None = None) -> Objective:
     """The diffusion term of minus the mean bound, the only one that trains, with dropout where the network has some.
 
-    The others depend on the ends of log-SNR alone, which are fixed; `bound_density` has them.  Of a schedule's inside the bound
-    does not depend, only its variance does: a learned one descends the logarithm of the mean square of the term (Kingma,
-    Salimans, Poole, Ho 2021, appendix I.2).  Metric "diffusion", in nats.
+    The other terms depend on the ends of log-SNR alone, which are fixed; `bound_density` has them.  Between the ends the
+    schedule does not change the bound, only its variance: a learned one descends the logarithm of the mean square of the term
+    (Kingma, Salimans, Poole, Ho 2021, appendix I.2).  Metric "diffusion", in nats.
     """
 
     def objective(params, key, batch, step=None):
         key_bound, key_dropout = jax.random.split(key)
         terms = lambda params: _bound(model, params, key_bound, *unpack(batch), levels, key_dropout)
-        held = jax.lax.stop_gradient(params)
-        loss = terms({**params, "schedule": held["schedule"]}).diffusion.mean()
+        stopped = jax.lax.stop_gradient(params)
+        loss = terms({**params, "schedule": stopped["schedule"]}).diffusion.mean()
         metrics = {"diffusion": loss}
         if not jax.tree.leaves(params["schedule"]):
             return loss, metrics
-        square = jnp.log(jnp.square(terms({**held, "schedule": params["schedule"]}).diffusion).mean())
+        square = jnp.log(jnp.square(terms({**stopped, "schedule": params["schedule"]}).diffusion).mean())
         return loss + square - jax.lax.stop_gradient(square), metrics
 
     return objective
 
 
-def denoising(model, weight="epsilon", levels=None, times_of=times.uniform_times):
+def denoising(
+    model: Denoiser,
+    weight: str = "epsilon",
+    levels: int | None = None,
+    times_of: Callable = times.uniform_times,
+) -> Objective:
     """Mean weighted squared error of the clean point: "epsilon" is the simple loss of Ho et al. 2020.
 
-    weight: a name in `objectives.WEIGHTS`;  times_of: (Process, uniform numbers) -> times.  Metric "squared_error" of the clean
-    point, summed over the event.  It tells nothing about a learned schedule, which stays as it is.
+    weight: a name in `objectives.WEIGHTS`
+    times_of: (Process, uniform numbers in [0, 1)) -> times
+
+    Metric "squared_error" of the clean point, summed over the event.  A learned schedule is not trained by it.
     """
 
     def objective(params, key, batch, step=None):
@@ -335,20 +375,21 @@ def denoising(model, weight="epsilon", levels=None, times_of=times.uniform_times
     return objective
 
 
-def drop_labels(objective, classes, rate):
-    """An objective that forgets the label of each example with a probability, which classifier-free guidance needs.
+def drop_labels(objective: Objective, classes: int, rate: float) -> Objective:
+    """An objective that drops the label of each example with a probability, which classifier-free guidance needs.
 
-    The label `classes` stands for none.  Raises ValueError for a rate that is none.  Source: Ho & Salimans 2022, algorithm 1.
+    The label `classes` stands for none.  Raises ValueError for a rate outside of [0, 1].
+    Source: Ho & Salimans 2022, algorithm 1.
     """
     if not 0 <= rate <= 1:
-        raise ValueError(f"the rate of forgotten labels is in [0, 1], got {rate}")
+        raise ValueError(f"the rate of dropped labels is in [0, 1], got {rate}")
 
-    def forget(key, batch):
+    def drop(key, batch):
         key_drop, key_model = jax.random.split(key)
         x, labels = unpack(batch)
         if labels is None:
-            raise ValueError("labels are forgotten in batches (x, labels), got x alone")
-        forgotten = jax.random.bernoulli(key_drop, rate, labels.shape)
-        return key_model, (x, jnp.where(forgotten, classes, labels))
+            raise ValueError("labels are dropped in batches (x, labels), got x alone")
+        dropped = jax.random.bernoulli(key_drop, rate, labels.shape)
+        return key_model, (x, jnp.where(dropped, classes, labels))
 
-    return transformed(objective, forget)
+    return transformed(objective, drop)

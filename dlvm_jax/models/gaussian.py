@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, mixtures
-from dlvm_jax.models.density import Density, batch_of, check_dim, check_event
+from dlvm_jax.models.density import Density, Net, batch_of, check_dim, check_event
 
 __all__ = ["full_normal", "learned_normal", "mixture", "triangle_size"]
 
 
-def learned_normal(dim):
+def learned_normal(dim: int) -> Density:
     """The Gaussian N(m, diag s^2) on R^dim with trained m and s, at first N(0, I)."""
     check_dim(dim)
 
@@ -30,7 +30,7 @@ def learned_normal(dim):
     return Density(init, sample, log_prob, "exact", lambda params, context=None: params["mean"], normal)
 
 
-def mixture(dim, components):
+def mixture(dim: int, components: int) -> Density:
     """The mixture sum_k pi_k N(m_k, diag s_k^2) on R^dim, all trained; at first K unit Gaussians with means from N(0, I).
 
     The logarithm is taken of the sum over components of whole densities, log sum_k exp(log pi_k + sum_i log N(z_i)), never
@@ -64,12 +64,12 @@ def mixture(dim, components):
     return Density(init, sample, log_prob, "exact", mean, reparameterised=False)  # the logits get no gradient
 
 
-def triangle_size(dim):
-    """Numbers a network puts out for `full_normal`: the mean and a lower triangle."""
+def triangle_size(dim: int) -> int:
+    """Number of outputs of the network of a `full_normal`: the mean and a lower triangle."""
     return dim + dim * (dim + 1) // 2
 
 
-def full_normal(net, dim):
+def full_normal(net: Net, dim: int) -> Density:
     """The conditional Gaussian N(m(x), L(x) L(x)^T), L lower triangular with an exponential on its diagonal.
 
     net: context -> [*batch, triangle_size(dim)], the mean and then the triangle row by row.
@@ -79,9 +79,9 @@ def full_normal(net, dim):
     rows, columns = jnp.tril_indices(dim)
 
     def law(params, context):
-        numbers = net.apply(params, context)
-        check_event(numbers, triangle_size(dim))
-        mean, triangle = numbers[..., :dim], numbers[..., dim:]
+        raw_params = net.apply(params, context)
+        check_event(raw_params, triangle_size(dim))
+        mean, triangle = raw_params[..., :dim], raw_params[..., dim:]
         on = rows == columns
         triangle = jnp.where(on, jnp.exp(jnp.where(on, triangle, 0.0)), triangle)
         return mean, jnp.zeros((*mean.shape, dim), triangle.dtype).at[..., rows, columns].set(triangle)

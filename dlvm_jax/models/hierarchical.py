@@ -10,11 +10,13 @@ from dlvm_jax.models.density import FLAT, KINDS, Density, join
 __all__ = ["hierarchical", "reorder"]
 
 
-def hierarchical(first, second, dim, markov=False):
-    """The density p(z2 | c) p(z1 | z2, c) of the vector [z2, z1], z2 its first `dim` numbers.
+def hierarchical(first: Density, second: Density, dim: int, markov: bool = False) -> Density:
+    """The density p(z2 | c) p(z1 | z2, c) of the vector [z2, z1], z2 its first `dim` elements.
 
-    first: the density of z2 (under the context c);  second: that of z1 under z2 (with c, or without it where `markov`).  The
-    kind is the weaker of the two; `mean` is that of z2, and that of z1 at the mean of z2, which is E[z1] only where it is
+    first: the density of z2 (under the context c)
+    second: that of z1 under z2, with c, or without it where `markov`
+
+    The kind is the weaker of the two.  `mean` is that of z2, and that of z1 at the mean of z2, which is E[z1] only where it is
     linear in z2.  As a prior p(z2) p(z1 | z2) and a posterior q(z2 | x) q(z1 | x, z2) it makes the two-layer
     VAE of Tomczak & Welling 2018.  That of Burda, Grosse, Salakhutdinov 2016 has q(z1 | x) q(z2 | z1): a Markov chain whose
     first variable is z1 (`reorder`).
@@ -72,8 +74,8 @@ def hierarchical(first, second, dim, markov=False):
     )
 
 
-def reorder(density, dim):
-    """The density of the vector [b, a], given that of [a, b], a its first `dim` numbers.  Shapes as those of `hierarchical`.
+def reorder(density: Density, dim: int) -> Density:
+    """The density of the vector [b, a], given that of [a, b], a its first `dim` elements.  Shapes as those of `hierarchical`.
 
     Raises ValueError for one of a curved space.
     """

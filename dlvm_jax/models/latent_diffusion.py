@@ -4,17 +4,20 @@
 parameters as an `ode_density` are an exact prior, under which importance weighting is legal.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion import process, targets
 from dlvm_jax.models.density import FLAT, Density
-from dlvm_jax.models.objectives import transformed
+from dlvm_jax.models.diffusion import Denoiser
+from dlvm_jax.models.objectives import Objective, transformed
 
 __all__ = ["encoded", "mixed", "standardised"]
 
 
-def mixed(model, weight=0.5):
+def mixed(model: Denoiser, weight: float = 0.5) -> Denoiser:
     r"""A denoiser that leaves that of N(0, I) as far as it has learned to: the mixed score.
 
     $\hat x_0 = (1-m)\,\frac{\alpha_t}{\alpha_t^2+\sigma_t^2}\,x_t + m\,\hat x_0^{net}(x_t, t)$
@@ -38,7 +41,7 @@ def mixed(model, weight=0.5):
     return model._replace(init=init, denoise=denoise)
 
 
-def standardised(density, mean, std):
+def standardised(density: Density, mean: jax.Array, std: jax.Array) -> Density:
     r"""The density of z = mean + std u for u of a density: $\log p(z) = \log p_u((z-\mu)/s) - \sum_i\log s_i$.
 
     mean, std: of the event's shape.  It gives the diffusion of latent vectors, which are of any scale, data of variance one
@@ -65,7 +68,7 @@ def standardised(density, mean, std):
     return Density(density.init, sample, log_prob, density.kind, reparameterised=density.reparameterised)
 
 
-def encoded(objective, posterior, params):
+def encoded(objective: Objective, posterior: Density, params: Any) -> Objective:
     """An objective of latent vectors as one of data: each batch is drawn from a frozen posterior q(z | x).
 
     Where the data have a context, both see it: q(z | x, c), and the objective of (z, c).

@@ -5,7 +5,7 @@ training, which a warm-up needs; without it, as in validation, an objective is w
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,8 @@ __all__ = [
     "warm_up",
 ]
 
-
-Objective = Callable  # (params, key, batch, step=None) -> (loss, metrics)
+# (params, key, batch, step=None) -> (loss, metrics)
+Objective: TypeAlias = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
 def unpack(batch: Any) -> tuple[jax.Array, Any]:

@@ -20,9 +20,8 @@ def _flat(x: jax.Array, event_shape: tuple[int, ...]) -> jax.Array:
 
 
 def ppca(event_shape: Sequence[int], latent_dim: int, mean: ArrayLike = 0.0) -> Density:
-    r"""The exact density of probabilistic PCA, $p(x)=\mathcal N(x\mid\mu,\ WW^\top+\sigma^2I)$.
+    r"""Probabilistic PCA, exact: $p(x)=\mathcal N(x\mid\mu,\ WW^\top+\sigma^2I)$; its parameters are a `LinearGaussian`.
 
-    params: a `LinearGaussian`
     event_shape: of x, whose D elements are one vector to the model
     mean: [D], where $\mu$ starts; W starts at random with columns of norm about one, $\sigma$ at one
 
@@ -49,10 +48,11 @@ def ppca(event_shape: Sequence[int], latent_dim: int, mean: ArrayLike = 0.0) -> 
 
 
 def em_objective(event_shape: Sequence[int]) -> Callable:
-    r"""An objective that plain gradient descent of rate one turns into EM: $\tfrac12|\theta-\theta_{\rm EM}|^2$.
+    r"""An objective that plain gradient descent of rate one turns into EM: $\tfrac12|\theta-\theta_{\rm EM}(\theta)|^2$.
 
-    Its gradient is $\theta-\theta_{\rm EM}(\theta)$, with the EM update held, so that a step from $\theta$ ends there.  The batch is all of the
-    training set.  Metric "bound": the mean log-evidence before the step.  Source: Tipping & Bishop 1999, eq. 29 and 30.
+    With the second term held constant its gradient is $\theta-\theta_{\rm EM}(\theta)$, so that a step from $\theta$ ends at the
+    EM update.  The batch is all of the training set.  Metric "bound": the mean log-evidence before the step.
+    Source: Tipping & Bishop 1999, eq. 29 and 30.
     """
     event_shape = tuple(event_shape)
 

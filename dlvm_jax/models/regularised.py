@@ -1,4 +1,4 @@
-"""Objectives that weigh the parts of the KL anew: free bits, the InfoVAE family (with WAE-MMD), total correlation.
+"""Objectives that weigh the parts of the KL anew: free bits, InfoVAE (with WAE-MMD), total correlation.
 
 Each is `(params, key, batch) -> (loss, metrics)` for the parameters of `vae(*parts)`, with the plain ELBO of the same draw
 among the metrics: as "bound" where it is what training aims at, so that validation may choose by it, else as "elbo".
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, divergences
 from dlvm_jax.functional import total_correlation as correlation
-from dlvm_jax.models.density import check_event, join
-from dlvm_jax.models.objectives import unpack
+from dlvm_jax.models.density import Density, check_event, join
+from dlvm_jax.models.objectives import Objective, unpack
 from dlvm_jax.models.vae import Parts, vae
 
 __all__ = ["free_bits", "info", "total_correlation"]
@@ -23,8 +23,10 @@ def _gaussian(part, use, role="posterior"):
         raise ValueError(f"{use} needs a diagonal Gaussian {role}")
 
 
-def free_bits(prior, posterior, decoder, *, nats, beta=1.0):
-    r"""The ELBO in which each latent unit may spend `nats` of KL for nothing.
+def free_bits(
+    prior: Density, posterior: Density, decoder: Density, *, nats: float, beta: float = 1.0
+) -> Objective:
+    r"""The ELBO in which each latent unit may have `nats` of KL at no cost.
 
     $\mathbb E[\log p(x|z)] - \beta\sum_i\max(\lambda, \mathbb E_x[\mathrm{KL}_i])$, the mean over the minibatch inside the
     maximum (Kingma et al. 2016, eq. 15).  Needs Gaussian prior and posterior; the decoder may be of any kind.
@@ -52,7 +54,9 @@ def free_bits(prior, posterior, decoder, *, nats, beta=1.0):
     return objective
 
 
-def info(prior, posterior, decoder, *, kl_weight, mmd_weight):
+def info(
+    prior: Density, posterior: Density, decoder: Density, *, kl_weight: float, mmd_weight: float
+) -> Objective:
     r"""InfoVAE: the KL weighed anew, and a divergence between the aggregated posterior and the prior (Zhao et al. 2019).
 
     $\mathbb E[\log p(x|z)] - a\,\mathrm{KL}(q(z|x)\Vert p(z)) - b\,\mathrm{MMD}^2(q(z), p(z))$; in the paper's letters
@@ -82,7 +86,9 @@ def info(prior, posterior, decoder, *, kl_weight, mmd_weight):
     return objective
 
 
-def total_correlation(prior, posterior, decoder, *, beta, examples):
+def total_correlation(
+    prior: Density, posterior: Density, decoder: Density, *, beta: float, examples: int
+) -> Objective:
     r"""beta-TCVAE: the KL in three parts, of which the total correlation of the latent units has the weight beta.
 
     $\mathbb E[\log p(x|z)] - I(x; z) - \beta\,\mathrm{TC}(z) - \sum_j\mathrm{KL}(q(z_j)\Vert p(z_j))$, the parts by minibatch

@@ -9,15 +9,20 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional import spherical
 from dlvm_jax.functional.flows import sphere
-from dlvm_jax.models.flows import Bijection
+from dlvm_jax.models.bijections import Bijection
+from dlvm_jax.models.density import Net
+from dlvm_jax.models.flows import Scalar
 
 __all__ = ["exponential", "recursive"]
 
 
-def recursive(height_scalar, angle_scalar, net):
-    """The height moves by a `Scalar` of [-1, 1] with trained numbers, then the angle around the axis by a `Scalar` of the circle.
+def recursive(height_scalar: Scalar, angle_scalar: Scalar, net: Net) -> Bijection:
+    """The height moves by a `Scalar` of [-1, 1], then the angle around the axis by a `Scalar` of the circle.
 
-    The numbers of the angle come from `net`, which maps the height [*batch, 1] before its move to [*batch, angle_scalar.width].
+    height_scalar: its raw parameters are trained
+    angle_scalar: its raw parameters come from the network
+    net: the height [*batch, 1] before its move -> [*batch, angle_scalar.width]
+
     Source: Rezende et al. 2020, section 2.3 (with a spline of the interval and Moebius transformations its best row, MS).
     """
 
@@ -32,8 +37,8 @@ def recursive(height_scalar, angle_scalar, net):
 
     def maps(params, move_height, move_angle):
         def height_map(height):
-            numbers = jnp.broadcast_to(params["numbers"], (*height.shape, height_scalar.width))
-            return move_height(params["height"], height, numbers)
+            raw_params = jnp.broadcast_to(params["numbers"], (*height.shape, height_scalar.width))
+            return move_height(params["height"], height, raw_params)
 
         def angle_map(angle, height):
             return move_angle(params["angle"], angle, net.apply(params["net"], height[..., None]))
@@ -49,10 +54,10 @@ def recursive(height_scalar, angle_scalar, net):
     return Bijection(init, forward, inverse)
 
 
-SHARE = 0.99  # of the slope 1 that the potentials may use up: with all of it points of slope zero appear
+MAX_SLOPE = 0.99  # of the potentials together: at 1 the map has points of slope zero
 
 
-def exponential(components):
+def exponential(components: int) -> Bijection:
     """Each point follows the gradient of a sum of K radial potentials (EMSRE); centres, strengths and widths are trained.
 
     The strengths are alpha = 0.99 softmax(a, 0)_{1..K}, so they are positive and their sum is below 1; beta = softplus(b), at
@@ -72,7 +77,7 @@ def exponential(components):
 
     def gradient(params):
         rest = jnp.append(params["alpha"], 0.0)
-        alpha, beta = SHARE * jax.nn.softmax(rest)[:-1], jax.nn.softplus(params["beta"])
+        alpha, beta = MAX_SLOPE * jax.nn.softmax(rest)[:-1], jax.nn.softplus(params["beta"])
         return lambda x: sphere.radial_gradient(x, spherical.to_sphere(params["centres"]), alpha, beta)
 
     def forward(params, z, context=None):

@@ -5,13 +5,13 @@ can be the prior of another.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from dlvm_jax.functional import bounds, densities, divergences
 from dlvm_jax.models.density import Density, check_event, join, require_kind
-from dlvm_jax.models.objectives import unpack
+from dlvm_jax.models.objectives import Objective, unpack
 
 __all__ = ["Parts", "dreg", "vae"]
 
@@ -26,7 +26,7 @@ class Parts(NamedTuple):
     posterior: Density
     decoder: Density
 
-    def init(self, key):
+    def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh parameters of the three parts, {"prior", "posterior", "decoder"}."""
         keys = jax.random.split(key, 3)
         return {
@@ -35,13 +35,13 @@ class Parts(NamedTuple):
             "decoder": self.decoder.init(keys[2]),
         }
 
-    def tied(self, params):
-        """The parameters, with those of the posterior filled in where the prior uses them too (a VampPrior)."""
+    def tied(self, params: Any) -> Any:
+        """The parameters, with the posterior's among the prior's where it uses them too (a VampPrior)."""
         if self.prior.share is None:
             return params
         return {**params, "prior": self.prior.share(params["prior"], params["posterior"])}
 
-    def prior_sample(self, params, key, x, context):
+    def prior_sample(self, params: Any, key: jax.Array, x: jax.Array, context: Any) -> jax.Array:
         """A draw of the prior for each example of x; `params` already tied."""
         return self.prior.sample(params["prior"], key, context, (len(x),) if context is None else ())[0]
 
@@ -51,13 +51,15 @@ def _kind(prior, decoder, kl):
     return "weight" if unbiased and kl == "sampled" else "bound"
 
 
-def vae(prior, posterior, decoder, *, kl="sampled"):
+def vae(prior: Density, posterior: Density, decoder: Density, *, kl: str = "sampled") -> Density:
     """The VAE p(x) = E_p(z) p(x|z) with posterior q(z|x), as a `Density` (Kingma & Welling 2014, eq. 6 and 7).
 
-    `kl="sampled"` gives a "weight" (if prior and decoder are no bounds), `kl="analytic"` a "bound" of lower variance, for
-    Gaussian prior and posterior.  `prior` is sampled and scored under the context, `posterior` under x (with the context),
-    `decoder` under z (with the context).  Raises ValueError for a posterior that is not exact or of
-    another space than the prior, or a KL with no closed form.
+    prior: p(z), under the context where there is one
+    posterior: q(z | x), under x, or (x, context);  decoder: p(x | z), under z, or (z, context)
+    kl: "sampled" gives a "weight" (if prior and decoder are no bounds); "analytic" gives a "bound" of lower variance, for
+        Gaussian prior and posterior
+
+    Raises ValueError for a posterior that is not exact or of another space than the prior, or a KL with no closed form.
     """
     require_kind(posterior, ("exact",), "a posterior")
     if not posterior.reparameterised:
@@ -114,11 +116,11 @@ def vae(prior, posterior, decoder, *, kl="sampled"):
     return Density(parts.init, sample, log_prob, _kind(prior, decoder, kl), terms=terms, space=decoder.space)
 
 
-def dreg(prior, posterior, decoder, *, samples):
+def dreg(prior: Density, posterior: Density, decoder: Density, *, samples: int) -> Objective:
     """Training objective: the importance-weighted bound with doubly reparameterised gradients (Tucker et al. 2019, eq. 8).
 
-    `(params, key, batch) -> (loss, metrics)` for the parameters of `vae(prior, posterior, decoder)`.  Raises ValueError
-    where importance weights would not be unbiased, and for samples < 1.
+    For the parameters of `vae(prior, posterior, decoder)`.  Metric: "bound".
+    Raises ValueError where importance weights would not be unbiased, and for samples < 1.
     """
     require_kind(vae(prior, posterior, decoder), ("weight",), "an importance-weighted bound")
     if samples < 1:
@@ -131,7 +133,7 @@ def dreg(prior, posterior, decoder, *, samples):
         key_z, key_lik, key_prior = jax.random.split(key, 3)
         condition = join(x, context)
         z, _ = posterior.sample(params["posterior"], key_z, condition, (samples,))
-        held = jax.lax.stop_gradient(params["posterior"])
+        stopped = jax.lax.stop_gradient(params["posterior"])
 
         def log_joint(z, key_lik, key_prior):
             log_lik = decoder.log_prob(params["decoder"], key_lik, x, join(z, context))
@@ -144,7 +146,7 @@ def dreg(prior, posterior, decoder, *, samples):
                 both = jax.vmap(log_joint)(
                     z, *(jax.random.split(key, samples) for key in (key_lik, key_prior))
                 )
-            return bounds.log_weight(*both, posterior.log_prob(held, None, z, condition))
+            return bounds.log_weight(*both, posterior.log_prob(stopped, None, z, condition))
 
         value = bounds.dreg(log_weight, z).mean()
         return -value, {"bound": value}

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from dlvm_jax.functional import mixtures
 from dlvm_jax.models.density import Density, batch_of
@@ -9,12 +10,13 @@ from dlvm_jax.models.density import Density, batch_of
 __all__ = ["vamp"]
 
 
-def vamp(posterior, pseudo_inputs, scale=1.0, train=True):
+def vamp(posterior: Density, pseudo_inputs: ArrayLike, scale: float = 1.0, train: bool = True) -> Density:
     r"""The prior $p(z) = \frac1K\sum_k q(z\mid u_k)$, u_k pseudo-inputs (Tomczak & Welling 2018, eq. 9).
 
     posterior: an exact conditional density, whose parameters the prior shares (`Density.share`)
-    pseudo_inputs: [K, *event], where the u_k start, in [0, scale]: training examples, or noise;  scale: the largest input
-    train: whether they are trained (then scale * sigmoid of a free array; a hard clip would stop learning at the ends), or stay
+    pseudo_inputs: [K, *event], where the u_k start, in [0, scale]: training examples, or noise
+    scale: the largest input
+    train: whether the u_k are trained, as scale * sigmoid of a free array (a hard clip would stop learning at the ends)
 
     With every training example as a fixed pseudo-input it is the aggregated posterior.  All are encoded once a step.
     """
@@ -31,8 +33,8 @@ def vamp(posterior, pseudo_inputs, scale=1.0, train=True):
     def init(key):
         if not train:
             return {}
-        share = jnp.clip(pseudo_inputs / scale, 0.02, 0.98)
-        return {"pseudo_inputs": jnp.log(share) - jnp.log1p(-share)}
+        fraction = jnp.clip(pseudo_inputs / scale, 0.02, 0.98)
+        return {"pseudo_inputs": jnp.log(fraction) - jnp.log1p(-fraction)}
 
     def inputs(params):
         return scale * jax.nn.sigmoid(params["pseudo_inputs"]) if train else pseudo_inputs

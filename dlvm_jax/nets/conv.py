@@ -1,7 +1,7 @@
 """Convolutions whose gradients are fast in a loop, and convolutional encoders and decoders for images: small, and gated."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -37,7 +37,14 @@ def _convolve(x, kernel, strides, padding):
     )
 
 
-def Conv(features, kernel_size, strides=1, padding="SAME", dtype=None, kernel_init=LECUN):
+def Conv(
+    features: int,
+    kernel_size: tuple[int, int],
+    strides: int = 1,
+    padding: Any = "SAME",
+    dtype: Any = None,
+    kernel_init: Callable = LECUN,
+) -> nn.Conv:
     """`nn.Conv` of images with `_convolve` for its convolution: no dilation, no groups."""
 
     def convolve(x, kernel, strides, padding, **_):
@@ -69,7 +76,7 @@ class ConvResidual(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         h = Conv(self.channels, (3, 3), dtype=self.dtype)(x)
         for _ in range(self.blocks):
             inner = Conv(self.channels, (3, 3), dtype=self.dtype)(nn.gelu(h))
@@ -91,7 +98,7 @@ class ConvEncoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         for width in self.channels:
             x = nn.gelu(Conv(width, (3, 3), strides=2, dtype=self.dtype)(x))
         return Head(self.out_shape, self.dtype)(x.reshape(*x.shape[:-3], -1))
@@ -110,7 +117,7 @@ class ConvDecoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z):
+    def __call__(self, z: jax.Array) -> jax.Array:
         height, width, *rest = self.out_shape
         scale = 2 ** len(self.channels)
         rows, columns = -(-height // scale), -(-width // scale)
@@ -131,14 +138,14 @@ class GatedConv(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         if self.up:  # zeros between the pixels, and then a convolution
             x = jax.lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (0, 1, 1), (0, 1, 1), (0, 0, 0)))
         return nn.glu(Conv(2 * self.features, (5, 5), self.strides, dtype=self.dtype)(x))
 
 
 class GatedConvEncoder(nn.Module):
-    """The encoder of van den Berg et al. 2018: gated 5x5 convolutions, a gated layer of 256 numbers, a linear head.
+    """The encoder of van den Berg et al. 2018: gated 5x5 convolutions, a gated layer of 256 units, a linear head.
 
     At each resolution two convolutions, the second to half of it, and one more at the coarsest; channels (32, 64) are theirs.
     Shapes: [*batch, h, w, c] -> [*batch, *out_shape].
@@ -149,7 +156,7 @@ class GatedConvEncoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         batch = x.shape[:-3]
         x = x.reshape(-1, *x.shape[-3:])
         for width in self.channels:
@@ -171,7 +178,7 @@ class GatedConvDecoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z):
+    def __call__(self, z: jax.Array) -> jax.Array:
         height, width, *rest = self.out_shape
         scale = 2 ** len(self.channels)
         rows, columns = -(-height // scale), -(-width // scale)

@@ -1,9 +1,9 @@
 """Networks for diffusion models: a function of a noisy point, its log signal-to-noise ratio and a context.
 
-All take x [*batch, *event], log_snr [*batch] and a context (class integers [*batch], vectors [*batch, F], or None), and give
-one number for each element, [*batch, *event], or `outputs` numbers, [*batch, *event, outputs], if that is not None, from a
-last layer that starts at zero.  Embeddings, norms and softmax are in
-float32 whatever the compute type.  `deterministic=False` needs a "dropout" key.
+All take x [*batch, *event], log_snr [*batch] and a context: class integers [*batch], vectors [*batch, F], or None.
+They give one number for each element, [*batch, *event], or with `outputs` so many, [*batch, *event, outputs]; the last layer
+starts at zero.  Embeddings, norms and softmax are in float32 whatever the compute type.
+`deterministic=False` needs a "dropout" key.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from dlvm_jax.functional.flows.image import check_tiles, depth_to_space, space_to_depth
 from dlvm_jax.nets.conv import Conv
@@ -22,15 +23,15 @@ __all__ = ["Conditioning", "DenoisingMLP", "Transformer", "UNet", "VDMResNet", "
 ZERO = nn.initializers.zeros
 
 
-def sinusoids(value, features):
+def sinusoids(value: ArrayLike, features: int) -> jax.Array:
     """Sines and cosines of a number at geometric frequencies from 1/16 to 4: [*batch] -> [*batch, features], float32."""
     frequencies = jnp.geomspace(1 / 16, 4.0, features // 2)
     angles = jnp.asarray(value, jnp.float32)[..., None] * frequencies
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def fourier_features(x, exponents):
-    """Fine digits of x for a network to see: x beside sin and cos of 2^n pi x for each n (Kingma et al. 2021, appendix C).
+def fourier_features(x: jax.Array, exponents: Sequence[int]) -> jax.Array:
+    """x, and sin and cos of 2^n pi x for each exponent n: its fine digits for a network to see (Kingma et al. 2021, appendix C).
 
     Shapes: [*batch, c] -> [*batch, c (1 + 2 len(exponents))], images too.
     """
@@ -49,7 +50,7 @@ class Conditioning(nn.Module):
     classes: int | None = None
 
     @nn.compact
-    def __call__(self, log_snr, context=None):
+    def __call__(self, log_snr: jax.Array, context: jax.Array | None = None) -> jax.Array:
         h = nn.Dense(self.features)(sinusoids(log_snr, self.features))
         if context is not None:
             h = h + (
@@ -73,11 +74,19 @@ class DenoisingMLP(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, log_snr, context=None, deterministic=True):
-        told = nn.silu(Conditioning(self.hidden[0], self.classes)(log_snr, context))
+    def __call__(
+        self,
+        x: jax.Array,
+        log_snr: jax.Array,
+        context: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        embedding = nn.silu(Conditioning(self.hidden[0], self.classes)(log_snr, context))
         h = nn.Dense(self.hidden[0], dtype=self.dtype)(fourier_features(x, self.exponents))
         for width in self.hidden:
-            inner = nn.silu(nn.Dense(width, dtype=self.dtype)(h) + nn.Dense(width, dtype=self.dtype)(told))
+            inner = nn.silu(
+                nn.Dense(width, dtype=self.dtype)(h) + nn.Dense(width, dtype=self.dtype)(embedding)
+            )
             h = h if h.shape[-1] == width else nn.Dense(width, use_bias=False, dtype=self.dtype)(h)
             h = h + nn.Dense(width, dtype=self.dtype)(inner)
         out = nn.Dense(x.shape[-1] * (self.outputs or 1), kernel_init=ZERO)(nn.silu(h)).astype(jnp.float32)
@@ -87,9 +96,8 @@ class DenoisingMLP(nn.Module):
 def _norm(channels):
     """Group norm of at most 32 groups, of four channels or more where they allow it."""
     groups = math.gcd(32, channels // 4) if channels % 4 == 0 else 1
-    return nn.GroupNorm(
-        groups, reduction_axes=(-3, -2, -1)
-    )  # by default all axes but the first, leading ones too
+    # by default it reduces all axes but the first, leading ones too
+    return nn.GroupNorm(groups, reduction_axes=(-3, -2, -1))
 
 
 class ResBlock(nn.Module):
@@ -103,10 +111,10 @@ class ResBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, told, deterministic=True):
+    def __call__(self, x: jax.Array, embedding: jax.Array, deterministic: bool = True) -> jax.Array:
         conv = lambda init: Conv(self.channels, (3, 3), kernel_init=init, dtype=self.dtype)
         h = conv(nn.initializers.lecun_normal())(nn.silu(_norm(x.shape[-1])(x)))
-        h = h + nn.Dense(self.channels, dtype=self.dtype)(nn.silu(told))[..., None, None, :]
+        h = h + nn.Dense(self.channels, dtype=self.dtype)(nn.silu(embedding))[..., None, None, :]
         h = nn.Dropout(self.dropout)(nn.silu(_norm(self.channels)(h)), deterministic=deterministic)
         h = conv(ZERO)(h)
         if x.shape[-1] != self.channels:
@@ -121,7 +129,7 @@ class SpatialAttention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         tokens = _norm(x.shape[-1])(x).reshape(*x.shape[:-3], -1, x.shape[-1])
         mixed = nn.MultiHeadAttention(
             self.heads, dtype=self.dtype, out_kernel_init=ZERO, force_fp32_for_softmax=True
@@ -138,10 +146,10 @@ def _last(h, size, channels, outputs, side):
     return out if outputs is None else out.reshape(*out.shape[:-1], channels, outputs)
 
 
-def _repeated(block, depth, h, told, deterministic):
+def _repeated(block, depth, h, embedding, deterministic):
     """h through `depth` copies of a block, scanned: compile time does not grow with the depth."""
     stack = nn.scan(
-        lambda block, h, _: (block(h, told, deterministic), None),
+        lambda block, h, _: (block(h, embedding, deterministic), None),
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         length=depth,
@@ -166,8 +174,14 @@ class VDMResNet(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, log_snr, context=None, deterministic=True):
-        told = Conditioning(4 * self.channels, self.classes)(log_snr, context)
+    def __call__(
+        self,
+        x: jax.Array,
+        log_snr: jax.Array,
+        context: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        embedding = Conditioning(4 * self.channels, self.classes)(log_snr, context)
         h = space_to_depth(fourier_features(x, self.exponents), self.patch)
         h = Conv(self.channels, (3, 3), dtype=self.dtype)(h)
 
@@ -175,21 +189,23 @@ class VDMResNet(nn.Module):
             ResBlock(self.channels, self.dropout, self.dtype, name="blocks"),
             self.depth,
             h,
-            told,
+            embedding,
             deterministic,
         )
         if self.attention:
             h = SpatialAttention(dtype=self.dtype)(h)
-            h = ResBlock(self.channels, self.dropout, self.dtype)(h, told, deterministic)
+            h = ResBlock(self.channels, self.dropout, self.dtype)(h, embedding, deterministic)
         h = nn.silu(_norm(self.channels)(h))
         return _last(h, self.patch, x.shape[-1], self.outputs, 3)
 
 
 class UNet(nn.Module):
-    """Encoder and decoder of residual blocks with skip connections, attention at the coarsest level (Ho et al. 2020).
+    """Encoder and decoder of residual blocks with skip connections, attention at the coarsest resolution (Ho et al. 2020).
 
     multipliers: channels of each resolution, in units of `channels`; each further one halves the image, whose sides must allow
-    it.  Shapes: [*batch, h, w, c] -> same.
+        that
+
+    Shapes: [*batch, h, w, c] -> same.
     """
 
     channels: int
@@ -201,14 +217,20 @@ class UNet(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, log_snr, context=None, deterministic=True):
+    def __call__(
+        self,
+        x: jax.Array,
+        log_snr: jax.Array,
+        context: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
         check_tiles(x.shape, 2 ** (len(self.multipliers) - 1))
-        told = Conditioning(4 * self.channels, self.classes)(log_snr, context)
-        res = lambda m, h: ResBlock(m * self.channels, self.dropout, self.dtype)(h, told, deterministic)
+        embedding = Conditioning(4 * self.channels, self.classes)(log_snr, context)
+        res = lambda m, h: ResBlock(m * self.channels, self.dropout, self.dtype)(h, embedding, deterministic)
         h = Conv(self.channels, (3, 3), dtype=self.dtype)(x)
         skips = [h]
-        for level, multiplier in enumerate(self.multipliers):
-            if level:
+        for halvings, multiplier in enumerate(self.multipliers):
+            if halvings:
                 h = Conv(multiplier * self.channels, (3, 3), strides=2, dtype=self.dtype)(h)
                 skips.append(h)
             for _ in range(self.blocks):
@@ -217,10 +239,10 @@ class UNet(nn.Module):
         h = res(self.multipliers[-1], h)
         h = SpatialAttention(dtype=self.dtype)(h)
         h = res(self.multipliers[-1], h)
-        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+        for halvings, multiplier in reversed(list(enumerate(self.multipliers))):
             for _ in range(self.blocks + 1):
                 h = res(multiplier, jnp.concatenate([h, skips.pop()], axis=-1))
-            if level:
+            if halvings:
                 *batch, height, width, features = h.shape
                 h = jax.image.resize(h, (*batch, 2 * height, 2 * width, features), "nearest")
                 h = Conv(features, (3, 3), dtype=self.dtype)(h)
@@ -238,9 +260,9 @@ class TransformerBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, told, deterministic=True):
+    def __call__(self, x: jax.Array, embedding: jax.Array, deterministic: bool = True) -> jax.Array:
         width = x.shape[-1]
-        modulation = nn.Dense(6 * width, kernel_init=ZERO)(nn.silu(told))[..., None, :]
+        modulation = nn.Dense(6 * width, kernel_init=ZERO)(nn.silu(embedding))[..., None, :]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = jnp.split(modulation, 6, axis=-1)
         norm = nn.LayerNorm(use_bias=False, use_scale=False)
         h = norm(x) * (1 + scale_a) + shift_a
@@ -268,16 +290,22 @@ class Transformer(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, log_snr, context=None, deterministic=True):
-        told = Conditioning(self.width, self.classes)(log_snr, context)
+    def __call__(
+        self,
+        x: jax.Array,
+        log_snr: jax.Array,
+        context: jax.Array | None = None,
+        deterministic: bool = True,
+    ) -> jax.Array:
+        embedding = Conditioning(self.width, self.classes)(log_snr, context)
         patches = space_to_depth(fourier_features(x, self.exponents), self.patch)
         *batch, rows, columns, features = patches.shape
         h = nn.Dense(self.width, dtype=self.dtype)(patches.reshape(*batch, rows * columns, features))
         h = h + self.param("place", nn.initializers.normal(0.02), (rows * columns, self.width))
 
         blocks = TransformerBlock(self.heads, self.dropout, self.dtype, name="blocks")
-        h = _repeated(blocks, self.depth, h, told, deterministic)
-        modulation = nn.Dense(2 * self.width, kernel_init=ZERO)(nn.silu(told))[..., None, :]
+        h = _repeated(blocks, self.depth, h, embedding, deterministic)
+        modulation = nn.Dense(2 * self.width, kernel_init=ZERO)(nn.silu(embedding))[..., None, :]
         shift, scale = jnp.split(modulation, 2, axis=-1)
         h = nn.LayerNorm(use_bias=False, use_scale=False)(h) * (1 + scale) + shift
         return _last(h.reshape(*batch, rows, columns, -1), self.patch, x.shape[-1], self.outputs, 1)

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from dlvm_jax.nets.mlp import SMALL
 
@@ -25,7 +26,9 @@ class MaskedDense(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, mask, columns=None):
+    def __call__(
+        self, x: jax.Array, mask: ArrayLike, columns: tuple[ArrayLike, int] | None = None
+    ) -> jax.Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features)) * mask
         bias = self.param("bias", self.bias_init, (self.features,))
         if columns is not None:
@@ -34,13 +37,17 @@ class MaskedDense(nn.Module):
 
 
 class MADE(nn.Module):
-    """Masked autoencoder (Germain et al. 2015): `width` numbers for each element, from the elements before it and a context.
+    """Masked autoencoder (Germain et al. 2015): `width` outputs for each element, from the elements before it and a context.
+
+    hidden: widths of the hidden layers; without any the outputs are linear
+    dim: number of elements
+    periodic: the inputs are angles, of which the network sees cosine and sine
+    bias_init: of the last layer; the first element's outputs are these biases alone, so that with random ones the components
+        of a mixture do not start alike
 
     Each unit has a degree, the number of leading inputs it may see; a connection never goes to a smaller degree.  The context
-    reaches every layer unmasked, and units of degree 0 carry it to the first element.  Without hidden layers the outputs are
-    linear.  The last layer starts small: a flow or density built on it starts near the identity, or the unit Gaussian.  The
-    first element's numbers are that layer's biases alone: with `bias_init` random, components of a mixture do not start alike.
-    periodic: the inputs are angles, of which the network sees cosine and sine.
+    reaches every layer unmasked, and units of degree 0 carry it to the first element.  The last layer starts small: a flow or
+    density built on it starts near the identity, or the unit Gaussian.
     Shapes: z [*batch, dim], or the tuple of z and a context [*batch, features] (batches broadcast) -> [*batch, dim, width], or
     with a `row` (an integer, traced or not) -> [*batch, width], that row alone of the last layer.
     """
@@ -54,7 +61,9 @@ class MADE(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, inputs, row=None):
+    def __call__(
+        self, inputs: jax.Array | tuple[jax.Array, jax.Array], row: ArrayLike | None = None
+    ) -> jax.Array:
         x, context = inputs if isinstance(inputs, tuple) else (inputs, None)
         if x.shape[-1] != self.dim:
             raise ValueError(
@@ -66,23 +75,21 @@ class MADE(nn.Module):
                 x, mask, columns
             )
             if context is not None:
-                told = nn.Dense(mask.shape[1], use_bias=False, dtype=self.dtype, **options)(context)
+                shift = nn.Dense(mask.shape[1], use_bias=False, dtype=self.dtype, **options)(context)
                 out = out + (
-                    told if columns is None else jax.lax.dynamic_slice_in_dim(told, *columns, axis=-1)
+                    shift if columns is None else jax.lax.dynamic_slice_in_dim(shift, *columns, axis=-1)
                 )
             return out
 
-        lowest = (
-            0 if context is not None else min(1, self.dim - 1)
-        )  # units that see nothing would be constants
+        # units that see nothing would be constants
+        lowest = 0 if context is not None else min(1, self.dim - 1)
         degrees = np.arange(1, self.dim + 1)
         if self.periodic:
             x, degrees = jnp.concatenate([jnp.cos(x), jnp.sin(x)], axis=-1), np.tile(degrees, 2)
         for width in self.hidden:
             above = lowest + np.arange(width) % (self.dim - lowest)
-            if (
-                width < self.dim - lowest
-            ):  # from all sizes, so that the last output sees all coordinates before it
+            if width < self.dim - lowest:
+                # of all sizes, so that the last output sees all coordinates before it
                 above = np.linspace(lowest, self.dim - 1, width).round().astype(int)
             x = self.activation(layer(x, degrees[:, None] <= above))
             degrees = above

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 __all__ = ["MLP", "SMALL", "GatedDense", "Head", "concatenate_events"]
 
+Inputs = jax.Array | tuple[jax.Array, ...]
 SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")  # of the last layer, for flows
 
 
-def concatenate_events(inputs, event_ndim):
+def concatenate_events(inputs: Inputs, event_ndim: int | tuple[int, ...]) -> jax.Array:
     """Flatten the last `event_ndim` axes of an array, or of each array of a tuple, and join them on the last axis.
 
     Shapes: [*batch, *event] each (batches broadcast) -> [*batch, features].
@@ -37,7 +38,7 @@ class GatedDense(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         h, gate = jnp.split(nn.Dense(2 * self.features, dtype=self.dtype)(x), 2, axis=-1)
         return h * jax.nn.sigmoid(gate)
 
@@ -50,21 +51,23 @@ class Head(nn.Module):
     kernel_init: Callable = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         flat = nn.Dense(math.prod(self.out_shape), dtype=self.dtype, kernel_init=self.kernel_init)(x)
         flat = flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
         return flat.reshape(*flat.shape[:-1], *self.out_shape)
 
 
 class MLP(nn.Module):
-    """Multi-layer perceptron from flattened events to `out_shape`; `gated` replaces each layer by a `GatedDense`.
+    """Multi-layer perceptron from flattened events to `out_shape`.
 
-    `connect` says what a layer h = f(x) hands on: h itself ("plain"), x + h ("residual", He et al. 2016; x is projected where
-    the width changes) or both side by side ("dense", Huang et al. 2017).
+    event_ndim: number of event axes of the input, or of each array of a tuple, which are joined
+    gated: each layer is a `GatedDense`;  activation, kernel_init: of layers that are not gated
+    connect: what a layer h = f(x) passes on: h itself ("plain"), x + h ("residual", He et al. 2016; x is projected where the
+        width changes), or both, concatenated ("dense", Huang et al. 2017)
+    head_init: of the last layer; `SMALL` starts a flow near the identity
 
-    Shapes: [*batch, *event] with `event_ndim` event axes (a tuple of arrays is joined) -> [*batch, *out_shape].
-    `MLP((300,), (M, 2))` is the encoder of the lectures, `MLP((500,), (20, 2))` that of Kingma & Welling 2014;
-    `head_init=SMALL` starts a flow near the identity; `activation` and `kernel_init` are of layers that are not gated.
+    Shapes: [*batch, *event] -> [*batch, *out_shape].
+    `MLP((300,), (M, 2))` is the encoder of the lectures, `MLP((500,), (20, 2))` that of Kingma & Welling 2014.
     """
 
     hidden: Sequence[int]
@@ -78,7 +81,7 @@ class MLP(nn.Module):
     head_init: Callable = nn.initializers.lecun_normal()
 
     @nn.compact
-    def __call__(self, inputs):
+    def __call__(self, inputs: Inputs) -> jax.Array:
         if self.connect not in ("plain", "residual", "dense"):
             raise ValueError(f"connect is 'plain', 'residual' or 'dense', got {self.connect!r}")
         x = concatenate_events(inputs, self.event_ndim)

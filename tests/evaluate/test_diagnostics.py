@@ -139,7 +139,7 @@ def test_standard_errors_are_those_of_the_draws():
 
 
 def test_a_vamp_prior_on_all_the_data_is_the_aggregated_posterior():
-    """Then KL(q(z) || p) is zero for every draw and the rate is the mutual information; the prior borrows the posterior."""
+    """Then KL(q(z) || p) is zero for every draw and the rate is the mutual information; the prior shares the posterior."""
     x = np.random.RandomState(0).randn(40, 2).astype(np.float32)
     parts = gaussian_parts([-0.7, -0.2])
     prior = vamp(parts.posterior, x, 1.0, train=False)

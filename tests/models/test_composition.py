@@ -56,7 +56,7 @@ def test_prior_and_posterior_of_different_spaces_are_refused():
         curved.uniform_sphere(3),
         density.standard_normal(3),
     )
-    for prior, posterior, told in (
+    for prior, posterior, message in (
         (normal, round_, r"on R\^M and a posterior on the sphere in R\^3"),
         (sphere, flat, r"on the sphere in R\^3 and a posterior on R\^M"),
         (curved.uniform_sphere(4), round_, r"sphere in R\^4 and a posterior on the sphere in R\^3"),
@@ -77,7 +77,7 @@ def test_prior_and_posterior_of_different_spaces_are_refused():
         (bits, flat, "a prior on discrete values"),
         (vae(normal, flat, bits), flat, "a prior on discrete values"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             vae(prior, posterior, decoder)
     for prior, posterior in (
         (curved.standard_wrapped_normal(3, 2.0), bent),
@@ -192,8 +192,8 @@ def test_the_second_stage_of_a_latent_diffusion_sees_the_context():
 def test_a_narrow_full_normal_has_its_density(log_std):
     """At the mean: -M (log s + log(2 pi) / 2), in float32."""
     full = gaussian.full_normal(density.Net(lambda key: {}, lambda params, x: x), 2)
-    numbers = jnp.array([[0.0, 0.0, log_std, 0.3, log_std]])
-    value = full.log_prob({}, None, jnp.zeros((1, 2)), numbers)
+    raw_params = jnp.array([[0.0, 0.0, log_std, 0.3, log_std]])
+    value = full.log_prob({}, None, jnp.zeros((1, 2)), raw_params)
     np.testing.assert_allclose(value, -2 * log_std - math.log(2 * math.pi), rtol=1e-6)
 
 

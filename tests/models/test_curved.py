@@ -14,7 +14,7 @@ EVENT = 5
 
 
 def parts(kind, latent=2, event=EVENT):
-    """Prior, posterior and decoder with small networks; `latent` counts the numbers of z."""
+    """Prior, posterior and decoder with small networks; `latent` is the width of z."""
     decoder = density.from_linen(nets.MLP((8,), (event, 1)), (1, latent))
     decoder = density.conditional(decoder, density.bernoulli(), (event,))
     if kind == "sphere":

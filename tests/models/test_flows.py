@@ -75,18 +75,18 @@ def test_bijection(name, context):
     flow = FLOWS[name](context)
     params = moved(flow.init)
     z = jnp.asarray(np.random.RandomState(1).randn(2, 2, DIM))
-    told = jnp.asarray(np.random.RandomState(2).randn(2, 2, context)) if context else None
+    given = jnp.asarray(np.random.RandomState(2).randn(2, 2, context)) if context else None
 
     @jax.jit
-    def both(params, z, told):
-        x, log_det = flow.forward(params, z, told)
-        back, log_det_back = flow.inverse(params, x, told)
+    def both(params, z, given):
+        x, log_det = flow.forward(params, z, given)
+        back, log_det_back = flow.inverse(params, x, given)
         return x, log_det, back, log_det_back
 
-    x, log_det, back, log_det_back = both(params, z, told)
+    x, log_det, back, log_det_back = both(params, z, given)
     np.testing.assert_allclose(back, z, atol=1e-9)
     np.testing.assert_allclose(log_det_back, -log_det, atol=1e-9)
-    one = None if told is None else told[1, 0]
+    one = None if given is None else given[1, 0]
     jacobian = jax.jit(jax.jacfwd(lambda z: flow.forward(params, z, one)[0]))(z[1, 0])
     np.testing.assert_allclose(log_det[1, 0], np.linalg.slogdet(jacobian)[1], atol=1e-9)
     np.testing.assert_allclose(flow.forward(params, z[1, 0], one)[0], x[1, 0], atol=1e-9)

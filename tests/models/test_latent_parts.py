@@ -54,14 +54,14 @@ def test_learned_normal_and_mixture_equal_scipy():
 
 
 def test_full_normal_equals_scipy_and_starts_as_the_unit_gaussian():
-    numbers = RNG.randn(5, gaussian.triangle_size(3)).astype(np.float32)
+    raw_params = RNG.randn(5, gaussian.triangle_size(3)).astype(np.float32)
     full = gaussian.full_normal(density.Net(lambda key: {}, lambda params, x: x), 3)
-    z, log_prob = full.sample({}, jax.random.key(0), numbers)
+    z, log_prob = full.sample({}, jax.random.key(0), raw_params)
     for n in range(5):
         lower = np.zeros((3, 3))
-        lower[np.tril_indices(3)] = numbers[n, 3:]
+        lower[np.tril_indices(3)] = raw_params[n, 3:]
         np.fill_diagonal(lower, np.exp(np.diag(lower)))
-        truth = scipy.stats.multivariate_normal.logpdf(z[n], numbers[n, :3], lower @ lower.T)
+        truth = scipy.stats.multivariate_normal.logpdf(z[n], raw_params[n, :3], lower @ lower.T)
         assert float(log_prob[n]) == pytest.approx(truth, rel=1e-4)
     start = full.log_prob({}, None, jnp.ones((1, 3)), jnp.zeros((1, 9)))
     assert float(start[0]) == pytest.approx(-1.5 - 1.5 * np.log(2 * np.pi), rel=1e-6)

@@ -92,8 +92,8 @@ def test_exponential_flow_needs_a_component():
         sphere_flows.exponential(0)
 
 
-def test_strengths_stay_invertible_whatever_the_numbers():
-    """Points of a meridian keep their order around the one centre, however far the free numbers run."""
+def test_strengths_stay_invertible_whatever_the_raw_parameters():
+    """Points of a meridian keep their order around the one centre, however far the raw parameters run."""
     flow = sphere_flows.exponential(1)
     params = {"centres": jnp.array([[0.0, 0.0, 1.0]]), "alpha": jnp.array([50.0]), "beta": jnp.array([-50.0])}
     angle = jnp.linspace(0.01, 3.13, 100)
@@ -104,8 +104,8 @@ def test_strengths_stay_invertible_whatever_the_numbers():
 
 def test_spline_of_an_interval_keeps_its_ends_and_has_slopes_there():
     spline = scalars.interval_spline(3)
-    ends, numbers = jnp.array([-1.0, 1.0]), jnp.linspace(-1.0, 1.5, spline.width)
-    x, log_det = spline.forward({}, ends, jnp.broadcast_to(numbers, (2, spline.width)))
+    ends, raw_params = jnp.array([-1.0, 1.0]), jnp.linspace(-1.0, 1.5, spline.width)
+    x, log_det = spline.forward({}, ends, jnp.broadcast_to(raw_params, (2, spline.width)))
     np.testing.assert_array_equal(x, ends)
     assert (jnp.abs(log_det) > 0.1).all()
     x, log_det = spline.forward({}, 0.3 * ends, jnp.zeros((2, spline.width)))
@@ -125,9 +125,9 @@ def test_reverse_kl_is_the_divergence_up_to_log_z():
     x, log_q = dens.sample(params, key, shape=(50_000,))
     error = np.std(np.asarray(log_q - target(x))) / math.sqrt(50_000)
     assert abs(loss - (exact - 7 - 0.5 * math.log(2 * math.pi))) < 4 * error
-    half, told = objectives.reverse_kl(dens, target, 0.5)(params, key, rows)
+    half, halved = objectives.reverse_kl(dens, target, 0.5)(params, key, rows)
     none = log_q.mean()
-    assert loss == metrics["reverse_kl"] == told["reverse_kl"]
+    assert loss == metrics["reverse_kl"] == halved["reverse_kl"]
     np.testing.assert_allclose(half, (loss + none) / 2, rtol=1e-5)
 
 

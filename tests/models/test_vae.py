@@ -134,7 +134,7 @@ def test_shapes_that_would_broadcast_into_a_wrong_likelihood_are_refused():
         decoder.log_prob(params["decoder"], None, jnp.zeros((3, 1)), jnp.zeros((3, 2)))
     analytic = vae(density.standard_normal(1), posterior, decoder, kl="analytic")
     free = regularised.free_bits(density.standard_normal(1), posterior, decoder, nats=0.1)
-    for loss in (analytic.log_prob, lambda *told: free(*told)):
+    for loss in (analytic.log_prob, lambda *arguments: free(*arguments)):
         with pytest.raises(ValueError, match=r"vectors of 1 numbers, got an array of shape \(3, 2\)"):
             loss(analytic.init(jax.random.key(0)), jax.random.key(1), jnp.zeros((3, 4)))
     wide = density.conditional(density.Net(lambda key: {}, lambda p, z: z), density.bernoulli(), (1,))
@@ -210,7 +210,7 @@ def test_impossible_settings_are_refused():
         objectives.negative_elbo(parts[0])
 
 
-FAMILIES = {
+DISTRIBUTIONS = {
     "normal": (density.normal(), 1),
     "fixed_normal": (density.fixed_normal(0.3), 1),
     "bernoulli": (density.bernoulli(), 2),
@@ -220,13 +220,13 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_conditional_density_of_every_family(name):
     """Sample's log-density is that of `log_prob`; mean near the sample mean where the mean is exact; image-shaped events."""
-    family, levels = FAMILIES[name]
+    distribution, levels = DISTRIBUTIONS[name]
     event = (2, 3, 1)
-    net = density.from_linen(nets.MLP((7,), (*event, family.width)), (1, 4))
-    part = density.conditional(net, family, event)
+    net = density.from_linen(nets.MLP((7,), (*event, distribution.width)), (1, 4))
+    part = density.conditional(net, distribution, event)
     params, context = part.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (6, 4))
     x, log_prob = part.sample(params, jax.random.key(2), context, (5000,))
     assert x.shape == (5000, 6, *event) and log_prob.shape == (5000, 6)
