@@ -172,7 +172,7 @@ class VAE(Recipe):
         wanted = LIKELIHOODS[self.likelihood_of(spec)].data
         if wanted == "bits" and kind != "bits":
             raise ValueError(
-                f"a bernoulli likelihood needs bits, the protocol {spec.protocol!r} has {_described(spec)}; "
+                f"a {self.likelihood_of(spec)} likelihood needs bits, the protocol {spec.protocol!r} has {_described(spec)}; "
                 "use likelihood='discretised-logistic', or a protocol that binarises"
             )
         if (wanted == "reals") != (kind == "reals"):
