@@ -43,7 +43,7 @@ if "stop" in sys.argv:  # the first process is asked to stop at the second evalu
         return {"score": 0.0}
     folder = RunFolder(sys.argv[-1], writes=parallel.is_primary())
     try:
-        config = TrainConfig(steps=50, batch_size=64, eval_every=10)
+        config = TrainConfig(steps=50, batch_size=64, eval_every=10, on_device=False)
         loop.run(trainer, config, x, state, folder=folder, validate=validate, progress=False)
     except loop.Interrupted as stop:
         print(json.dumps({"evaluations": len(evaluations), "stop": str(stop)}))

@@ -132,12 +132,14 @@ def build(
         average = None if ema is None else jax.tree.map(jnp.copy, params)
         return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, key_run)
 
-    def step(state, batch):
-        size = len(jax.tree.leaves(batch)[0])
+    def check_splits(size):
         if size % (mesh.size * accumulate):
             raise ValueError(
                 f"a batch of {size} does not split over {mesh.size} device(s) and {accumulate} micro-batch(es)"
             )
+
+    def step(state, batch):
+        check_splits(len(jax.tree.leaves(batch)[0]))
         batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharded), batch)
         gradient = _gradient(lambda params, key, batch: objective(params, key, batch, state.step), accumulate)
         (loss, metrics), grads = gradient(state.params, jax.random.fold_in(state.key, state.step), batch)
@@ -161,6 +163,8 @@ def build(
         return jax.lax.scan(over_seeds(step), state, batches)
 
     def gather(tree, indices):
+        check_splits(indices.shape[-1])
+
         def one(x):
             rows = lambda place: x[
                 indices[place[: indices.ndim]]

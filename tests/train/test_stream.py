@@ -140,6 +140,8 @@ def test_gathered_minibatches_are_the_rows_of_the_order():
     assert x.shape == (5, 2, 8, 5)
     np.testing.assert_array_equal(x, X[rows])
     np.testing.assert_array_equal(labels, rows)
+    with pytest.raises(ValueError, match="batch of 8 does not split"):
+        build(accumulate=3).gather(X, rows)
 
 
 LIMITED = """
