@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from dlvm_jax.digest import digest
@@ -43,7 +44,7 @@ def _raw(tree):
 
 
 def _is_key(x):
-    return jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def seal(note: Mapping[str, Any]) -> str:
@@ -108,7 +109,7 @@ class Checkpoints:
             for step, note in notes.items()
             if note["score"] is not None and math.isfinite(note["score"])
         }
-        return min(scored, key=scored.get) if scored else max(notes, default=None)
+        return min(scored, key=lambda step: scored[step]) if scored else max(notes, default=None)
 
     def save(self, step: int, state: Any, score: float | None = None) -> None:
         """Write a checkpoint in the background; waits for the one before, then drops those no longer kept.

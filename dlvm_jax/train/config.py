@@ -87,13 +87,21 @@ class TrainConfig(Settings):
             )
         return dataclasses.replace(self, steps=steps, epochs=None, eval_every=eval_every, warm_up=warm_up)
 
+    def extent(self) -> tuple[int, int]:
+        """The steps of training and those between evaluations, of resolved settings; ValueError for others."""
+        if self.steps is None or self.eval_every is None:
+            raise ValueError(
+                "the length of training is not known yet; use `resolved` with the number of examples"
+            )
+        return self.steps, self.eval_every
+
     def optimizer(self) -> optax.GradientTransformation:
         """The Optax optimiser of resolved settings."""
         return optimisers.make(
             self.optimiser,
             self.learning_rate,
-            self.steps,
+            self.extent()[0],
             schedule=self.schedule,
-            warm_up=self.warm_up,
+            warm_up=int(self.warm_up),
             clip=self.clip,
         )

@@ -65,6 +65,6 @@ def training_cost(engine: Engine, config: TrainConfig, state: State, data: Any) 
     batch = (config.batch_size,) if len(config.seeds) == 1 else (len(config.seeds), config.batch_size)
     return {
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "steps": config.steps,
+        "steps": config.extent()[0],
         "flops_per_step": flops(engine.chunk, state, data, np.zeros((1, *batch), np.int32)),
     }

@@ -99,7 +99,7 @@ def build(
     ema: float | None = None,
     accumulate: int = 1,
     seeds: Sequence[int] = (0,),
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
 ) -> Engine:
     """Build an `Engine`.
 
@@ -153,7 +153,8 @@ def build(
     def indexed_step(state, data, index):
         return step(state, jax.tree.map(lambda x: x[index], data))
 
-    over_seeds = jax.vmap if several else lambda function, in_axes=0: function
+    def over_seeds(function, in_axes: Any = 0):
+        return jax.vmap(function, in_axes) if several else function
 
     def chunk(state, data, indices):
         one = over_seeds(indexed_step, in_axes=(0, None, 0))
@@ -174,7 +175,8 @@ def build(
         return jax.tree.map(one, tree)
 
     jitted_create = jax.jit(over_seeds(create), out_shardings=replicated)
-    values = np.asarray(seeds if several else seeds[0], np.uint32)
+    values = np.asarray(seeds, np.uint32)
+    values = values if several else values[0]
 
     def start(params=None):
         if params is not None:

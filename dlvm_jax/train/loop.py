@@ -159,12 +159,13 @@ def run(
     NonFiniteError (naming step and metric) and Interrupted (after saving) on SIGTERM or SIGINT.
     """
     _check(engine, config, data, state, validate)
+    last, eval_every = config.extent()
     step = int(np.max(state.step))
     history = [line for line in folder.metrics() if line["step"] <= step]
     folder.rewind(step)
     before, started = folder.seconds(), time.monotonic()
     bar = tqdm(
-        total=config.steps,
+        total=last,
         initial=step,
         unit="step",
         disable=not (progress and parallel.is_primary()),
@@ -174,8 +175,8 @@ def run(
         if checkpoints is not None:
             leaving.callback(checkpoints.wait)  # an error must not lose the checkpoint on its way to the disk
         steps = leaving.enter_context(contextlib.closing(feed(engine, config, data, step)))
-        while step < config.steps and not _stopped_early(history, config, patience_from):
-            end = min(step - step % config.eval_every + config.eval_every, config.steps)
+        while step < last and not _stopped_early(history, config, patience_from):
+            end = min(step - step % eval_every + eval_every, last)
             state, metrics = _advance(steps, state, step, end, checkpoints, bar)
             step = end
             line = {name: np.mean(values, axis=0).tolist() for name, values in metrics.items()}

@@ -1,7 +1,7 @@
 """Optimisers and learning-rate schedules by name, made of Optax's."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,8 @@ def _adam_of_burda(learning_rate):
     adam = optax.scale_by_adam(b1=0.99, eps=1e-4 / SUMMED)
 
     def init(params):
-        return adam.init(params)._replace(nu=jax.tree.map(lambda x: jnp.full_like(x, SUMMED**-2), params))
+        state: Any = adam.init(params)
+        return state._replace(nu=jax.tree.map(lambda x: jnp.full_like(x, SUMMED**-2), params))
 
     scaled = optax.GradientTransformation(init, adam.update)
     return optax.chain(scaled, optax.scale_by_learning_rate(learning_rate))

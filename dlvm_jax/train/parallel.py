@@ -38,7 +38,7 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
-def devices_for(batch_size: int) -> list[jax.Device]:
+def devices_for(batch_size: int) -> list[Any]:
     """All devices, or as many of them as divide the batch, with a warning; in a run of several processes always all."""
     devices = jax.devices()
     if jax.process_count() > 1:
@@ -53,7 +53,7 @@ def devices_for(batch_size: int) -> list[jax.Device]:
     return devices[:count]
 
 
-def mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+def mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """One axis, "data", over all devices of all processes (or those given)."""
     return Mesh(np.asarray(devices if devices is not None else jax.devices()), ("data",))
 

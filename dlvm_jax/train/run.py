@@ -83,7 +83,7 @@ def manifest() -> dict[str, Any]:
         "devices": [d.device_kind for d in jax.devices()],
         "processes": jax.process_count(),
         "cpu_count": _cores(),
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore[reportAttributeAccessIssue]
         "commit": _commit(),
         "command": f"{_program()} {shlex.join(sys.argv[1:])}",
     }

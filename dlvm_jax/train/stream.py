@@ -5,7 +5,7 @@ memory-mapped file, while the devices work on the one before.  A plain file and 
 decoding, and for an epoch of 600 minibatches in memory Grain takes 1.6 s and indexing 0.01 s.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -54,27 +54,29 @@ def _one_ahead(function: Callable, items: Iterable) -> Iterator:
             yield ready.result()
 
 
-def feed(engine: Engine, config: TrainConfig, data: Any, start: int) -> Iterator[Callable]:
+def feed(engine: Engine, config: TrainConfig, data: Any, start: int) -> Generator[Callable, None, None]:
     """Training from step `start` to the end, in pieces, each a function (state) -> (state, metrics of its steps).
 
     data: arrays of the host, examples on the leading axis.  They are put on the devices, or read from there where they are as
     `config.on_device` says.  The results are the same, bit for bit.
     """
     leaves = jax.tree.leaves(data)
+    end, eval_every = config.extent()
 
     def indices(piece):
+        first, count = piece
         rows = [
-            order.minibatches(len(leaves[0]), config.batch_size, seed, *piece, config.shuffle)
+            order.minibatches(len(leaves[0]), config.batch_size, seed, first, count, config.shuffle)
             for seed in engine.seeds
         ]
         return rows[0] if len(rows) == 1 else np.stack(rows, axis=1)
 
     if fits_on_device(data) if config.on_device is None else config.on_device:
         placed = engine.put(data)
-        for rows in map(indices, pieces(start, config.steps, config.eval_every)):
+        for rows in map(indices, pieces(start, end, eval_every)):
             yield lambda state, rows=rows: engine.chunk(state, placed, rows)
         return
     step_bytes = len(engine.seeds) * config.batch_size * sum(x.nbytes // len(x) for x in leaves)
-    short = pieces(start, config.steps, config.eval_every, max(1, PIECE // max(1, step_bytes)))
+    short = pieces(start, end, eval_every, max(1, PIECE // max(1, step_bytes)))
     for batches in _one_ahead(lambda piece: engine.gather(data, indices(piece)), short):
         yield lambda state, batches=batches: engine.stream(state, batches)

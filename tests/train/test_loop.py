@@ -284,6 +284,12 @@ def test_impossible_configurations_are_refused(name):
         TrainConfig(**{name: 0}).check()
 
 
+def test_a_length_that_is_not_known_is_refused(tmp_path):
+    trainer = build()
+    with pytest.raises(ValueError, match="length of training is not known yet; use `resolved`"):
+        loop.run(trainer, TrainConfig(batch_size=8), X, trainer.init(), folder=RunFolder(tmp_path))
+
+
 def test_where_the_data_live_is_true_false_or_none():
     with pytest.raises(ValueError, match="on_device must be True, False or None, got 'no'"):
         TrainConfig(on_device="no").check()
