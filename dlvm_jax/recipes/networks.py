@@ -13,8 +13,9 @@ from dlvm_jax.models import density
 from dlvm_jax.models.density import Net
 from dlvm_jax.nets.masked import MADE
 
-__all__ = ["NETS", "NetworkSettings", "critic", "last", "made", "network", "scaled", "shifted", "top"]
+__all__ = ["DTYPES", "NETS", "NetworkSettings", "critic", "last", "made", "network", "scaled", "shifted", "top"]
 
+DTYPES = {"float32": "", "bfloat16": ""}
 GLOROT = nn.initializers.glorot_uniform()
 Shape = tuple[int, ...]
 

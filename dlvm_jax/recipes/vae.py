@@ -12,7 +12,7 @@ from dlvm_jax.models.vae import Parts, vae
 from dlvm_jax.recipes import networks
 from dlvm_jax.recipes.base import Constants, Model, Recipe
 from dlvm_jax.recipes.conditions import CONDITIONS, condition_of
-from dlvm_jax.recipes.networks import NETS
+from dlvm_jax.recipes.networks import DTYPES, NETS
 from dlvm_jax.recipes.vae_objectives import OBJECTIVES, build_objective
 from dlvm_jax.recipes.vae_parts import LIKELIHOODS, POSTERIORS, PRIORS, Place
 from dlvm_jax.settings import choice, pick, setting
@@ -27,7 +27,6 @@ LIKELIHOOD_OF = {
 TRANSFORM_OF = {"bits": None, "levels": "levels", "reals": "dequantised"}
 INFERENCE = {"top-down": "q(z2|x) q(z1|x,z2) and p(x|z1,z2)", "bottom-up": "q(z1|x) q(z2|z1) and p(x|z1)"}
 KL = {"auto": "analytic where it has a closed form", "analytic": "", "sampled": ""}
-DTYPES = {"float32": "", "bfloat16": ""}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
