@@ -193,14 +193,16 @@ def training_of(config: Any) -> dict[str, Any]:
 def experiment(
     config: Any,
     kind: type[Recipe],
-    finish: Callable[[Any, Any, Fitted, RunFolder], Mapping[str, Any]],
+    finish: Callable[..., Mapping[str, Any]],
     family: str,
     load: Callable[[Any, Recipe], datasets.Data] | None = None,
+    more: Callable[[Any, Any, Fitted], Any] | None = None,
 ) -> Mapping[str, Any] | None:
     """One run from its settings to its report: check, fit, evaluate and report by `finish`, result.json last.
 
     finish: (config, data, fitted, folder) -> the result, after it has written pictures and report
     family: of the name of a new folder;  load: (config, recipe) -> data, where they are no set by name or path
+    more:   (config, data, fitted) -> what else is trained, in all processes; `finish` then takes it as its last argument
     Returns the result, None in the processes that do not write.
     """
     config.check()
@@ -222,10 +224,11 @@ def experiment(
         record=config.as_dict(),
         **training_of(config),
     )
+    further = (more(config, data, fitted),) if more else ()
     if not parallel.is_primary():
         return None
     folder = RunFolder(root)
-    result = finish(config, data, fitted, folder)
+    result = finish(config, data, fitted, folder, *further)
     folder.write("result.json", result)
     print(f"trained {folder.seconds():.0f} s; report in {root / 'report.md'}")
     return result

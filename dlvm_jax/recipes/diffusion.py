@@ -12,7 +12,6 @@ import numpy as np
 from dlvm_jax.data import Data, Spec
 from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, schedules, sde, solvers, times
 from dlvm_jax.models import diffusion, objectives
-from dlvm_jax.models.density import Density
 from dlvm_jax.models.diffusion import Denoiser
 from dlvm_jax.models.diffusion_latents import ode_map
 from dlvm_jax.nets import denoisers
@@ -208,14 +207,15 @@ class Diffusion(Recipe):
     )
     depth: int = setting(4, "layers, residual blocks, or blocks of each resolution", at_least=1)
     patch: int = setting(2, "side of the patches of an image", at_least=1)
-    fourier: tuple[int, ...] = setting((), "exponents n of Fourier features sin and cos(2^n pi x), as in 3 4 5")
+    fourier: tuple[int, ...] = setting(
+        (), "exponents n of Fourier features sin and cos(2^n pi x), as in 3 4 5"
+    )
     dropout: float = setting(0.0, "dropout rate", at_least=0, below=1)
     sampler: str = choice("dpm-2", SAMPLERS, "how samples are drawn")
     sample_steps: int = setting(50, "steps of the sampler", at_least=1)
     dtype: str = choice("float32", DTYPES, "compute type of the network; the rest stays float32")
 
     training: ClassVar[Mapping[str, Any]] = {
-        "steps": 1000,
         "batch_size": 128,
         "learning_rate": 2e-3,
         "schedule": "cosine",
@@ -233,7 +233,7 @@ class Diffusion(Recipe):
 
     def training_for(self, spec: Spec) -> Mapping[str, Any]:
         """Vectors, whose networks are small, take more steps."""
-        return dict(self.training) | ({} if _of_images(spec) else {"steps": 4000})
+        return {**self.training, "steps": 1000 if _of_images(spec) else 4000}
 
     def held_out(self, examples: Any) -> Any:
         """The first 2000, each so often that time and noise are drawn often enough to choose a checkpoint by."""

@@ -148,9 +148,7 @@ def _write(
     )
     drawn = np.asarray(drawn).reshape(-1, *fitted.spec.event_shape)
     trajectory = _trajectory(fitted, 8 if images else count, keys[1])
-    errors = solver_errors(
-        fitted.model.parts.guided, fitted.params, keys[2], _labels(fitted, 64)
-    )
+    errors = solver_errors(fitted.model.parts.guided, fitted.params, keys[2], _labels(fitted, 64))
     if images:
         _image_pictures(root, config, fitted, drawn, trajectory, COLUMNS if labels is None else len(labels))
     else:
