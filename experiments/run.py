@@ -52,7 +52,7 @@ class Common(TrainConfig):
     tensorboard: bool = setting(False, 'also write TensorBoard files (needs the extra "tensorboard")')
     coordinator: str | None = setting(None, "several hosts: address:port of process 0")
     processes: int | None = setting(None, "several hosts: how many processes", at_least=1)
-    process: int | None = setting(None, "several hosts: number of this process", at_least=0)
+    process_id: int | None = setting(None, "several hosts: number of this process", at_least=0)
 
     def check(self) -> None:
         """Raise ValueError, in one line, for settings that are impossible whatever the data."""
@@ -207,7 +207,7 @@ def experiment(
     """
     config.check()
     recipe = recipe_of(config, kind)
-    parallel.initialise(config.coordinator, config.processes, config.process)
+    parallel.initialise(config.coordinator, config.processes, config.process_id)
     data = None if recipe.own_spec(1) else (load or load_data)(config, recipe)
     name = data.name if data else recipe.own_spec(1).name.replace(" ", "-")
     root = config.out or new_folder(f"{family}-{name}")

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.data import Data, Spec
-from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, schedules, sde, solvers, times
+from dlvm_jax.functional.diffusion import ancestral, dpm, ode, schedules, sde, solvers, times
+from dlvm_jax.functional.diffusion.process import Process
 from dlvm_jax.models import diffusion, objectives
 from dlvm_jax.models.diffusion import Denoiser
 from dlvm_jax.models.diffusion_latents import ode_map
@@ -44,7 +45,7 @@ class NoiseProcess(NamedTuple):
     times: Callable = times.uniform_times
 
 
-def _fixed(make: Callable[[], process.Process]) -> Callable[[float, float], diffusion.Schedule]:
+def _fixed(make: Callable[[], Process]) -> Callable[[float, float], diffusion.Schedule]:
     return lambda low, high: diffusion.fixed(make())
 
 
@@ -75,7 +76,7 @@ PROCESSES = {
 class Sampler(NamedTuple):
     """A sampler by name: `build(process, denoise) -> Solver`."""
 
-    build: Callable[[process.Process, Callable], solvers.Solver]
+    build: Callable[[Process, Callable], solvers.Solver]
     help: str
 
 
@@ -319,7 +320,7 @@ class Diffusion(Recipe):
             labels=classes is not None,
         )
 
-    def _sampler(self, noise: process.Process, denoise: Callable) -> tuple[solvers.Solver, jax.Array]:
+    def _sampler(self, noise: Process, denoise: Callable) -> tuple[solvers.Solver, jax.Array]:
         """The solver of samples, and its times."""
         return SAMPLERS[self.sampler].build(noise, denoise), sampling_times(noise, self.sample_steps)
 
@@ -332,7 +333,7 @@ class Diffusion(Recipe):
         return objective if classes is None else diffusion.drop_labels(objective, classes, FORGOTTEN)
 
 
-def sampling_times(noise: process.Process, steps: int) -> jax.Array:
+def sampling_times(noise: Process, steps: int) -> jax.Array:
     """Times of a sampler: equal steps of log-SNR, or some steps of a table, to the clean point where there is one."""
     if noise.steps is not None:
         return solvers.table_times(noise, steps)

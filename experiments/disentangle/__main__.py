@@ -82,7 +82,7 @@ def shapes() -> Data:
 def run(config: Config) -> None:
     """All models, their scores, pictures and the report."""
     config.check()
-    parallel.initialise(config.coordinator, config.processes, config.process)
+    parallel.initialise(config.coordinator, config.processes, config.process_id)
     data, root = shapes(), config.out or new_folder("disentangle")
     settings = {name: getattr(config, name) for name in train.TrainConfig.names()}
     settings["steps"] = config.steps or (None if config.epochs else STEPS)
