@@ -98,8 +98,10 @@ class Settings:
                     owners.setdefault(used, {}).setdefault(field.name, []).append(name)
         for field in dataclasses.fields(self):
             value, tables = getattr(self, field.name), owners.get(field.name)
-            if tables is None or value == field.default or any(field.name in chosen[t] for t in tables):
+            if tables is None or value == field.default:
                 continue
+            if any(field.name in chosen[t] or getattr(self, t) is None for t in tables):
+                continue  # None: the data will choose
             where = " or ".join(f"{t} {' or '.join(names)}" for t, names in tables.items())
             now = " and ".join(f"{t}={getattr(self, t)!r}" for t in tables)
             raise ValueError(f"{field.name}={value!r} belongs to {where}, not to {now}; leave it out")

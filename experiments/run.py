@@ -52,7 +52,7 @@ class Common(TrainConfig):
     tensorboard: bool = setting(False, 'also write TensorBoard files (needs the extra "tensorboard")')
     coordinator: str | None = setting(None, "several hosts: address:port of process 0")
     processes: int | None = setting(None, "several hosts: how many processes", at_least=1)
-    process: int | None = setting(None, "several hosts: number of this process", at_least=0)
+    process_id: int | None = setting(None, "several hosts: number of this process", at_least=0)
 
     def check(self) -> None:
         """Raise ValueError, in one line, for settings that are impossible whatever the data."""
@@ -193,19 +193,21 @@ def training_of(config: Any) -> dict[str, Any]:
 def experiment(
     config: Any,
     kind: type[Recipe],
-    finish: Callable[[Any, Any, Fitted, RunFolder], Mapping[str, Any]],
+    finish: Callable[..., Mapping[str, Any]],
     family: str,
     load: Callable[[Any, Recipe], datasets.Data] | None = None,
+    more: Callable[[Any, Any, Fitted], Any] | None = None,
 ) -> Mapping[str, Any] | None:
     """One run from its settings to its report: check, fit, evaluate and report by `finish`, result.json last.
 
     finish: (config, data, fitted, folder) -> the result, after it has written pictures and report
     family: of the name of a new folder;  load: (config, recipe) -> data, where they are no set by name or path
+    more:   (config, data, fitted) -> what else is trained, in all processes; `finish` then takes it as its last argument
     Returns the result, None in the processes that do not write.
     """
     config.check()
     recipe = recipe_of(config, kind)
-    parallel.initialise(config.coordinator, config.processes, config.process)
+    parallel.initialise(config.coordinator, config.processes, config.process_id)
     data = None if recipe.own_spec(1) else (load or load_data)(config, recipe)
     name = data.name if data else recipe.own_spec(1).name.replace(" ", "-")
     root = config.out or new_folder(f"{family}-{name}")
@@ -222,10 +224,11 @@ def experiment(
         record=config.as_dict(),
         **training_of(config),
     )
+    further = (more(config, data, fitted),) if more else ()
     if not parallel.is_primary():
         return None
     folder = RunFolder(root)
-    result = finish(config, data, fitted, folder)
+    result = finish(config, data, fitted, folder, *further)
     folder.write("result.json", result)
     print(f"trained {folder.seconds():.0f} s; report in {root / 'report.md'}")
     return result

@@ -40,9 +40,11 @@ __all__ = [
     "denoising_net",
     "drop_labels",
     "fixed",
+    "from_unit",
     "guided",
     "learned",
     "ode_density",
+    "to_unit",
     "vlb_loss",
 ]
 
@@ -179,11 +181,13 @@ def _check_levels(levels):
         raise ValueError(f"integer data have at least two levels, got {levels}; None stands for real data")
 
 
-def _to_unit(x, levels):
+def to_unit(x: jax.Array, levels: int | None) -> jax.Array:
+    """Integer levels on [-1, 1]; real data (levels None) as they are."""
     return x if levels is None else quantised.unit_levels(x, levels)
 
 
-def _from_unit(x, levels):
+def from_unit(x: jax.Array, levels: int | None) -> jax.Array:
+    """The nearest levels of points on [-1, 1]; real data (levels None) as they are."""
     return x if levels is None else jnp.clip(jnp.round(0.5 * (x + 1) * (levels - 1)), 0, levels - 1)
 
 
@@ -219,7 +223,7 @@ def _bound(model, params, key, x, context, levels, key_dropout=None):
         noise,
         lambda x_t, t: model.denoise(params, x_t, t, context, key_dropout),
         _decoder(noise, x, levels, ndim),
-        _to_unit(x, levels),
+        to_unit(x, levels),
         *bound_times(noise, uniform),
         event_ndim=ndim,
     )
@@ -230,7 +234,7 @@ def _generate(model, params, key, context, shape, sampler, levels):
     solver, grid = sampler(noise, lambda x, t: model.denoise(params, x, t, context))
     key_start, key_steps = jax.random.split(key)
     start = process.prior_sample(noise, key_start, (*shape, *batch_of(context), *model.event_shape))
-    return _from_unit(solvers.sample(solver, grid, start, key_steps), levels)
+    return from_unit(solvers.sample(solver, grid, start, key_steps), levels)
 
 
 def bound_density(model: Denoiser, sampler: Callable | None, levels: int | None = None) -> Density:
@@ -291,7 +295,7 @@ def ode_density(
 
         if levels is None:
             return by_ode(x)
-        t, centre = noise.t_min, process.alpha(noise, noise.t_min) * _to_unit(x, levels)
+        t, centre = noise.t_min, process.alpha(noise, noise.t_min) * to_unit(x, levels)
         log_std = jnp.log(process.sigma(noise, t))
         z = centre + jnp.exp(log_std) * jax.random.normal(key_noise, x.shape)
         log_lik = quantised.categorical_decoder(noise, x, z, t, levels, ndim)
@@ -365,7 +369,7 @@ def denoising(
         noise, ndim = model.process(params), len(model.event_shape)
         key_t, key_noise, key_dropout = jax.random.split(key, 3)
         t = times_of(noise, times.stratified_uniform(key_t, len(x)))
-        x0 = _to_unit(x, levels)
+        x0 = to_unit(x, levels)
         x_t = process.diffuse(noise, x0, t, jax.random.normal(key_noise, x0.shape))
         x0_hat = model.denoise(params, x_t, t, context, key_dropout)
         error = objectives.denoising_loss(noise, "x0", x0_hat, x0, x_t, t, 1.0, ndim)

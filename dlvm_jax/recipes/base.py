@@ -62,9 +62,11 @@ class Recipe(Settings):
     """The settings of a model.
 
     training: values of `train.TrainConfig` that this family is usually trained with, instead of its defaults
+    after_training: settings that only matter for a trained model; they may change when a run goes on
     """
 
     training: ClassVar[Mapping[str, Any]] = {}
+    after_training: ClassVar[tuple[str, ...]] = ()
 
     @property
     def transform(self) -> str | None:

@@ -13,8 +13,21 @@ from dlvm_jax.models import density
 from dlvm_jax.models.density import Net
 from dlvm_jax.nets.masked import MADE
 
-__all__ = ["NETS", "NetworkSettings", "critic", "last", "made", "network", "scaled", "shifted", "top"]
+__all__ = [
+    "DTYPES",
+    "NETS",
+    "NetworkSettings",
+    "check_images",
+    "critic",
+    "last",
+    "made",
+    "network",
+    "scaled",
+    "shifted",
+    "top",
+]
 
+DTYPES = {"float32": "", "bfloat16": ""}
 GLOROT = nn.initializers.glorot_uniform()
 Shape = tuple[int, ...]
 
@@ -79,6 +92,14 @@ def network(
         **kind.options,
     )
     return density.from_linen(module, *((example,) if several else example))
+
+
+def check_images(net: str, spec: Spec) -> None:
+    """Raise ValueError where a kind of network is of images, and the data are not."""
+    if NETS[net].images and len(spec.event_shape) != 3:
+        raise ValueError(
+            f"net={net!r} needs images [H, W, C], the examples have shape {spec.event_shape}; use net='mlp'"
+        )
 
 
 def made(settings: NetworkSettings, dim: int, context: int | None = None) -> Net:

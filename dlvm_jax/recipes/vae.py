@@ -12,7 +12,7 @@ from dlvm_jax.models.vae import Parts, vae
 from dlvm_jax.recipes import networks
 from dlvm_jax.recipes.base import Constants, Model, Recipe
 from dlvm_jax.recipes.conditions import CONDITIONS, condition_of
-from dlvm_jax.recipes.networks import NETS
+from dlvm_jax.recipes.networks import DTYPES, NETS
 from dlvm_jax.recipes.vae_objectives import OBJECTIVES, build_objective
 from dlvm_jax.recipes.vae_parts import LIKELIHOODS, POSTERIORS, PRIORS, Place
 from dlvm_jax.settings import choice, pick, setting
@@ -27,7 +27,6 @@ LIKELIHOOD_OF = {
 TRANSFORM_OF = {"bits": None, "levels": "levels", "reals": "dequantised"}
 INFERENCE = {"top-down": "q(z2|x) q(z1|x,z2) and p(x|z1,z2)", "bottom-up": "q(z1|x) q(z2|z1) and p(x|z1)"}
 KL = {"auto": "analytic where it has a closed form", "analytic": "", "sampled": ""}
-DTYPES = {"float32": "", "bfloat16": ""}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +37,7 @@ class VAE(Recipe):
     prior: str = choice("standard", PRIORS, "p(z)")
     posterior: str = choice("normal", POSTERIORS, "q(z|x)")
     likelihood: str | None = choice(None, LIKELIHOODS, "p(x|z), by default what suits the data")
+    std: float = setting(1.0, "standard deviation of a fixed-normal likelihood")
     layers: int = setting(1, "layers of latent variables; 2: p(z2) p(z1|z2), each of latent_dim", at_least=1)
     inference: str = choice(
         "top-down", INFERENCE, "with two layers; bottom-up has z2 and its networks half as wide"
@@ -142,8 +142,9 @@ class VAE(Recipe):
             raise ValueError(f"layers must be 1 or 2, got {self.layers}")
         if not self.hidden:
             raise ValueError(f"hidden needs at least one positive width, got {self.hidden}")
-        if not 0 < self.curvature < np.inf:
-            raise ValueError(f"curvature must be above 0, got {self.curvature}")
+        for name in ("curvature", "std"):
+            if not 0 < getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         for wish, requirements in self._requirements():
             for name, allowed in requirements.items():
                 value = getattr(self, name)
@@ -188,11 +189,9 @@ class VAE(Recipe):
             )
         if self.start_at_mean and kind != "bits":
             raise ValueError("start_at_mean is of bits; leave it out")
-        if NETS[self.net].images and len(spec.event_shape) != 3:
-            raise ValueError(
-                f"net={self.net!r} needs images [H, W, C], the examples have shape {spec.event_shape}; use net='mlp'"
-            )
+        networks.check_images(self.net, spec)
         condition_of(self.condition, spec)
+        dataclasses.replace(self, likelihood=self.likelihood_of(spec)).check()
 
     def likelihood_of(self, spec: Spec) -> str:
         """The name of the likelihood for data of a spec."""
@@ -249,7 +248,7 @@ class VAE(Recipe):
     def _decoder(self, spec, constants, event, context) -> Density:
         """p(x | z), or p(x | z, context)."""
         entry = pick(LIKELIHOODS, self.likelihood_of(spec), "likelihood")
-        distribution = entry.build(spec.levels)
+        distribution = entry.build(self, spec.levels)
         code = (self.latent_dim if self.inference == "bottom-up" else self.code_dim,)  # what the decoder sees
         inputs = code if context is None else (code, context)
         outputs = (*event, distribution.width - entry.shared)

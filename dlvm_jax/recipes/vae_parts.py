@@ -82,15 +82,17 @@ class Posterior(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """p(x|z) by name: `build(levels) -> OutputDistribution`.
+    """p(x|z) by name: `build(recipe, levels) -> OutputDistribution`.
 
     data: what it is of: "bits", "levels" (bits too) or "reals";  shared: whether one learned scale serves all elements
+    uses: settings that belong to it
     """
 
-    build: Callable[[int], OutputDistribution]
+    build: Callable[["VAE", int], OutputDistribution]
     help: str
     data: str
     shared: bool = False
+    uses: tuple[str, ...] = ()
 
 
 def _learned(recipe, place):
@@ -234,14 +236,28 @@ POSTERIORS = {
 }
 
 LIKELIHOODS = {
-    "bernoulli": Likelihood(lambda levels: density.bernoulli(), "of bits", "bits"),
-    "normal": Likelihood(lambda levels: density.normal(), "a mean and a scale for each element", "reals"),
-    "shared-normal": Likelihood(lambda levels: density.normal(), "one learned scale for all", "reals", True),
-    "unit-normal": Likelihood(lambda levels: density.fixed_normal(1.0), "scale 1", "reals"),
-    "discretised-logistic": Likelihood(density.discretised_logistic, "of integer levels", "levels"),
-    "discretised-normal": Likelihood(density.discretised_normal, "of integer levels", "levels"),
-    "logistic-mixture": Likelihood(
-        lambda levels: density.logistic_mixture(levels, 5), "of five discretised logistics", "levels"
+    "bernoulli": Likelihood(lambda recipe, levels: density.bernoulli(), "of bits", "bits"),
+    "normal": Likelihood(
+        lambda recipe, levels: density.normal(), "a mean and a scale for each element", "reals"
     ),
-    "categorical": Likelihood(density.categorical, "a probability for each level", "levels"),
+    "shared-normal": Likelihood(
+        lambda recipe, levels: density.normal(), "one learned scale for all", "reals", True
+    ),
+    "fixed-normal": Likelihood(
+        lambda recipe, levels: density.fixed_normal(recipe.std), "of a given scale", "reals", uses=("std",)
+    ),
+    "discretised-logistic": Likelihood(
+        lambda recipe, levels: density.discretised_logistic(levels), "of integer levels", "levels"
+    ),
+    "discretised-normal": Likelihood(
+        lambda recipe, levels: density.discretised_normal(levels), "of integer levels", "levels"
+    ),
+    "logistic-mixture": Likelihood(
+        lambda recipe, levels: density.logistic_mixture(levels, 5),
+        "of five discretised logistics",
+        "levels",
+    ),
+    "categorical": Likelihood(
+        lambda recipe, levels: density.categorical(levels), "a probability for each level", "levels"
+    ),
 }

@@ -76,10 +76,14 @@ def fit(
     before = _read(Path(out)) if resume and (Path(out) / MODEL).exists() else None
     config = _config(recipe, spec, settings, before).resolved(spec.examples)
     seed = config.seeds[0]
-    constants = recipe.constants(data, seed) if start is None else start.constants
+    identity = _identity(recipe, config, spec, start)
+    if before and before["identity"] == identity:  # as measured when the run began
+        constants = _constants(Path(out))
+    else:
+        constants = recipe.constants(data, seed) if start is None else start.constants
     model = recipe.build(spec, constants)
     _check(recipe, model, data, config, start)
-    trainer, identity = _engine(model, config, data), _identity(recipe, config, spec, start)
+    trainer = _engine(model, config, data)
     root = new_folder(f"{type(recipe).__name__.lower()}-{spec.name}") if out is None else Path(out)
     folder = RunFolder(root, tensorboard=tensorboard, logger=logger, writes=parallel.is_primary())
     kept = Checkpoints(root / "checkpoints", identity)
@@ -118,8 +122,7 @@ def load(folder: str | Path) -> Fitted:
     found = _read(root)
     recipe, config = recipes.from_json(found["recipe"]), TrainConfig.from_dict(found["train"])
     spec = Spec(**{**found["spec"], "event_shape": tuple(found["spec"]["event_shape"])})
-    with np.load(root / CONSTANTS) as file:
-        constants = dict(file)
+    constants = _constants(root)
     model = recipe.build(spec, constants)
     trainer = _engine(model, config, None)
     kept = Checkpoints(root / "checkpoints", found["identity"])
@@ -138,6 +141,11 @@ def _read(root: Path) -> dict[str, Any]:
         raise ValueError(
             f"{root} holds no run that this version reads (no intact {MODEL}); name another folder, or train it again"
         ) from error
+
+
+def _constants(root: Path) -> dict[str, np.ndarray]:
+    with np.load(root / CONSTANTS) as file:
+        return dict(file)
 
 
 def _save(folder, recipe, spec, constants, config, identity, record) -> None:
@@ -217,8 +225,10 @@ def _check(recipe, model, data, config, start) -> None:
 
 def _identity(recipe, config, spec, start) -> dict[str, Any]:
     """What a run must agree in to go on: all but its length."""
-    trained = {name: value for name, value in config.as_dict().items() if name not in NOT_IDENTITY}
-    found = {**recipe.as_json(), **trained, "protocol": f"{spec.name} {spec.protocol} {spec.protocol_hash}"}
+    free = {*NOT_IDENTITY, *recipe.after_training}
+    settings = {**recipe.as_json(), **config.as_dict()}
+    trained = {name: value for name, value in settings.items() if name not in free}
+    found = {**trained, "protocol": f"{spec.name} {spec.protocol} {spec.protocol_hash}"}
     return found if start is None else found | {"start": digest(start.per_seed)}
 
 

@@ -1,20 +1,28 @@
 """Measurements, pictures and report of a trained autoencoder."""
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import jax
-import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 
+from dlvm_jax.data import Data
 from dlvm_jax.evaluate import pictures
 from dlvm_jax.functional import autoencoding, divergences
 from dlvm_jax.models import autoencoder
+from dlvm_jax.train.fitted import Fitted
+from dlvm_jax.train.run import RunFolder
 
-__all__ = ["auc", "measure", "pca", "write"]
+if TYPE_CHECKING:
+    from experiments.autoencoder.__main__ import Config
+
+__all__ = ["accuracy", "auc", "effective_units", "evaluate_and_write", "pca"]
 
 MOST = 10_000  # examples a measurement uses at most, so that it fits in memory at once
 
 
-def auc(inside, outside):
+def auc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float]:
     """P(a score of `outside` exceeds one of `inside`), ties counting half, and its standard error (DeLong et al. 1988)."""
 
     def placements(scores, among):
@@ -25,10 +33,10 @@ def auc(inside, outside):
 
     above, below = placements(outside, inside), placements(inside, outside)
     variance = above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below)
-    return [float(above.mean()), float(np.sqrt(variance))]
+    return float(above.mean()), float(np.sqrt(variance))
 
 
-def pca(x, dim):
+def pca(x: np.ndarray, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean [D] and the `dim` leading principal axes [D, dim] of examples [n, D]."""
     mean = x.mean(0)
     _, axes = np.linalg.eigh(np.cov(x.T, bias=True).astype(np.float64))
@@ -41,28 +49,65 @@ def _mean(values):
     return [float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))]
 
 
-def _train_images(config, dataset):
-    raw = dataset.train[: config.train_limit][:MOST]
-    return np.asarray(dataset.preprocess(jax.random.key(0), raw))
-
-
-def _vae_codes(parts, params, x):
-    """Posterior means and log-standard deviations."""
-    return parts.vae[1].normal(params["posterior"], x)
-
-
-def _effective_units(codes):
+def effective_units(codes: np.ndarray) -> np.ndarray:
     """Participation ratio (sum |z|)^2 / sum z^2 of each code: from 1, one unit at work, to k, all alike; free of scale."""
     codes = np.asarray(codes, np.float64)
     return np.abs(codes).sum(1) ** 2 / np.square(codes).sum(1)
 
 
-def measure(config, dataset, outliers, corrupt, parts, params, vae_params):
+def accuracy(fitted: Fitted, data: Data) -> tuple[float, float]:
+    """Of a classifier on the test examples, with its binomial standard error."""
+    logits = jax.jit(fitted.model.parts.logits)(fitted.params, np.asarray(data.test))
+    value = float(autoencoder.accuracy(logits, data.test_labels))
+    return value, float(np.sqrt(value * (1 - value) / len(logits)))
+
+
+def evaluate_and_write(
+    config: "Config",
+    data: Data,
+    outliers: Data | None,
+    fitted: Fitted,
+    classifiers: Mapping[str, Fitted],
+    vae: Fitted | None,
+    folder: RunFolder,
+) -> Mapping[str, Any]:
+    """Measurements of the first seed, pictures and report.md: the run's result."""
+    labels = None if data.test_labels is None else data.test_labels[: config.eval_limit]
+    data = data._replace(test=data.test[: config.eval_limit], test_labels=labels)
+    result = {
+        "step": fitted.step,
+        "accuracy": {name: accuracy(trained, data) for name, trained in classifiers.items()},
+        **_measure(config, data, outliers, fitted, vae),
+    }
+    shown = _pictures(config, data, fitted, vae, folder)
+    (folder.root / "report.md").write_text(_report(config, data, folder.seconds(), result, shown))
+    for group in ("accuracy", "squared_error", "code", "auc"):
+        for name, (mean, standard_error) in result[group].items():
+            print(f"{group.replace('_', ' ')}, {name}: {mean:.4g} ± {standard_error:.2g}")
+    return result
+
+
+def _mean(values):
+    """Mean over examples and its standard error."""
+    values = np.asarray(values, np.float64)
+    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
+
+
+def _train_images(data):
+    return np.asarray(data.preprocess(jax.random.key(0), data.train[:MOST]))
+
+
+def _vae_codes(vae, x):
+    """Posterior means and log-standard deviations."""
+    return vae.model.parts.posterior.normal(vae.params["posterior"], x)
+
+
+def _measure(config, data, outliers, fitted, vae):
     """What the report's tables hold: each a mean over test examples with its standard error."""
-    model, test = parts.model, np.asarray(dataset.test[:MOST])
-    train = _train_images(config, dataset)
+    model, params, test = fitted.model.parts, fitted.params, np.asarray(data.test[:MOST])
+    train = _train_images(data)
     score = jax.jit(lambda x: autoencoder.outlier_score(model, params, x))
-    noisy = corrupt(jax.random.key(config.seed), test)
+    noisy = fitted.recipe.corrupt(jax.random.key(config.seeds[0]), test)
 
     def squared_error(reconstruction, x=test):
         return autoencoding.squared_error(x, reconstruction, model.event_ndim)
@@ -84,18 +129,16 @@ def measure(config, dataset, outliers, corrupt, parts, params, vae_params):
     jacobian = autoencoding.contractive_penalty(lambda x: model.encode(params, x), few, model.event_ndim)
     code = {
         "l1 norm": _mean(autoencoding.sparse_penalty(codes)),
-        "effective units": _mean(_effective_units(codes)),
+        "effective units": _mean(effective_units(codes)),
         "relative sensitivity": _mean(jacobian / codes.var(0).sum()),
     }
     scores = score(test)
     areas = {f"{config.corruption} noise": auc(scores, score(noisy))}
     if outliers is not None:
         areas[outliers.name] = auc(scores, score(np.asarray(outliers.test[:MOST])))
-    if vae_params is not None:
-        means, log_std = _vae_codes(parts, vae_params, test)
-        errors["VAE, from the posterior mean"] = squared_error(
-            parts.vae[2].mean(vae_params["decoder"], means)
-        )
+    if vae is not None:
+        means, log_std = _vae_codes(vae, test)
+        errors["VAE, from the posterior mean"] = squared_error(vae.decode(means))
         code["KL of the VAE, nats"] = _mean(divergences.kl_standard_normal(means, log_std))
     return {"squared_error": {k: _mean(v) for k, v in errors.items()}, "code": code, "auc": areas}
 
@@ -108,9 +151,10 @@ def _pairs(path, x, below, title, middle=None):
 
 def _comparison(path, columns, labels):
     """Autoencoder and VAE side by side: latent space, samples, reconstructions; columns {title: (codes, samples, pairs)}."""
-    figure, axes = plt.subplots(
-        3, len(columns), figsize=(9, 9.4), height_ratios=(5, 3, 1.1), layout="constrained"
-    )
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 9.4), layout="constrained")
+    axes = figure.subplots(3, len(columns), height_ratios=(5, 3, 1.1))
     for (title, (codes, samples, pairs)), (space, drawn, rebuilt) in zip(
         columns.items(), axes.T, strict=True
     ):
@@ -128,75 +172,79 @@ def _comparison(path, columns, labels):
     if labels is not None:
         figure.colorbar(dots, ax=axes[0, -1], label="label", ticks=np.unique(labels))
     figure.savefig(path, dpi=72)
-    plt.close(figure)
 
 
-def _compare(root, config, dataset, parts, params, vae_params, x, labels):
+def _compare(path, config, data, fitted, vae, x, labels):
     """Write the picture of the lectures: codes of test images, samples, reconstructions, of autoencoder and VAE."""
-    model, (prior, _, decoder) = parts.model, parts.vae
-    law = np.asarray(model.encode(params, _train_images(config, dataset)), np.float64)
-    rng = np.random.default_rng(config.seed)
-    fitted = rng.multivariate_normal(law.mean(0), np.atleast_2d(np.cov(law.T)), 60).astype(np.float32)
-    z, _ = prior.sample(vae_params["prior"], jax.random.key(config.seed), shape=(60,))
+    law = np.asarray(fitted.encode(_train_images(data)), np.float64)
+    rng = np.random.default_rng(config.seeds[0])
+    normal = rng.multivariate_normal(law.mean(0), np.atleast_2d(np.cov(law.T)), 60).astype(np.float32)
+    prior = vae.model.parts.prior
+    z, _ = prior.sample(vae.params["prior"], jax.random.key(config.seeds[0]), shape=(60,))
     columns = {}
-    for title, codes, drawn, decode in (
-        ("autoencoder", model.encode(params, x), fitted, lambda z: model.decode(params, z)),
-        (
-            f"VAE, Gaussian likelihood of s = {config.vae_std:g}",
-            _vae_codes(parts, vae_params, x)[0],
-            z,
-            lambda z: decoder.mean(vae_params["decoder"], z),
-        ),
+    for title, trained, drawn in (
+        ("autoencoder", fitted, normal),
+        (f"VAE, Gaussian likelihood of s = {config.vae_std:g}", vae, z),
     ):
-        pairs = np.concatenate([x[:10], decode(codes[:10])])
-        columns[title] = np.asarray(codes[:1000]), decode(jnp.asarray(drawn)), pairs
-    _comparison(root / "compare.png", columns, None if labels is None else labels[:1000])
+        codes = trained.encode(x)
+        pairs = np.concatenate([x[:10], trained.decode(codes[:10])])
+        columns[title] = np.asarray(codes[:1000]), trained.decode(drawn), pairs
+    _comparison(path, columns, None if labels is None else labels[:1000])
 
 
-def write(root, config, dataset, corrupt, parts, params, vae_params, log, result):
-    """Write the pictures and report.md."""
-    model = parts.model
-    x = np.asarray(dataset.test[:2000])
-    labels = None if dataset.test_labels is None else dataset.test_labels[: len(x)]
+def _pictures(
+    config: "Config", data: Data, fitted: Fitted, vae: Fitted | None, folder: RunFolder
+) -> list[str]:
+    """Write the pictures: their names."""
+    root = folder.root
+    made = _pictures_of_images(root, config, data, fitted) if data.test.ndim == 4 else []
+    x = np.asarray(data.test[:2000])
+    labels = None if data.test_labels is None else data.test_labels[: len(x)]
+    pictures.latent_scatter(root / "latent.png", fitted.encode(x), labels, "codes of test examples")
+    if vae is not None and data.test.ndim == 4:
+        _compare(root / "compare.png", config, data, fitted, vae, x, labels)
+        made.insert(0, "compare")
+    history = folder.metrics()
+    steps = [line["step"] for line in history]
+    fields = {"training": "squared_error", "validation": "valid_squared_error"}
+    series = {
+        name: (steps, [np.mean(line[field]) for line in history])
+        for name, field in fields.items()
+        if field in history[-1]
+    }
+    pictures.curves(root / "curves.png", series, "squared error of an example")
+    return [*made, "latent", "curves"]
 
-    def rebuilt(images):
-        return model.decode(params, model.encode(params, images))
 
+def _pictures_of_images(root: Path, config: "Config", data: Data, fitted: Fitted) -> list[str]:
+    """Reconstructions, straight lines between codes, outliers, and what denoising does: their names."""
+    model, params, x = fitted.model.parts, fitted.params, np.asarray(data.test[:2000])
+    rebuilt = fitted.reconstruct
     _pairs(
         root / "reconstructions.png", x[:20], rebuilt(x[:20]), "test images, and below them reconstructions"
     )
-    pictures.latent_scatter(root / "latent.png", model.encode(params, x), labels, "codes of test images")
-    path = autoencoder.interpolate(model, params, x[:8], x[8:16], 12)
+    ends = min(8, len(x) // 2)
+    path = autoencoder.interpolate(model, params, x[:ends], x[ends : 2 * ends], 12)
+    rows = [np.concatenate([x[i : i + 1], path[:, i], x[ends + i : ends + i + 1]]) for i in range(ends)]
     pictures.grid(
         root / "interpolation.png",
-        np.concatenate([np.concatenate([x[i : i + 1], path[:, i], x[8 + i : 9 + i]]) for i in range(8)]),
+        np.concatenate(rows),
         14,
         "straight lines between the codes of two test images, which stand left and right",
     )
     ranked = np.argsort(-np.asarray(autoencoder.outlier_score(model, params, x)))
-    chosen = x[np.concatenate([ranked[:20], ranked[:-21:-1]])]
-    halves = [np.concatenate([half, rebuilt(half)]) for half in (chosen[:20], chosen[20:])]
+    halves = [np.concatenate([half, rebuilt(half)]) for half in (x[ranked[:20]], x[ranked[:-21:-1]])]
     pictures.grid(
         root / "outliers.png",
         np.concatenate(halves),
         20,
         "test images and reconstructions: most outlying above, least outlying below",
     )
-    shown = ["reconstructions", "latent", "interpolation", "outliers", "curves"]
-    if config.kind == "denoising":
-        noisy = corrupt(jax.random.key(config.seed), x[:20])
-        _pairs(root / "denoised.png", x[:20], rebuilt(noisy), "test images, corrupted, and denoised", noisy)
-        shown.insert(1, "denoised")
-    if vae_params is not None:
-        _compare(root, config, dataset, parts, params, vae_params, x, labels)
-        shown.insert(0, "compare")
-    history = log.metrics()
-    steps = [line["step"] for line in history]
-    series = {"training": (steps, [line["squared_error"] for line in history])}
-    if "valid_squared_error" in history[-1]:
-        series["validation"] = (steps, [line["valid_squared_error"] for line in history])
-    pictures.curves(root / "curves.png", series, "squared error of an example")
-    (root / "report.md").write_text(_report(config, dataset, log, result, shown))
+    if fitted.recipe.kind != "denoising":
+        return ["reconstructions", "interpolation", "outliers"]
+    noisy = fitted.recipe.corrupt(jax.random.key(config.seeds[0]), x[:20])
+    _pairs(root / "denoised.png", x[:20], rebuilt(noisy), "test images, corrupted, and denoised", noisy)
+    return ["reconstructions", "denoised", "interpolation", "outliers"]
 
 
 def _table(title, unit, values, digits=2):
@@ -206,7 +254,8 @@ def _table(title, unit, values, digits=2):
     return f"| {title} | {unit} |\n|---|---|\n{rows}\n"
 
 
-def _report(config, dataset, log, result, shown):
+def _report(config, data, seconds, result, shown):
+    """The report as Markdown."""
     kind = {
         "plain": "plain",
         "sparse": f"sparse (weight {config.weight:g})",
@@ -221,12 +270,12 @@ examples; the checkpoint is the one of least validation loss; ± is the binomial
 
 {_table("encoder", "test accuracy", result["accuracy"], 4)}"""
     images = "\n".join(f"![{name}]({name}.png)" for name in shown)
-    return f"""# Autoencoder on {config.data}
+    return f"""# Autoencoder on {data.name}
 
-A {kind} autoencoder with codes of {config.latent_dim} numbers, trained on {len(dataset.train[: config.train_limit])} examples.
-{dataset.protocol.description} (protocol `{dataset.protocol.name}`, hash `{dataset.protocol.hash}`).
-Checkpoint of step {result["step"]}, {log.seconds():.0f} s of training; ± is the standard error over test examples.
-Squared errors are summed over the pixels of an image; the noisy input has {config.corruption} noise {config.noise:g}.
+A {kind} autoencoder with codes of {config.latent_dim} numbers, trained on {len(data.train)} examples.
+{data.protocol.description} (protocol `{data.protocol.name}`, hash `{data.protocol.hash}`).
+Checkpoint of step {result["step"]}, {seconds:.0f} s of training; ± is the standard error over test examples.
+Squared errors are summed over the elements of an example; the noisy input has {config.corruption} noise {config.noise:g}.
 
 {_table("reconstruction", "squared error of a test image", result["squared_error"])}
 Whatever the scale of the codes: effective units are (sum |z|)² / sum z² of a code, between 1 and {config.latent_dim}; relative

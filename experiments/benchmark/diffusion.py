@@ -20,9 +20,9 @@ import tyro
 from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, schedules, sde, solvers, times
 from dlvm_jax.models import diffusion
 from dlvm_jax.nets import denoisers
+from dlvm_jax.recipes.diffusion import sampling_times
 from dlvm_jax.train import engine, order
 from experiments.benchmark import timing
-from experiments.diffusion import report as diffusion_report
 
 SIDES, SAMPLES, PART, EVALUATIONS = (8, 28), 1000, 50, 20  # PART of the samples stays in the cache
 STEPS, BATCH, EXAMPLES = 10, 128, 4096
@@ -70,7 +70,7 @@ def our_sampler(model: diffusion.Denoiser, name: str, steps: int, count: int) ->
         return ode.integrate(field, start, NOISE.t_max, NOISE.t_min, max_steps=steps).x
 
     def sampler(noise, denoise):
-        return SAMPLERS[name](noise, denoise), diffusion_report.grid_of(noise, steps)
+        return SAMPLERS[name](noise, denoise), sampling_times(noise, steps)
 
     if SAMPLERS[name] is None:
         return adaptive
@@ -203,7 +203,7 @@ def agreement(side: int, count: int = 4) -> dict[str, Any]:
 
     start = draw.normal(size=(count, *model.event_shape)).astype(np.float32)
     solver = dpm.dpm_multistep(NOISE, lambda x, t: model.denoise(params, x, t))
-    grid = diffusion_report.grid_of(NOISE, EVALUATIONS)
+    grid = sampling_times(NOISE, EVALUATIONS)
     sampled = jax.jit(lambda x: solvers.sample(solver, grid, x))(process.sigma(NOISE, NOISE.t_max) * start)
     errors = {"samples": distance(sampled, torch_sample(net, to_torch(start)).moveaxis(1, -1).numpy())}
 

@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
+from dlvm_jax import train
 from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, solvers
 from experiments.checks import toys
-from experiments.diffusion import __main__ as diffusion
 from experiments.reproduce import readers as recipes
 from experiments.reproduce.registry import Measured, Row
 
@@ -22,7 +22,8 @@ def order_of(sampler):
 
     def run(folder, quick):
         toys.RUNS["eight_gaussians", "diffusion"][0](folder, quick)
-        model, params = diffusion.finished(folder)
+        fitted = train.load(folder)
+        model, params = fitted.model.parts.denoiser, fitted.params
         noise = model.process(params)._replace(t_min=CLEAN)
         start = process.prior_sample(noise, jax.random.key(0), (STARTS, *model.event_shape))
 

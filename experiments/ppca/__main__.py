@@ -62,7 +62,7 @@ def double_precision() -> Iterator[None]:
 def run(config: Config) -> None:
     """One model for each latent dimension, from the settings to the report."""
     config.check()
-    parallel.initialise(config.coordinator, config.processes, config.process)
+    parallel.initialise(config.coordinator, config.processes, config.process_id)
     recipe_of = lambda latent: recipes.PPCA(latent_dim=latent, method=config.method)
     data = common.load_data(config, recipe_of(2))
     for latent in config.latent_dim:

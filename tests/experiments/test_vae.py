@@ -267,7 +267,7 @@ def test_a_full_disk_is_one_clear_line_and_loses_nothing(tmp_path):
         ("--likelihood", "discretised-logistic", "--net", "conv", "--hidden", "8", "16"),
         ("--likelihood", "discretised-normal", "--objective", "dreg", "--samples", "3", "--dtype", "bfloat16"),
         ("--objective", "renyi", "--samples", "3", "--alpha", "0.5", "--clip", "1", "--schedule", "cosine", "--tensorboard"),
-        ("--beta", "2", "--kl", "sampled", "--patience", "2", "--epochs", "30", "--likelihood", "unit-normal"),
+        ("--beta", "2", "--kl", "sampled", "--patience", "2", "--epochs", "30", "--likelihood", "fixed-normal"),
         ("--condition", "label", "--objective", "iwae", "--samples", "3"),
         ("--layers", "2", "--prior", "vamp-data", "--components", "20"),
         ("--layers", "2", "--inference", "bottom-up", "--net", "tanh", "--start-at-mean", "--no-shuffle", "--schedule", "stages"),
