@@ -78,7 +78,9 @@ class LatentDiffusion(Recipe):
         scaled = lambda density: latent_diffusion.standardised(density, *moments)
         bound = scaled(diffusion.bound_density(denoiser, latent_sampler))
         exact = scaled(diffusion.ode_density(denoiser, latent_sampler, ODE_STEPS))
-        objective = latent_diffusion.encoded(objectives.negative_log_likelihood(bound), posterior, held["posterior"])
+        objective = latent_diffusion.encoded(
+            objectives.negative_log_likelihood(bound), posterior, held["posterior"]
+        )
         with_prior = lambda prior: _of_prior(vae_of(prior, posterior, decoder), held, prior)
         return Model(
             with_prior(exact),
