@@ -6,13 +6,18 @@ import math
 import os
 import pkgutil
 
+import jax
 import numpy as np
 import pytest
 
+from dlvm_jax import data, recipes
 from experiments import papers
+from experiments.papers import burda2016
 from experiments.reproduce import __main__ as reproduce
 from experiments.reproduce import readers, results
 from experiments.reproduce.registry import doubtful, every_row, verdict
+from experiments.run import recipe_of
+from experiments.vae import __main__ as vae
 from tests.experiments.common import folders, row_of
 
 ROWS = every_row()
@@ -226,3 +231,14 @@ def test_a_row_of_each_kind_runs(name, tmp_path, capsys):
         pytest.skip("this row needs data: set DLVM_DATA")
     reproduce.run(reproduce.Run((name,), quick=True, **folders(tmp_path)))
     assert "QUICK" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layers, parameters", [(1, 425_284), (2, 521_084)])
+def test_the_networks_of_burda_have_as_many_parameters_as_theirs(layers, parameters):
+    """Counted by hand: 784-200-200-2 x 50 and back; or -2 x 100 and back, and 100-100-100-2 x 50, 50-100-100-2 x 100."""
+    settings = burda2016.settings(layers, "iwae", 5, burda2016.ORIGINAL)
+    recipe = recipe_of(vae.Config(**settings), recipes.VAE)
+    spec = data.Spec("mnist", "bits", "", (28, 28, 1), 9, 2, True, 1.0)
+    model = recipe.build(spec, {"mean": np.zeros((28, 28, 1))})
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == parameters
