@@ -154,21 +154,22 @@ def diagnose(
     if draws < 2 or len(x) < 2:
         raise ValueError(f"diagnostics need at least two draws and examples, got {draws} and {len(x)}")
     vae(*parts)  # refuses parts that do not fit
-    x, own = jnp.asarray(as_precise_as(params, x)), parts.tied(params)
+    examples, own = jnp.asarray(as_precise_as(params, x)), parts.tied(params)
     key_draws, key_prior = jax.random.split(key)
     with jax.default_matmul_precision("highest"):
-        z, *logs = _draw(parts, draws, block)(own, key_draws, x)
+        z, *logs = _draw(parts, draws, block)(own, key_draws, examples)
         flat = z.reshape(-1, *z.shape[2:])
         from_prior, _ = parts.prior.sample(own["prior"], key_prior, None, (len(flat),))
-        log_q = lambda z: np.asarray(_aggregate(parts.posterior, block)(own["posterior"], x, z), float)
+        aggregate = _aggregate(parts.posterior, block)
+        log_q = lambda z: np.asarray(aggregate(own["posterior"], examples, z), float)
         inside, outside = log_q(flat), log_q(from_prior)
         units = None
         if parts.posterior.normal is not None and parts.prior.normal is not None:
-            units = np.asarray(unit_kl(parts, params, x), float)
+            units = np.asarray(unit_kl(parts, params, examples), float)
     log_lik, log_prior, log_posterior = (np.asarray(value, float) for value in logs)
     log_aggregate = inside.reshape(log_prior.shape)
     share = float((outside < np.quantile(inside, 1 - INSIDE)).mean())
-    means = parts.posterior.mean and posterior_means(parts.posterior, own["posterior"], x)
+    means = parts.posterior.mean and posterior_means(parts.posterior, own["posterior"], examples)
     return Diagnostics(
         examples=len(x),
         draws=draws,

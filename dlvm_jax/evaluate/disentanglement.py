@@ -8,7 +8,7 @@ that are the factors themselves (SAP: one minus chance).  ValueError for arrays 
 Settings are those of Locatello et al. 2019 unless a docstring says otherwise.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
@@ -217,8 +217,9 @@ def dci(codes: np.ndarray, factors: np.ndarray, *, trees: int = 50, seed: int = 
     """
     codes, factors = _checked(codes, factors)
     train, test = _halves(len(codes), seed)
+    all_codes: Any = None  # scikit-learn says "all" so, and its stubs do not know it
     forests = [
-        RandomForestClassifier(trees, max_features=None, random_state=seed).fit(codes[train], v[train])
+        RandomForestClassifier(trees, max_features=all_codes, random_state=seed).fit(codes[train], v[train])
         for v in factors.T
     ]
     importance = np.stack([forest.feature_importances_ for forest in forests], axis=1)

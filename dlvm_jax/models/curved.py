@@ -78,7 +78,8 @@ def _wrapped(init, law, dim, curvature):
 
     def log_prob(params, key, z, context=None):
         check_event(z, dim)
-        return hyperbolic.wrapped_normal_log_prob(z, *law(params, context), curvature)
+        mean, log_std = law(params, context)
+        return hyperbolic.wrapped_normal_log_prob(z, mean, log_std, curvature)
 
     def sample(params, key, context=None, shape=()):
         mean, log_std = law(params, context)
@@ -86,8 +87,9 @@ def _wrapped(init, law, dim, curvature):
         log_density = densities.normal_log_prob(tangent, 0.0, log_std)
         log_density = log_density - hyperbolic.log_volume_change(tangent, curvature)
         x = hyperbolic.exp_map(mean, tangent, curvature)
-        at_x = hyperbolic.wrapped_normal_log_prob(*jax.lax.stop_gradient((x, mean, log_std)), curvature)
-        kept = jnp.abs(at_x - jax.lax.stop_gradient(log_density)) < 1
+        stopped = jax.lax.stop_gradient((x, mean, log_std, log_density))
+        at_x = hyperbolic.wrapped_normal_log_prob(stopped[0], stopped[1], stopped[2], curvature)
+        kept = jnp.abs(at_x - stopped[3]) < 1
         return x, jnp.where(kept, log_density, jnp.inf)
 
     return Density(

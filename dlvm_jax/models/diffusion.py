@@ -162,9 +162,9 @@ def denoiser(
 
     def denoise(params, x, t, context=None, key=None):
         prediction, noise = predict(params, x, t, context, key), noise_of(params)
-        if target == "levels":
+        if level_log_prob is not None:
             return quantised.expected_level(noise, level_log_prob + prediction, x, t)
-        if target == "bins":
+        if bins is not None:
             return quantised.expected_in_bins(noise, prediction, x, t, *bins)
         if target != "edm":
             return targets.to_x0(noise, target, prediction, x, t)
@@ -286,7 +286,8 @@ def ode_density(
 
     def log_prob(params, key, x, context=None):
         noise = model.process(params)
-        key_noise, key_probe = (None, None) if key is None else jax.random.split(key)
+        keys: Any = (None, None) if key is None else jax.random.split(key)
+        key_noise, key_probe = keys
         probe = jax.random.rademacher(key_probe, x.shape, jnp.result_type(x, float)) if hutchinson else None
 
         def by_ode(z):

@@ -30,7 +30,10 @@ def doubles(params):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", [*flow_densities.FLOWS, "iaf"])
 def test_density_of_a_flow_posterior(name):
-    """log_prob of a draw is what `sample` says, and the Gaussian's less the log-determinant of the autodiff Jacobian."""
+    """log_prob of a draw is what `sample` says, and the Gaussian's less the log-determinant of the autodiff Jacobian.
+
+    The network's outputs are mean, log-standard deviation, and the raw parameters of one step after another.
+    """
     q, outputs = posterior(name)
     params = doubles(q.init(jax.random.key(0)))
     context = jnp.asarray(np.random.RandomState(0).randn(2, outputs))
@@ -45,6 +48,10 @@ def test_density_of_a_flow_posterior(name):
 
     start = mean + jnp.exp(log_std) * eps[0]
     np.testing.assert_allclose(draw(start), z[0], atol=1e-12)
+    if name != "iaf":
+        flow = flow_densities.FLOWS[name](DIM, STEPS)
+        raw_params = context[0, 2 * DIM :].reshape(STEPS, -1)
+        np.testing.assert_allclose(flow.forward(raw_params, start)[0], z[0], atol=1e-12)
     log_det = np.linalg.slogdet(jax.jacfwd(draw)(start))[1]
     np.testing.assert_allclose(
         stated[0], densities.normal_log_prob(start, mean, log_std) - log_det, atol=1e-9

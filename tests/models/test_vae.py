@@ -221,7 +221,7 @@ DISTRIBUTIONS = {
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_conditional_density_of_every_family(name):
+def test_conditional_density_of_every_distribution(name):
     """Sample's log-density is that of `log_prob`; mean near the sample mean where the mean is exact; image-shaped events."""
     distribution, levels = DISTRIBUTIONS[name]
     event = (2, 3, 1)
