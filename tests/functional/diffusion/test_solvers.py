@@ -110,7 +110,7 @@ def test_batches_are_loops_and_float32_stays(name):
     np.testing.assert_allclose(single, together, atol=1e-4)
 
 
-def test_film_and_keys():
+def test_trajectory_and_keys():
     process = schedules.edm()
     solver, times = make("small", process), karras_times(process, 5)
     key, x = jax.random.key(3), jnp.ones((4, 2))

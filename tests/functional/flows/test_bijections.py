@@ -217,7 +217,7 @@ def test_float32_on_two_hundred_batches_of_each_hardness(name):
 
 @ALL
 @pytest.mark.usefixtures("x64")
-def test_zero_numbers_give_the_identity(name):
+def test_zeros_give_the_identity(name):
     """Strengths of zero; the other parameters are anything.  Orthogonal maps: reflections in pairs."""
     z, p, forward, _ = setting(name)
     p = {

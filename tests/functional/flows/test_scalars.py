@@ -287,7 +287,7 @@ def test_spline_at_its_ends_and_beyond(name, dtype):
 
 @EACH
 @pytest.mark.usefixtures("x64")
-def test_zero_numbers_give_the_identity(name):
+def test_zeros_give_the_identity(name):
     _, forward, inverse = FLOWS[name]
     z, p = draw(name, jax.random.key(9), (50,), 0.0)
     for function in (forward, inverse):
