@@ -103,7 +103,7 @@ def vae_run(quantity: str = "log_likelihood", **settings: Any) -> Run:
     def run(folder, quick):
         short = {**QUICK, "epochs": None, "patience": None, "eval_samples": 20, "eval_limit": 200}
         if settings.get("net") == "gated-conv":
-            short |= {"steps": 5, "eval_limit": 20}
+            short |= {"steps": 5, "eval_every": 5, "eval_limit": 20}
         if "ais" in settings:
             short |= {"ais": 10, "ais_limit": 5}
         config, result = _carry_out("vae.__main__", folder, settings | (short if quick else {}))
@@ -168,14 +168,14 @@ def _density_run(script: str, settings: dict[str, Any], short: dict[str, Any], k
 
 def diffusion_run(**settings: Any) -> Run:
     """Bits per dimension of a run of `experiments.diffusion` on images; in the plane KL(data, model) in nats, by the ODE."""
-    images = {"steps": 5, "warm_up": 1, "eval_limit": 20, "eval_samples": 1}
+    images = {"steps": 5, "eval_every": 5, "warm_up": 1, "eval_limit": 20, "eval_samples": 1}
     short = {"ode_examples": 200} if settings["data"] in toys.TOYS else images
     return _density_run("diffusion.__main__", settings, short, "KL(data, model) by ODE")
 
 
 def flow_run(**settings: Any) -> Run:
     """Bits per dimension of a run of `experiments.flow` on images; in the plane KL(data, model) in nats, exact."""
-    short = {} if settings["data"] in toys.TOYS else {"steps": 5, "eval_limit": 200}
+    short = {} if settings["data"] in toys.TOYS else {"steps": 5, "eval_every": 5, "eval_limit": 200}
     return _density_run("flow.__main__", settings, short, "KL(data, model)")
 
 

@@ -9,13 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlvm_jax import data
-from dlvm_jax.models import density
 from dlvm_jax.train import checkpoint
 from dlvm_jax.train.run import RunFolder, updated_manifest
 from experiments import run as common
@@ -213,43 +210,3 @@ def test_a_row_cut_short_at_random_gives_the_same_result(tmp_path):
     cut = json.loads(record.read_text())
     for name in ("value", "standard_error", "elbo", "protocol_hash", "flops_per_step"):
         assert cut[name] == whole[name], name
-
-
-class Stop(BaseException):
-    pass
-
-
-def test_an_evaluation_goes_on_after_a_kill(tmp_path, monkeypatch):
-    """From the batches in its folder; those that are damaged, or of other parameters, are computed again."""
-    dataset = data.load("digits")
-    calls = []
-
-    def log_prob(params, key, x, context=None):
-        jax.debug.callback(lambda: calls.append(1))
-        return params * x.sum((-1, -2, -3))
-
-    flat = density.Density(None, None, log_prob, "exact", True)
-    run = lambda params, name: common.evaluate_with_progress(
-        flat, params, dataset.test, dataset, 0, 1, tmp_path / name, batch_size=100
-    )
-    whole = run(jnp.float32(1), "whole")
-    update = common.tqdm.update
-
-    def stop(bar, count):
-        if bar.n + count >= 300:
-            raise Stop
-        update(bar, count)
-
-    monkeypatch.setattr(common.tqdm, "update", stop)
-    with pytest.raises(Stop):
-        run(jnp.float32(1), "cut")
-    monkeypatch.setattr(common.tqdm, "update", update)
-    (folder,) = (tmp_path / "cut").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["0.npz", "1.npz", "2.npz"]
-    (folder / "1.npz").write_bytes(b"")
-    calls.clear()
-    again = run(jnp.float32(1), "cut")
-    jax.effects_barrier()
-    np.testing.assert_array_equal(again.per_example, whole.per_example)
-    assert len(calls) == len(range(0, len(dataset.test), 100)) - 2
-    assert run(jnp.float32(2), "cut").log_likelihood == pytest.approx(2 * whole.log_likelihood)

@@ -19,7 +19,9 @@ def test_rows_of_every_table_are_possible_and_share_their_data(name, tmp_path):
     for row in rows.values():
         row.check()
     assert list(rows) == list(tables.TABLES[name].rows)
-    assert len({(row.epochs, row.batch_size, row.data, row.seeds) for row in rows.values()}) == 1
+    assert len({(row.batch_size, row.seeds) for row in rows.values()}) == 1
+    if name in vae_tables.TABLES:
+        assert len({(row.epochs, row.data) for row in rows.values()}) == 1
     assert len({row.out for row in rows.values()}) == len(rows)
 
 
