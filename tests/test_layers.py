@@ -9,20 +9,9 @@ import sys
 
 import pytest
 
+import dlvm_jax
 import dlvm_jax.exact
 import dlvm_jax.functional
-
-# All public functions of these have types.  pyright checks that they are right (pyproject.toml says where).
-TYPED = (
-    "dlvm_jax.data",
-    "dlvm_jax.evaluate",
-    "dlvm_jax.exact",
-    "dlvm_jax.formulas",
-    "dlvm_jax.functional",
-    "dlvm_jax.recipes",
-    "dlvm_jax.settings",
-    "dlvm_jax.train",
-)
 
 FRAMEWORKS = (
     "flax",
@@ -53,13 +42,9 @@ def test_public_mathematics_is_documented(name, function):
     assert not missing, f"{name} lacks {missing}"
 
 
-def modules(packages):
-    for name in packages:
-        module = importlib.import_module(name)
-        yield module
-        if hasattr(module, "__path__"):
-            for info in pkgutil.walk_packages(module.__path__, name + "."):
-                yield importlib.import_module(info.name)
+def modules():
+    for info in pkgutil.walk_packages(dlvm_jax.__path__, "dlvm_jax."):
+        yield importlib.import_module(info.name)
 
 
 def own_functions(module):
@@ -83,9 +68,10 @@ def unannotated(function):
 
 
 def test_public_functions_are_annotated():
+    """Whether the types are right, pyright checks (pyproject.toml says where)."""
     missing = {
         f"{module.__name__}.{name}": unannotated(function)
-        for module in modules(TYPED)
+        for module in modules()
         for name, function in own_functions(module)
         if unannotated(function)
     }
