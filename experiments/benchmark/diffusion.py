@@ -2,7 +2,7 @@
 
     python -m experiments.benchmark.diffusion
 
-The network of `experiments.diffusion` (residual blocks at one resolution, on patches of 2 x 2) on images of 8 x 8 and 28 x 28:
+The network of `recipes.Diffusion` (residual blocks at one resolution, on patches of 2 x 2) on images of 8 x 8 and 28 x 28:
 1,000 samples by DPM-Solver++ 2M with 20 evaluations, and a training step of the simple loss with Adam, batch 128.  PyTorch has
 the same network and a hand-written loop; first it is given our parameters, and network, samples, loss and gradient are compared.
 """

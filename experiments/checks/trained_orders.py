@@ -1,12 +1,15 @@
 """Orders of convergence of samplers on a network of our own, the diffusion model of the row eight-gaussians-diffusion."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import jax
 import numpy as np
 
 from dlvm_jax import train
 from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, solvers
 from experiments.checks import toys
-from experiments.reproduce import readers as recipes
+from experiments.reproduce.readers import details_of
 from experiments.reproduce.registry import Measured, Row
 
 GRIDS, STARTS, CLEAN = (80, 160), 400, 0.3  # steps; points of the prior; the time where the paths end
@@ -17,7 +20,7 @@ SAMPLERS = {
 }
 
 
-def order_of(sampler):
+def order_of(sampler: Callable) -> Callable[[Path, bool], Measured]:
     """(folder, quick) -> the order between two grids, and its error over the starting points (jackknife)."""
 
     def run(folder, quick):
@@ -40,7 +43,7 @@ def order_of(sampler):
         return Measured(
             float(orders.mean()),
             float(np.sqrt((STARTS - 1) * orders.var())),
-            {"seeds": [0], "errors": errors, "steps_of_the_grids": GRIDS, **recipes.details_of(folder)},
+            {"seeds": [0], "errors": errors, "steps_of_the_grids": GRIDS, **details_of(folder)},
         )
 
     return run
