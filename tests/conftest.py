@@ -51,6 +51,7 @@ CASES = {
             "papers",
         )
     },
+    **dict.fromkeys(("recipes/test_diffusion.py", "recipes/test_autoencoder.py"), 20),
     **dict.fromkeys(("test_nets.py", "test_denoisers.py"), SEVERAL),
     "functional/flows/test_layers.py": 3,
     "functional/flows/test_sphere.py": 2,
