@@ -100,7 +100,10 @@ def test_strip():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"flow": "planar"}, "flow='planar' is for the plane and the strip, torus correlated lives on the torus"),
+        (
+            {"flow": "planar"},
+            "flow='planar' is for the plane and the strip, torus correlated lives on the torus",
+        ),
         ({"target": "sphere modes", "flow": "moebius"}, "use flow=moebius-spline or exponential"),
         ({"flow": "moebius", "bins": 3}, "flow='moebius' has no bins; leave bins out"),
         ({"target": "U1", "flow": "planar", "components": 3}, "flow='planar' has no components"),

@@ -162,7 +162,10 @@ ERRORS = {
         ("--likelihood", "categorical", "--protocol", "dequantised"),
         "categorical likelihood needs integer data",
     ),
-    "grey bernoulli": (("--likelihood", "bernoulli", "--protocol", "levels"), "bernoulli likelihood needs bits"),
+    "grey bernoulli": (
+        ("--likelihood", "bernoulli", "--protocol", "levels"),
+        "bernoulli likelihood needs bits",
+    ),
     "both": (("--epochs", "1"), "give steps or epochs, not both"),
     "batch": (("--batch-size", "2000"), "between 1 and the 1000 training examples, got 2000"),
     "rate": (("--learning-rate", "-1"), "--learning-rate must be above 0"),
