@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 __all__ = ["Settings", "choice", "pick", "setting", "tell_choices"]
 
@@ -116,7 +116,7 @@ class Settings:
         return tuple(field.name for field in dataclasses.fields(cls))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Settings":
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """The settings that `as_dict` wrote; raises ValueError for names that are not among them."""
         cls.check_names(values)
         return cls(**{k: _tuples(v) for k, v in values.items()})

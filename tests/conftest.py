@@ -6,8 +6,7 @@ from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
-SLOW = any("slow" in argument for argument in sys.argv[1:])
-if not SLOW and "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the flags
+if "slow" not in " ".join(sys.argv) and "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the flags
     # Compiling takes most of the time, and these halve it; the slow tests compile as users do.
     flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
     if metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the flag

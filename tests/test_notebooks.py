@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+PCA_NATS = 12.6102  # in double precision
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 

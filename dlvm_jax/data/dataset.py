@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -92,7 +92,7 @@ class Data(NamedTuple):
     levels: int
     bin_width: float
     discrete: bool
-    preprocess: Callable[[jax.Array, jax.Array], jax.Array]
+    preprocess: Callable[[jax.Array, Any], jax.Array]
     protocol: Protocol
 
     @property

@@ -119,7 +119,7 @@ def denoiser(
     event_shape: Sequence[int],
     target: str = "edm",
     data_std: float = 1.0,
-    level_log_prob: jax.Array | None = None,
+    level_log_prob: Any = None,
     bins: tuple[float, float] | None = None,
 ) -> Denoiser:
     """A `Denoiser` of a network and a schedule.

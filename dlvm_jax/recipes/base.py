@@ -104,7 +104,7 @@ class Recipe(Settings):
     def as_json(self) -> dict[str, Any]:
         """The recipe as JSON: its name (with its module, of one outside of this package) and its settings."""
         kind = type(self)
-        own = kind.__module__.startswith(__package__ + ".")
+        own = kind.__module__.startswith("dlvm_jax.recipes.")
         return {"recipe": kind.__name__ if own else f"{kind.__module__}:{kind.__name__}", **self.as_dict()}
 
 

@@ -271,7 +271,7 @@ class Diffusion(Recipe):
         if self.condition and spec.classes is None:
             raise ValueError(f"condition='label' needs labels, and {spec.name} has none; leave it out")
 
-    def resolved(self, spec: Spec) -> "Diffusion":
+    def resolved(self, spec: Spec) -> Any:
         """The recipe with network, width and target of data of a spec filled in."""
         net = self.net or ("flat" if _of_images(spec) else "mlp")
         real = "edm" if _of_images(spec) else "bins"
@@ -305,7 +305,8 @@ class Diffusion(Recipe):
         classes = spec.classes if self.condition else None
         denoiser = _denoiser(recipe, spec, constants, classes)
         jax.eval_shape(denoiser.init, jax.random.key(0))  # a network that does not fit the images says so
-        guided = diffusion.guided(denoiser, classes, self.guidance) if self.guidance else denoiser
+        steered = self.guidance and classes is not None
+        guided = diffusion.guided(denoiser, classes, self.guidance) if steered else denoiser
         bound = diffusion.bound_density(denoiser, self._sampler, levels)
         density = bound._replace(sample=diffusion.bound_density(guided, self._sampler, levels).sample)
         encode, decode = ode_map(denoiser, levels=levels)
@@ -354,9 +355,7 @@ def _level_counts(data: Data, seed: int) -> np.ndarray:
     return counts
 
 
-def _denoiser(
-    recipe: Diffusion, spec: Spec, constants: Mapping[str, np.ndarray], classes: int | None
-) -> Denoiser:
+def _denoiser(recipe: Any, spec: Spec, constants: Mapping[str, np.ndarray], classes: int | None) -> Denoiser:
     """Network and noise process of a resolved recipe."""
     outputs = {"levels": spec.levels, "bins": BINS}.get(recipe.target)
     options = {"classes": classes, "outputs": outputs, "dtype": jnp.dtype(recipe.dtype)}
@@ -364,7 +363,7 @@ def _denoiser(
         NETS[recipe.net].build(recipe, options), spec.event_shape, None if classes is None else 0
     )
     ends = recipe.log_snr or (INTEGER_RANGE if spec.discrete else REAL_RANGE)
-    bins = tuple(map(float, constants["bins"])) if recipe.target == "bins" else None
+    low, high = map(float, constants.get("bins", (0.0, 0.0)))
     return diffusion.denoiser(
         net,
         PROCESSES[recipe.process].build(*ends),
@@ -372,5 +371,5 @@ def _denoiser(
         recipe.target,
         float(constants["data_std"]),
         constants.get("level_log_prob"),
-        bins,
+        (low, high) if recipe.target == "bins" else None,
     )

@@ -29,6 +29,8 @@ STRIP = 4.0  # |z_1| of the targets on the strip
 SCORED = 5_000  # samples that choose the checkpoint to keep
 SCORE_KEY = 2**31  # apart from the keys of training
 
+Resolved = Any  # an `EnergyFlow` whose numbers are filled in
+
 
 class EnergyFlowKind(NamedTuple):
     """A flow by name.
@@ -37,7 +39,7 @@ class EnergyFlowKind(NamedTuple):
     layers, components, bins: their numbers where none are given; None: it has none
     """
 
-    build: Callable[["EnergyFlow"], Bijection]
+    build: Callable[[Resolved], Bijection]
     domains: tuple[str, ...]
     layers: int
     components: int | None = None
@@ -66,7 +68,7 @@ def to_strip() -> Bijection:
     return Bijection(lambda key: {}, forward, inverse)
 
 
-def _torus(scalar_of: Callable[["EnergyFlow"], flows.Scalar], recipe: "EnergyFlow") -> Bijection:
+def _torus(scalar_of: Callable[[Resolved], flows.Scalar], recipe: Resolved) -> Bijection:
     scalar = scalar_of(recipe)
     # Samples are what training needs: they take the network in one pass and the scalar in its closed form.
     opposite = scalar._replace(forward=scalar.inverse, inverse=scalar.forward)
@@ -75,7 +77,7 @@ def _torus(scalar_of: Callable[["EnergyFlow"], flows.Scalar], recipe: "EnergyFlo
     return layer if recipe.layers == 1 else flows.stack(layer, 2, recipe.layers, mixing="reverse")
 
 
-def _moebius_spline(recipe: "EnergyFlow") -> Bijection:
+def _moebius_spline(recipe: Resolved) -> Bijection:
     angle = scalars.moebius(recipe.components)
     net = from_linen(MLP(recipe.hidden, (angle.width,)), (1, 1))
     return flows.repeated(
@@ -83,16 +85,16 @@ def _moebius_spline(recipe: "EnergyFlow") -> Bijection:
     )
 
 
-def _exponential(recipe: "EnergyFlow") -> Bijection:
+def _exponential(recipe: Resolved) -> Bijection:
     return flows.repeated(sphere_flows.exponential(recipe.components), recipe.layers)
 
 
-def _planar(recipe: "EnergyFlow") -> Bijection:
+def _planar(recipe: Resolved) -> Bijection:
     # the first bijection makes the base a Gaussian whose mean and deviations are trained
     return flows.chain(flows.actnorm(2), flows.repeated(flow_densities.planar(2), recipe.layers))
 
 
-def _spline(recipe: "EnergyFlow") -> Bijection:
+def _spline(recipe: Resolved) -> Bijection:
     layer = flows.mlp_coupling(
         2, scalars.rational_quadratic(recipe.bins), recipe.hidden, head_init=nn.initializers.lecun_normal()
     )
@@ -192,7 +194,7 @@ class EnergyFlow(Recipe):
             if getattr(self, name) is not None and getattr(kind, name) is None:
                 raise ValueError(f"flow={self.flow!r} has no {name}; leave {name} out")
 
-    def resolved(self) -> "EnergyFlow":
+    def resolved(self) -> Resolved:
         """The recipe with its defaults filled in."""
         flow = self.flow or next(name for name, kind in ENERGY_FLOWS.items() if self.domain in kind.domains)
         kind = ENERGY_FLOWS[flow]

@@ -1,7 +1,7 @@
 """The networks of a VAE by name."""
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class NetKind(NamedTuple):
     """
 
     help: str
-    options: dict | None = None
+    options: dict[str, Any] = {}  # noqa: RUF012
     images: tuple[Callable, Callable] | None = None
 
 
@@ -65,14 +65,23 @@ NETS = {
 class NetworkSettings(Protocol):
     """The settings of a recipe that say what its networks are."""
 
-    net: str
-    hidden: tuple[int, ...]
-    dtype: str
+    @property
+    def net(self) -> str:
+        """A name of `NETS`."""
+        ...
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Widths of the hidden layers, from the data inwards."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """Compute type."""
+        ...
 
 
-def network(
-    settings: NetworkSettings, inputs: Shape | tuple[Shape, ...], outputs: Shape, inwards: bool = True
-) -> Net:
+def network(settings: NetworkSettings, inputs: tuple[Any, ...], outputs: Shape, inwards: bool = True) -> Net:
     """A network of the kind that the settings name.
 
     inputs: a shape, or a tuple of shapes whose arrays are joined;  outputs: a shape

@@ -112,9 +112,9 @@ class PPCA(Recipe):
             solve=self._solve if self.method == "closed" else None,
         )
 
-    def _solve(self, key: jax.Array, x: jax.Array) -> linear_gaussian.LinearGaussian:
+    def _solve(self, key: jax.Array, x: Any) -> linear_gaussian.LinearGaussian:
         """The maximum of the likelihood, computed in double precision."""
-        x = np.asarray(x, np.float64).reshape(len(x), -1)
+        rows = np.asarray(x, np.float64).reshape(len(x), -1)
         with jax.enable_x64(True):
-            found = linear_gaussian.ppca_fit(x, self.latent_dim)
-            return jax.tree.map(np.asarray, found)
+            found = linear_gaussian.ppca_fit(rows, self.latent_dim)
+            return jax.tree.map(np.asarray, found)  # double also outside

@@ -35,6 +35,7 @@ NOT_IDENTITY = (
     "steps",
     "epochs",
     "eval_every",
+    "evaluations",
     "patience",
     "on_device",
 )  # what may change when a run goes on
@@ -73,14 +74,15 @@ def fit(
         raise ValueError("resume=True goes on with a run; say which by out=")
     recipe.check()
     spec = _spec(recipe, data, settings)
-    before = _read(Path(out)) if resume and (Path(out) / MODEL).exists() else None
+    there = Path(out or "")  # looked at where a run goes on
+    before = _read(there) if resume and (there / MODEL).exists() else None
     config = _config(recipe, spec, settings, before).resolved(spec.examples)
     seed = config.seeds[0]
     identity = _identity(recipe, config, spec, start)
     if before and before["identity"] == identity:  # as measured when the run began
-        constants = _constants(Path(out))
+        constants = _constants(there)
     else:
-        constants = recipe.constants(data, seed) if start is None else start.constants
+        constants = _measured(recipe, data, seed) if start is None else start.constants
     model = recipe.build(spec, constants)
     _check(recipe, model, data, config, start)
     trainer = _engine(model, config, data)
@@ -104,12 +106,9 @@ def fit(
             progress=progress,
         )
     elif not kept.steps():
-        key_data, key_solve = jax.random.split(jax.random.key(seed))
-        solved = model.solve(key_solve, data.preprocess(key_data, jnp.asarray(arrays)))
-        kept.save(0, trainer.init(jax.tree.map(jnp.asarray, solved)))
+        kept.save(0, trainer.init(_solved(model, data, seed)))
         kept.wait()
-    step, best = kept.restore(state, kept.best_step())
-    kept.close()
+    step, best = _best(kept, state)
     return Fitted(recipe, spec, constants, model, config, _per_seed(trainer, best), step, root)
 
 
@@ -128,9 +127,27 @@ def load(folder: str | Path) -> Fitted:
     kept = Checkpoints(root / "checkpoints", found["identity"])
     if not kept.steps():
         raise ValueError(f"{root} holds no checkpoint yet; let its run finish")
-    step, best = kept.restore(trainer.init(), kept.best_step())
-    kept.close()
+    step, best = _best(kept, trainer.init())
     return Fitted(recipe, spec, constants, model, config, _per_seed(trainer, best), step, root)
+
+
+def _measured(recipe, data, seed):
+    """What the recipe measures on the data, where there are any."""
+    return {} if data is None else recipe.constants(data, seed)
+
+
+def _solved(model, data, seed):
+    """The parameters of a model that has them in closed form."""
+    key_data, key_solve = jax.random.split(jax.random.key(seed))
+    solved = model.solve(key_solve, data.preprocess(key_data, jnp.asarray(data.train)))
+    return jax.tree.map(jnp.asarray, solved)
+
+
+def _best(kept, template):
+    """(step, state) of the best checkpoint, the last to be read of them."""
+    step, state = kept.restore(template, kept.best_step())
+    kept.close()
+    return step, state
 
 
 def _read(root: Path) -> dict[str, Any]:
@@ -176,8 +193,8 @@ def _config(recipe: Recipe, spec: Spec, settings: Mapping[str, Any], before: dic
     old = TrainConfig.from_dict(before["train"])
     if not {"steps", "epochs"} & settings.keys():
         config = dataclasses.replace(config, steps=old.steps, epochs=None)
-    if "eval_every" not in settings:
-        config = dataclasses.replace(config, eval_every=old.eval_every)
+    kept = {name: getattr(old, name) for name in ("eval_every", "warm_up") if name not in settings}
+    config = dataclasses.replace(config, **kept)
     if config.schedule in STRETCHED and config.steps not in (None, old.steps):
         warnings.warn(
             f"the {config.schedule} schedule of the learning rate, which went over {old.steps} steps, now goes over "
@@ -190,13 +207,15 @@ def _config(recipe: Recipe, spec: Spec, settings: Mapping[str, Any], before: dic
 def _spec(recipe: Recipe, data: Data | None, settings: Mapping[str, Any]) -> Spec:
     """What the model is of: the data, or what a recipe that needs none says itself."""
     own = recipe.own_spec(settings.get("batch_size") or recipe.training.get("batch_size", 100))
-    if own is None and data is None:
+    if own is not None and data is not None:
+        raise ValueError(f"{type(recipe).__name__} is trained without data; leave them out")
+    if data is not None:
+        return data.spec
+    if own is None:
         raise ValueError(
             f"{type(recipe).__name__} is trained on data; give some, such as data.load('digits')"
         )
-    if own is not None and data is not None:
-        raise ValueError(f"{type(recipe).__name__} is trained without data; leave them out")
-    return own or data.spec
+    return own
 
 
 def _check(recipe, model, data, config, start) -> None:
