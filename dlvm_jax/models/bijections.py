@@ -85,7 +85,7 @@ def repeated(bijection: Bijection, depth: int, unroll: int = 1, alternate: bool 
     """
     if depth < 1 or unroll < 1:
         raise ValueError(f"a flow has at least one layer, got depth={depth}, unroll={unroll}")
-    reversed_order = jnp.arange(depth) % 2 == 1 if alternate else None
+    reversed_order = np.arange(depth) % 2 == 1 if alternate else None
 
     def ordered(x, reverse_it):
         return x if reverse_it is None else jnp.where(reverse_it, x[..., ::-1], x)
@@ -94,8 +94,8 @@ def repeated(bijection: Bijection, depth: int, unroll: int = 1, alternate: bool 
         return jax.vmap(bijection.init)(jax.random.split(key, depth))
 
     def composed(step, params, start, context, backwards):
-        def layer(carry, layer):
-            (value, log_det), (own, reverse_it) = carry, layer
+        def layer(carry, inputs):
+            (value, log_det), (own, reverse_it) = carry, inputs
             value, more = step(own, ordered(value, reverse_it), context)
             return (ordered(value, reverse_it), log_det + more), None
 
@@ -110,8 +110,8 @@ def repeated(bijection: Bijection, depth: int, unroll: int = 1, alternate: bool 
         return composed(bijection.inverse, params, x, context, True)
 
     def adapt(params, x, context=None):
-        def layer(x, layer):
-            own, reverse_it = layer
+        def layer(x, inputs):
+            own, reverse_it = inputs
             x = ordered(x, reverse_it)
             own = bijection.adapt(own, x, context)
             return ordered(bijection.inverse(own, x, context)[0], reverse_it), own
