@@ -260,5 +260,6 @@ def carried_out(run: Callable[[Any], Any], config: Any) -> dict[str, Any]:
     Raises ValueError for a finished run of other settings.
     """
     if not finished(config):
-        run(dataclasses.replace(config, resume=(config.out / "checkpoints").is_dir()))
+        began = any(config.out.rglob("checkpoints"))  # a script of several models has a folder for each
+        run(dataclasses.replace(config, resume=began))
     return json.loads((config.out / "result.json").read_text())
