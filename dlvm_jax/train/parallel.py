@@ -10,6 +10,8 @@ from jax.sharding import Mesh, Sharding
 
 __all__ = ["devices_for", "initialise", "is_primary", "mesh", "replicate"]
 
+LONGEST_WAIT = 7 * 24 * 3600  # seconds that the other processes wait at their end while the first one evaluates
+
 
 def initialise(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
@@ -30,7 +32,7 @@ def initialise(
             "several processes need all of coordinator, processes and process, "
             f"got {coordinator!r}, {processes!r}, {process!r}"
         )
-    jax.distributed.initialize(coordinator, processes, process)
+    jax.distributed.initialize(coordinator, processes, process, shutdown_timeout_seconds=LONGEST_WAIT)
 
 
 def is_primary() -> bool:

@@ -44,7 +44,7 @@ def run(config: Config) -> Mapping[str, Any] | None:
     """One experiment from its settings to its report: its result."""
     config.check()
     out = config.out or new_folder("diffusion-prior")
-    config = dataclasses.replace(config, out=out, vae=config.vae or out / "vae")
+    config = dataclasses.replace(config, out=out, vae=Path(config.vae or out / "vae"))
     return common.experiment(
         config, LatentDiffusion, prior_report.evaluate_and_write, "diffusion-prior", _load
     )
