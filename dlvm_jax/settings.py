@@ -27,11 +27,11 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
 
 def tell_choices(table: Mapping[str, Any]) -> str:
     """The names of a table with the `help` of their entries, as a sentence."""
-    told = []
+    listed = []
     for name, entry in table.items():
         text = entry if isinstance(entry, str) else getattr(entry, "help", "")
-        told.append(f"{name} ({text})" if text else str(name))
-    return ", ".join(told)
+        listed.append(f"{name} ({text})" if text else str(name))
+    return ", ".join(listed)
 
 
 def setting(default: Any, help: str, at_least: float | None = None, below: float | None = None) -> Any:

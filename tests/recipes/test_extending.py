@@ -40,7 +40,7 @@ def fit(recipe, source, out):
 
 
 def test_a_prior_is_one_entry(tmp_path, monkeypatch):
-    """It is trained, read back, told on the command line, and refused where it does not fit."""
+    """It is trained, read back, offered on the command line, and refused where it does not fit."""
     entry = Prior(lambda recipe, place: laplace(recipe.latent_dim), "independent Laplace", fixed=True)
     monkeypatch.setitem(PRIORS, "laplace", entry)
     recipe = recipes.VAE(prior="laplace", latent_dim=2, hidden=(8,))
