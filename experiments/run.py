@@ -23,7 +23,7 @@ from dlvm_jax.train import TrainConfig, parallel
 from dlvm_jax.train.checkpoint import CheckpointError
 from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
-from dlvm_jax.train.run import RunFolder, new_folder
+from dlvm_jax.train.run import RunFolder, new_folder, program
 
 __all__ = [
     "Common",
@@ -119,7 +119,7 @@ def command_line(config: type, description: str, arguments: list[str] | None = N
     typed = _typed(config)
     default = None if file.config is None else typed(**_read(file.config, config))
     text = f"{description}\n\n--config FILE starts from the settings in a run folder's config.json."
-    said = tyro.cli(typed, args=rest, default=default, description=text)
+    said = tyro.cli(typed, prog=program(), args=rest, default=default, description=text)
     return config(**{field.name: getattr(said, field.name) for field in dataclasses.fields(said)})
 
 

@@ -3,11 +3,21 @@
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure  # not pyplot: importing that would change a notebook's backend
 
-__all__ = ["curves", "grid", "image_grid", "latent_scatter", "unit_square"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["curves", "grid", "image_grid", "latent_scatter", "new_figure", "unit_square"]
+
+
+def new_figure(**options: Any) -> "Figure":
+    """An empty figure of matplotlib, which loads on first use; not pyplot's, which would change a notebook's backend."""
+    from matplotlib.figure import Figure
+
+    return Figure(**options)
 
 
 def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
@@ -28,7 +38,7 @@ def grid(
     """Write images [N, h, w] or [N, h, w, c] with values in [0, 1] as a grid; `scale` screen pixels an image pixel."""
     tiled = np.clip(image_grid(images, columns), 0, 1)
     scale = scale or max(1, round(720 / tiled.shape[1]))
-    figure = Figure(
+    figure = new_figure(
         figsize=(tiled.shape[1] * scale / 100, tiled.shape[0] * scale / 100 + (0.4 if title else 0)), dpi=100
     )
     axes = figure.add_axes((0, 0, 1, tiled.shape[0] * scale / 100 / figure.get_figheight()))
@@ -51,7 +61,7 @@ def latent_scatter(
     """Scatter of posterior means [N, M], coloured by label: the two latent units of largest variance."""
     means = np.asarray(means)
     first, second = np.argsort(-means.var(0))[:2] if means.shape[1] > 1 else (0, 0)
-    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    figure = new_figure(figsize=(6, 5.4), layout="constrained")
     axes = figure.subplots()
     shown = axes.scatter(
         means[:, first], means[:, second], c=labels, cmap="tab10" if labels is not None else None, s=6
@@ -73,7 +83,7 @@ def unit_square(size: int) -> np.ndarray:
 
 def curves(path: Path | str, series: Mapping[str, tuple], ylabel: str, xlabel: str = "step") -> None:
     """Curves {name: (x, y)} in one plot; the y axis is that of all but the first tenth, where values are wild."""
-    figure = Figure(figsize=(6.4, 4), layout="constrained")
+    figure = new_figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     tails = []
     for name, (x, y) in series.items():

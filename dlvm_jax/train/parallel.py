@@ -10,7 +10,9 @@ from jax.sharding import Mesh, Sharding
 
 __all__ = ["devices_for", "initialise", "is_primary", "mesh", "replicate"]
 
-LONGEST_WAIT = 7 * 24 * 3600  # seconds that the other processes wait at their end while the first one evaluates
+LONGEST_WAIT = (
+    7 * 24 * 3600
+)  # seconds that the other processes wait at their end while the first one evaluates
 
 
 def initialise(

@@ -30,6 +30,7 @@ __all__ = [
     "RunFolder",
     "manifest",
     "new_folder",
+    "program",
     "same_maker",
     "tensorboard_logger",
     "updated_manifest",
@@ -38,10 +39,10 @@ __all__ = [
 Logger = Callable[[int, dict[str, float]], Any]
 
 
-def _program():
+def program() -> str:
     """How the program was started, without the folder it lies in."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return f"python -m {spec.name}" if spec else Path(sys.argv[0]).name
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else Path(sys.argv[0]).name
 
 
 def _cores():
@@ -85,7 +86,7 @@ def manifest() -> dict[str, Any]:
         "cpu_count": _cores(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore[reportAttributeAccessIssue]
         "commit": _commit(),
-        "command": f"{_program()} {shlex.join(sys.argv[1:])}",
+        "command": f"{program()} {shlex.join(sys.argv[1:])}",
     }
 
 

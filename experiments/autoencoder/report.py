@@ -151,9 +151,7 @@ def _pairs(path, x, below, title, middle=None):
 
 def _comparison(path, columns, labels):
     """Autoencoder and VAE side by side: latent space, samples, reconstructions; columns {title: (codes, samples, pairs)}."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 9.4), layout="constrained")
+    figure = pictures.new_figure(figsize=(9, 9.4), layout="constrained")
     axes = figure.subplots(3, len(columns), height_ratios=(5, 3, 1.1))
     for (title, (codes, samples, pairs)), (space, drawn, rebuilt) in zip(
         columns.items(), axes.T, strict=True

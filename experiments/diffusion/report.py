@@ -201,12 +201,10 @@ def _title(name):
 
 def _planes(path: Path, columns: list[tuple[str, np.ndarray]], title: str, data: np.ndarray) -> None:
     """Scatter plots side by side, (name, points [N, D]), in the frame of the data."""
-    from matplotlib.figure import Figure
-
     across, up = 0, min(1, data.shape[1] - 1)
     low, high = data.min(0), data.max(0)
     margin = 0.1 * (high - low) + 1e-6
-    figure = Figure(figsize=(2.2 * len(columns), 2.5), layout="constrained")
+    figure = pictures.new_figure(figsize=(2.2 * len(columns), 2.5), layout="constrained")
     for axes, (name, points) in zip(np.atleast_1d(figure.subplots(1, len(columns))), columns, strict=True):
         axes.scatter(points[:, across], points[:, up], s=1, alpha=0.5)
         limits = {
@@ -218,9 +216,7 @@ def _planes(path: Path, columns: list[tuple[str, np.ndarray]], title: str, data:
 
 
 def _errors_picture(path, errors):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.6, 4), layout="constrained")
+    figure = pictures.new_figure(figsize=(5.6, 4), layout="constrained")
     axes = figure.subplots()
     for name, values in errors.items():
         axes.loglog(EVALUATIONS, values, "o-", ms=3, label=name)

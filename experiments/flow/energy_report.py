@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 
 from dlvm_jax.evaluate import evaluation_key, pictures
 from dlvm_jax.evaluate.importance import importance_diagnostics
@@ -48,7 +46,7 @@ def grid(domain):
 def maps(path, domain, densities):
     """Densities {name: [SIDE, SIDE]} side by side in one scale of colours."""
     _, extent, names = grid(domain)
-    figure = Figure(figsize=(4.2 * len(densities), 3.6), layout="constrained")
+    figure = pictures.new_figure(figsize=(4.2 * len(densities), 3.6), layout="constrained")
     top = max(float(values.max()) for values in densities.values())
     for axes, (name, values) in zip(figure.subplots(1, len(densities)), densities.items(), strict=True):
         axes.imshow(values, origin="lower", extent=extent, vmin=0, vmax=top, cmap="magma", aspect="auto")
@@ -58,8 +56,10 @@ def maps(path, domain, densities):
 
 def torus_pictures(path, rows):
     """Densities on the torus in 3-D: rows {name: {name: [SIDE, SIDE], theta_1 along the columns}}, a row in one scale."""
+    from matplotlib import colormaps
+
     columns = max(len(row) for row in rows.values())
-    figure = Figure(figsize=(2.6 * columns, 2.3 * len(rows) + 0.3), layout="constrained")
+    figure = pictures.new_figure(figsize=(2.6 * columns, 2.3 * len(rows) + 0.3), layout="constrained")
     around = np.linspace(-np.pi, np.pi, SIDE + 1)
     along, across = np.meshgrid(around, around)
     beside = RADII[0] + RADII[1] * np.cos(across)

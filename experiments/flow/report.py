@@ -30,9 +30,7 @@ def _plane(path, fitted, test, drawn):
     fine = np.linspace(-2.5, 2.5, 200, dtype=np.float32)
     across = np.stack(np.meshgrid(lines, fine, indexing="ij"), -1)
     bent = [np.asarray(jax.jit(fitted.decode)(jnp.asarray(a))) for a in (across, across[..., ::-1])]
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 3), layout="constrained")
+    figure = pictures.new_figure(figsize=(11, 3), layout="constrained")
     panels = figure.subplots(1, 4)
     for axes, points, name in zip(panels, (test[:2000], drawn[:2000]), ("data", "samples"), strict=False):
         axes.scatter(points[:, 0], points[:, 1], s=1, alpha=0.5)
@@ -50,10 +48,8 @@ def _plane(path, fitted, test, drawn):
 
 def _columns(path, test, drawn):
     """Histograms of the first columns of a table, of test rows and of samples."""
-    from matplotlib.figure import Figure
-
     shown = min(8, test.shape[1])
-    figure = Figure(figsize=(1.6 * shown, 1.8), layout="constrained")
+    figure = pictures.new_figure(figsize=(1.6 * shown, 1.8), layout="constrained")
     for i, axes in enumerate(np.ravel(figure.subplots(1, shown))):
         edges = np.linspace(*np.quantile(test[:, i], [0, 1]), 25)
         for rows, name in ((test, "data"), (drawn, "samples")):
