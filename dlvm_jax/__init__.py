@@ -10,7 +10,7 @@ from typing import Any
 from dlvm_jax.lazy import attribute
 
 __version__ = "0.1.0"
-__all__ = ["data", "evaluate", "exact", "formulas", "functional", "models", "nets", "train"]
+__all__ = ["data", "evaluate", "exact", "formulas", "functional", "models", "nets", "recipes", "train"]
 
 
 def __getattr__(name: str) -> Any:

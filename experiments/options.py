@@ -12,7 +12,7 @@ from experiments import run
 
 __all__ = ["write"]
 
-SCRIPTS = ("vae", "diffusion", "flow", "flow.energy", "ppca", "autoencoder", "disentangle")
+SCRIPTS = ("vae", "diffusion", "diffusion.prior", "flow", "flow.energy", "ppca", "autoencoder", "disentangle")
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- what `python -m experiments.options` writes -->\n", "<!-- end of it -->\n"
 
@@ -35,6 +35,11 @@ def _value(value: Any) -> str:
     return str(value)
 
 
+def _said(field: dataclasses.Field) -> tuple[Any, str]:
+    """What a row of a table says of a setting."""
+    return field.default, field.metadata.get("help", "")
+
+
 def _table(config: Any, names: list[str]) -> list[str]:
     fields = {field.name: field for field in dataclasses.fields(config)}
     rows = ["| option | default | |", "|---|---|---|"]
@@ -46,8 +51,10 @@ def _table(config: Any, names: list[str]) -> list[str]:
 
 def text() -> str:
     """The tables: the options that all scripts share, then those of each."""
-    shared = list(run.OnData.names())
-    lines = ["### All scripts", "", *_table(run.OnData, shared), ""]
+    shared = list(run.Common.names())
+    data = [name for name in run.OnData.names() if name not in shared]
+    lines = ["### All scripts", "", *_table(run.Common, shared), ""]
+    lines += ["### Scripts that train on data", "", *_table(run.OnData, data), ""]
     for script in SCRIPTS:
         config = _config(script)
         fields = {field.name: field for field in dataclasses.fields(config)}
@@ -55,7 +62,7 @@ def text() -> str:
         own = [
             name
             for name, field in fields.items()
-            if name not in common or field.default != common[name].default
+            if name not in common or _said(field) != _said(common[name])
         ]
         lines += [f"### python -m experiments.{script}", "", *_table(config, own), ""]
     return "\n".join(lines)

@@ -82,7 +82,10 @@ class OnData(Common):
 
 
 def with_training_of(config: type) -> type:
-    """The configuration with the defaults of training that its recipe's family usually has."""
+    """The configuration with the defaults of training that its recipe's family usually has.
+
+    Steps stay open: `train.fit` fills them in where neither steps nor epochs are given.
+    """
     own = [
         (
             field.name,
@@ -90,7 +93,7 @@ def with_training_of(config: type) -> type:
             dataclasses.field(default=config.training[field.name], metadata=field.metadata),
         )
         for field in dataclasses.fields(config)
-        if field.name in config.training
+        if field.name in config.training and field.name != "steps"
     ]
     about = {"__doc__": config.__doc__, "__module__": config.__module__}
     return dataclasses.make_dataclass(

@@ -18,7 +18,9 @@ class TrainConfig(Settings):
     An evaluation is a pause of training: validation, a line of the log, a checkpoint.
     """
 
-    steps: int | None = setting(None, "training steps; default 5000 unless epochs is given", at_least=1)
+    steps: int | None = setting(
+        None, "training steps; default that of the model, else 5000, unless epochs is given", at_least=1
+    )
     epochs: int | None = setting(None, "passes over the training set, instead of steps", at_least=1)
     batch_size: int = setting(100, "examples of a step", at_least=1)
     shuffle: bool = setting(True, "give the examples a new order in each epoch, not always their own")

@@ -83,6 +83,7 @@ def fit(
         constants = _constants(there)
     else:
         constants = _measured(recipe, data, seed) if start is None else start.constants
+    recipe.check_data(spec)
     model = recipe.build(spec, constants)
     _check(recipe, model, data, config, start)
     trainer = _engine(model, config, data)

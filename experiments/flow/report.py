@@ -132,7 +132,7 @@ def _write(folder, config, kind, data, fitted, result, record):
     if "Gaussian" in result:
         lines += "| log-density of a Gaussian, nats | {:.4f} ± {:.4f} |\n".format(*result["Gaussian"])
     if kind == "images":
-        lines += f"| bits/dim, at most | {record.bits_per_dim:.4f} |\n"
+        lines += f"| bits/dim, at most | {record.bits_per_dim:.4f} ± {record.bits_standard_error:.4f} |\n"
     for name, bits in result.get("bits_per_dim_of_baseline_codes", {}).items():
         lines += f"| bits/dim of the integers, {name} | {bits:.4f} |\n"
     (root / "report.md").write_text(f"""# Flow on {data.name}

@@ -178,7 +178,8 @@ def _report(
         units = "-" if r.active_units is None else f"{r.active_units} of {config.code_dim}"
         effective = "-" if r.effective_samples is None else f"{r.effective_samples:.1f}"
         return (
-            f"| {seed} | {r.log_likelihood:.2f} ± {r.standard_error:.2f} | {r.bits_per_dim:.4f} | {r.elbo:.2f} "
+            f"| {seed} | {r.log_likelihood:.2f} ± {r.standard_error:.2f} "
+            f"| {r.bits_per_dim:.4f} ± {r.bits_standard_error:.4f} | {r.elbo:.2f} "
             f"| {r.reconstruction:.2f} | {r.kl:.2f} | {units} | {effective} |"
         )
 

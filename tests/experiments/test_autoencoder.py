@@ -69,11 +69,13 @@ def test_a_run_leaves_a_report_and_goes_on(tmp_path):
     config = dataclasses.replace(
         TINY, kind="denoising", compare_vae=True, vae_std=0.5, against="digits", out=tmp_path / "run"
     )
+    config = dataclasses.replace(config, steps=400, learning_rate=0.01)  # long enough to remove noise
     autoencoder.run(config)
     result = json.loads((config.out / "result.json").read_text())
     assert list(result["accuracy"]) == ["frozen", "fine-tuned", "from scratch"]
     assert all(0 <= value <= 1 for value, _ in result["accuracy"].values())
-    assert result["auc"]["digits"][0] == pytest.approx(0.5)  # the data against themselves
+    area, error = result["auc"]["digits"]  # the data against themselves; false alarms 6e-5
+    assert abs(area - 0.5) < 4 * error
     assert result["auc"]["gaussian noise"][0] > 0.8
     errors = result["squared_error"]
     assert errors["autoencoder"][0] < errors["the noisy input itself"][0]
