@@ -26,7 +26,7 @@ published value what its paper calls its error."""
 CHECKS = """Rows that *agree* are compared with an exact value (closed form, theorem, quadrature): ours is within the row's
 tolerance of it.  *Measured* are those for which no published value of the same quantity is known."""
 README = """*Reproduced*: within the row's tolerance of the published number; *better*, *missed*: beyond it.
-*Agree*: with an exact value; *measured*: there is no number to compare with.  ~: a change by one standard error would turn the verdict.
+*Agree*: with an exact value; *measured*: nothing to compare with.  ~: a change by one standard error would turn the verdict.
 ±: our standard error over test examples or samples; of a published value what its paper calls its error."""
 
 
