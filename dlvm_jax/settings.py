@@ -8,6 +8,8 @@ import dataclasses
 import difflib
 import json
 import math
+import numbers
+import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Self, TypeVar
 
@@ -46,6 +48,20 @@ def choice(default: str | None, table: Mapping[str, Any], help: str) -> Any:
     )
 
 
+def _check_kind(name: str, value: Any, hint: Any) -> None:
+    """Raise ValueError for a single number where several are expected, and for other numbers where integers are."""
+    kinds = {hint, *typing.get_args(hint)}
+    several = [kind for kind in kinds if typing.get_origin(kind) is tuple]
+    if several:
+        if not isinstance(value, (tuple, list)):
+            raise ValueError(f"{name} must be several values, such as ({value},), got {value!r}")
+        kinds = set(typing.get_args(several[0]))
+    if int in kinds and float not in kinds:
+        for each in value if several else (value,):
+            if not isinstance(each, numbers.Integral) and isinstance(each, numbers.Number):
+                raise ValueError(f"{name} must be an integer, got {value!r}")
+
+
 def _is_number(field: dataclasses.Field) -> bool:
     """Whether a field is of numbers: by its bounds, or by its default."""
     bounded = any(field.metadata.get(bound) is not None for bound in ("at_least", "below"))
@@ -68,10 +84,12 @@ class Settings:
 
     def check(self) -> None:
         """Raise ValueError, in one line, for a value that is impossible whatever the data."""
+        hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None:
                 continue
+            _check_kind(field.name, value, hints[field.name])
             if "choices" in field.metadata:
                 pick(field.metadata["choices"], value, field.name)
             elif isinstance(field.default, bool):

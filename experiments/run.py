@@ -176,9 +176,11 @@ def as_options(message: str, names: tuple[str, ...]) -> str:
             return match.group(0)
         return f"--{name.replace('_', '-')}" + ("" if value == "True" else f" {value}")
 
-    text = re.sub(r"\b(\w+)='?([^\s',;()]+)'?", option, " ".join(message.split()))
+    text = re.sub(r"(?<![/.\w])(\w+)='?([^\s',;()]+)'?", option, " ".join(message.split()))
     underscored = "|".join(name for name in names if "_" in name)
-    return re.sub(rf"(?<![\w-])({underscored})\b", lambda m: f"--{m.group(1).replace('_', '-')}", text)
+    return re.sub(
+        rf"(?<![\w/.-])({underscored})\b(?![/.]\w)", lambda m: f"--{m.group(1).replace('_', '-')}", text
+    )
 
 
 def recipe_of(config: Any, kind: type[Recipe]) -> Recipe:

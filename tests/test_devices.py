@@ -157,8 +157,8 @@ def test_incomplete_process_settings_are_refused():
         "autoencoder --steps 20",
         "ppca --method gradient --steps 20 --latent-dim 2",
         "diffusion --data checkerboard --steps 200 --batch-size 100 --eval-limit 20 --eval-samples 1 --ode-examples 20",
-        "flow_density --data checkerboard --steps 20 --batch-size 100",
-        "flow_energy --target U1 --steps 20 --batch-size 100",
+        "flow --data checkerboard --steps 20 --batch-size 100",
+        "flow.energy --target U1 --steps 20 --batch-size 100",
     ],
 )
 def test_scripts_take_as_many_devices_as_split_their_batch(command, tmp_path):

@@ -18,6 +18,7 @@ from dlvm_jax.evaluate.resume import FinishedBatches
 from dlvm_jax.functional import bounds, densities
 from dlvm_jax.models.density import Density, require_kind
 from dlvm_jax.models.objectives import unpack
+from dlvm_jax.recipes.base import checked_batch
 
 __all__ = [
     "Record",
@@ -310,7 +311,7 @@ def log_likelihood(
     if model.density is None:
         raise ValueError("this model has no density, so no likelihood; measure its reconstructions instead")
     key = evaluation_key(0) if key is None else key
-    data = model.split(as_precise_as(params, x))
+    data = model.split(checked_batch(model, spec, as_precise_as(params, x)))
     posterior = getattr(model.parts, "posterior", None)
     finished = None
     if folder is not None:

@@ -14,10 +14,9 @@ import numpy as np
 
 from dlvm_jax.data import Data, Spec
 from dlvm_jax.models.density import Density
-from dlvm_jax.models.objectives import unpack
 from dlvm_jax.settings import Settings
 
-__all__ = ["Constants", "Model", "Recipe"]
+__all__ = ["Constants", "Model", "Recipe", "checked_batch", "examples_of"]
 
 Constants = dict[str, np.ndarray]
 
@@ -117,6 +116,25 @@ def examples_of(model: Model, x: Any, labels: Any = None) -> Any:
     return x, labels
 
 
-def count_of(batch: Any) -> int:
-    """Number of examples of a batch."""
-    return len(jax.tree.leaves(unpack(batch)[0])[0])
+def checked_batch(model: Model, spec: Spec, batch: Any) -> Any:
+    """A batch, x or (x, labels), for a model of data of a spec, its labels left out where the model takes none.
+
+    Raises ValueError, in one line, for examples of another shape, and for labels that are missing, too few or unknown.
+    """
+    x, labels = batch if isinstance(batch, tuple) else (batch, None)
+    if tuple(x.shape[x.ndim - len(spec.event_shape) :]) != spec.event_shape:
+        raise ValueError(
+            f"this model is of examples of shape {spec.event_shape}, got an array of shape {x.shape}"
+        )
+    if not model.labels:
+        return x
+    _, labels = examples_of(model, x, labels)
+    if labels.shape != x.shape[: x.ndim - len(spec.event_shape)]:
+        raise ValueError(
+            f"labels are one integer for each example, got shape {labels.shape} for examples {x.shape}"
+        )
+    if not isinstance(labels, jax.core.Tracer) and spec.classes is not None and labels.size:
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= spec.classes:
+            raise ValueError(f"labels lie between 0 and {spec.classes - 1}, got {low} to {high}")
+    return x, labels

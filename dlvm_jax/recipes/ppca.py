@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from dlvm_jax.data import Data, Spec
+from dlvm_jax.data.dataset import blocks
 from dlvm_jax.functional import linear_gaussian
 from dlvm_jax.models import objectives
 from dlvm_jax.models.ppca import em_objective, ppca
@@ -81,8 +82,11 @@ class PPCA(Recipe):
         """The mean of the training examples, where mu starts."""
         if self.method == "closed":
             return {}
-        train = np.asarray(data.preprocess(jax.random.key(seed), data.train), np.float64)
-        return {"mean": train.reshape(len(train), -1).mean(0)}
+        key, total = jax.random.key(seed), np.zeros(math.prod(data.spec.event_shape))
+        for number, block in enumerate(blocks(data.train)):
+            seen = np.asarray(data.preprocess(jax.random.fold_in(key, number), block), np.float64)
+            total += seen.reshape(len(seen), -1).sum(0)
+        return {"mean": total / len(data.train)}
 
     def build(self, spec: Spec, constants: Mapping[str, np.ndarray]) -> Model:
         """pPCA for data of a spec; `parts` is its density, whose parameters are a `LinearGaussian`."""

@@ -41,8 +41,9 @@ def save_weights(fitted: Fitted, path: str | Path) -> None:
     The tensors are named "params/...", what the recipe measured on the data "constants/...".  The metadata's entry "dlvm_jax" is
     JSON: recipe, spec, training.
     """
-    tensors = {f"params/{name}": np.asarray(leaf) for name, leaf in _named(fitted.params).items()}
-    tensors |= {f"constants/{name}": np.asarray(leaf) for name, leaf in fitted.constants.items()}
+    fitted = fitted.of_seed(0)
+    tensors = {f"params/{name}": leaf for name, leaf in _named(fitted.params).items()}
+    tensors |= {f"constants/{name}": leaf for name, leaf in fitted.constants.items()}
     about = {
         "recipe": fitted.recipe.as_json(),
         "spec": fitted.spec._asdict(),
@@ -50,7 +51,7 @@ def save_weights(fitted: Fitted, path: str | Path) -> None:
         "step": fitted.step,
     }
     _needs("safetensors.numpy").save_file(
-        {name: np.ascontiguousarray(array) for name, array in tensors.items()},
+        {name: np.array(leaf, order="C") for name, leaf in tensors.items()},
         Path(path),
         {ABOUT: json.dumps(about)},
     )

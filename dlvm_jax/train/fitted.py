@@ -12,7 +12,7 @@ import numpy as np
 from dlvm_jax.data import Spec
 from dlvm_jax.models.density import join
 from dlvm_jax.models.objectives import unpack
-from dlvm_jax.recipes.base import Model, Recipe, examples_of
+from dlvm_jax.recipes.base import Model, Recipe, checked_batch
 from dlvm_jax.train.config import TrainConfig
 
 __all__ = ["Fitted"]
@@ -93,12 +93,8 @@ class Fitted:
         x, labels = batch if isinstance(batch, tuple) else (batch, None)
         x = jnp.asarray(x)
         x = x if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.float32)
-        expected = self.spec.event_shape
-        if x.shape[x.ndim - len(expected) :] != expected:
-            raise ValueError(
-                f"this model is of examples of shape {expected}, got an array of shape {x.shape}"
-            )
-        return self.model.split(examples_of(self.model, x, None if labels is None else jnp.asarray(labels)))
+        batch = x if labels is None else (x, jnp.asarray(labels))
+        return self.model.split(checked_batch(self.model, self.spec, batch))
 
     def _context(self, given: Any) -> Any:
         if not (self.model.labels or self.model.part):

@@ -39,6 +39,7 @@ NOT_IDENTITY = (
     "patience",
     "on_device",
 )  # what may change when a run goes on
+SWITCHES = ("clip", "ema", "patience")  # settings of which None means none, not the usual
 STRETCHED = ("cosine", "stages")  # schedules over the whole length of training
 
 
@@ -68,15 +69,18 @@ def fit(
 
     Raises ValueError, before anything is trained or written, for settings that are impossible or do not fit the data.
     """
-    settings = {name: value for name, value in settings.items() if value is not None}
+    settings = {name: value for name, value in settings.items() if value is not None or name in SWITCHES}
     TrainConfig.check_names(settings)
     if resume and out is None:
         raise ValueError("resume=True goes on with a run; say which by out=")
+    if out is None and jax.process_count() > 1:
+        raise ValueError("several processes need one out that all of them see")
     recipe.check()
     spec = _spec(recipe, data, settings)
     there = Path(out or "")  # looked at where a run goes on
     before = _read(there) if resume and (there / MODEL).exists() else None
     config = _config(recipe, spec, settings, before).resolved(spec.examples)
+    _say_if_stretched(config, before)
     seed = config.seeds[0]
     identity = _identity(recipe, config, spec, start)
     if before and before["identity"] == identity:  # as measured when the run began
@@ -84,15 +88,20 @@ def fit(
     else:
         constants = _measured(recipe, data, seed) if start is None else start.constants
     recipe.check_data(spec)
-    model = recipe.build(spec, constants)
-    _check(recipe, model, data, config, start)
-    trainer = _engine(model, config, data)
+    model = _built(recipe, spec, constants, start)
+    validate = _validator(recipe, model, data, config)
+    _check(recipe, model, config, validate, start)
+    arrays = _arrays(model, data, "train") if data else np.zeros((config.batch_size, 1), np.float32)
+    trainer = _engine(model, config, data, parallel.devices_for(config.batch_size // config.accumulate))
     root = new_folder(f"{type(recipe).__name__.lower()}-{spec.name}") if out is None else Path(out)
     folder = RunFolder(root, tensorboard=tensorboard, logger=logger, writes=parallel.is_primary())
     kept = Checkpoints(root / "checkpoints", identity)
     state = _restored(kept, trainer.init(_stacked(start.per_seed) if start else None), resume)
+    if int(np.max(state.step)) > config.steps:
+        raise ValueError(
+            f"{root} is trained to step {int(np.max(state.step))}; steps must not be below, got {config.steps}"
+        )
     _save(folder, recipe, spec, constants, config, identity, record or {})
-    arrays = _arrays(model, data, "train") if data else np.zeros((config.batch_size, 1), np.float32)
     folder.write("cost.json", training_cost(trainer, config, state, arrays))
     if model.solve is None:
         state = loop.run(
@@ -102,12 +111,12 @@ def fit(
             state,
             folder=folder,
             checkpoints=kept,
-            validate=_validator(recipe, model, data, config),
+            validate=validate,
             patience_from=recipe.objective_warm_up,
             progress=progress,
         )
     elif not kept.steps():
-        kept.save(0, trainer.init(_solved(model, data, seed)))
+        kept.save(0, trainer.init(_stacked((_solved(model, data, seed),) * len(config.seeds))))
         kept.wait()
     step, best = _best(kept, state)
     return Fitted(recipe, spec, constants, model, config, _per_seed(trainer, best), step, root)
@@ -124,7 +133,7 @@ def load(folder: str | Path) -> Fitted:
     spec = Spec(**{**found["spec"], "event_shape": tuple(found["spec"]["event_shape"])})
     constants = _constants(root)
     model = recipe.build(spec, constants)
-    trainer = _engine(model, config, None)
+    trainer = _engine(model, config)
     kept = Checkpoints(root / "checkpoints", found["identity"])
     if not kept.steps():
         raise ValueError(f"{root} holds no checkpoint yet; let its run finish")
@@ -167,9 +176,13 @@ def _constants(root: Path) -> dict[str, np.ndarray]:
 
 
 def _save(folder, recipe, spec, constants, config, identity, record) -> None:
-    """Write all that `load` needs besides the checkpoints, and the settings for people and scripts."""
+    """Write all that `load` needs besides the checkpoints, and the settings for people and scripts.
+
+    A result of before is taken away: the run is not finished any more.
+    """
     if not folder.writes:
         return
+    (folder.root / "result.json").unlink(missing_ok=True)
     temporary = folder.root / f"{CONSTANTS}.part"
     with open(temporary, "wb") as file:
         np.savez(file, **constants)
@@ -194,15 +207,21 @@ def _config(recipe: Recipe, spec: Spec, settings: Mapping[str, Any], before: dic
     old = TrainConfig.from_dict(before["train"])
     if not {"steps", "epochs"} & settings.keys():
         config = dataclasses.replace(config, steps=old.steps, epochs=None)
-    kept = {name: getattr(old, name) for name in ("eval_every", "warm_up") if name not in settings}
-    config = dataclasses.replace(config, **kept)
-    if config.schedule in STRETCHED and config.steps not in (None, old.steps):
+    kept = [] if {"eval_every", "evaluations"} & settings.keys() else ["eval_every"]
+    kept += [] if "patience" in settings else ["patience"]
+    kept += [] if settings.get("warm_up", 0) >= 1 else ["warm_up"]  # a share is of the first length
+    return dataclasses.replace(config, **{name: getattr(old, name) for name in kept})
+
+
+def _say_if_stretched(config: TrainConfig, before: dict | None) -> None:
+    """Warn where a run goes on to another length under a schedule of the learning rate over all steps."""
+    first = config.steps if before is None else before["train"]["steps"]
+    if config.schedule in STRETCHED and config.steps != first:
         warnings.warn(
-            f"the {config.schedule} schedule of the learning rate, which went over {old.steps} steps, now goes over "
+            f"the {config.schedule} schedule of the learning rate, which went over {first} steps, now goes over "
             f"{config.steps}; the result is not that of one run of so many steps",
             stacklevel=3,
         )
-    return config
 
 
 def _spec(recipe: Recipe, data: Data | None, settings: Mapping[str, Any]) -> Spec:
@@ -219,10 +238,24 @@ def _spec(recipe: Recipe, data: Data | None, settings: Mapping[str, Any]) -> Spe
     return own
 
 
-def _check(recipe, model, data, config, start) -> None:
+def _built(recipe: Recipe, spec: Spec, constants: Mapping[str, np.ndarray], start: Fitted | None) -> Model:
+    """The model; ValueError where one to start from has not measured what this recipe needs."""
+    try:
+        return recipe.build(spec, constants)
+    except KeyError as error:
+        if start is None:
+            raise
+        raise ValueError(f"the model to start from has no {error} of its data; use its recipe") from error
+
+
+def _check(recipe, model, config, validate, start) -> None:
     """Raise ValueError for what does not go together, before anything is written."""
-    if config.patience is not None and model.score is None and not len(data.valid):
-        raise ValueError(f"patience needs a validation set, and the protocol {data.protocol.name!r} has none")
+    if config.patience is not None and validate is None:
+        raise ValueError(
+            f"patience={config.patience} needs validation, and nothing is held out; leave it out"
+        )
+    if start is not None and model.solve is not None:
+        raise ValueError("a model in closed form does not start from another; leave start out")
     if recipe.objective_warm_up > config.steps:
         warnings.warn(
             f"the warm-up of {recipe.objective_warm_up} steps does not end within the {config.steps} of training",
@@ -252,8 +285,10 @@ def _identity(recipe, config, spec, start) -> dict[str, Any]:
     return found if start is None else found | {"start": digest(start.per_seed)}
 
 
-def _engine(model: Model, config: TrainConfig, data: Data | None) -> engine.Engine:
-    """The engine of a model; without data it serves to read checkpoints."""
+def _engine(
+    model: Model, config: TrainConfig, data: Data | None = None, devices: Any = None
+) -> engine.Engine:
+    """The engine of a model; without data and devices it serves to read checkpoints."""
     objective, init = objectives.split(model.objective, model.split), model.init
     if data:
         objective = objectives.preprocessed(objective, data.preprocess)
@@ -267,7 +302,7 @@ def _engine(model: Model, config: TrainConfig, data: Data | None) -> engine.Engi
         ema=config.ema,
         accumulate=config.accumulate,
         seeds=config.seeds,
-        devices=parallel.devices_for(config.batch_size // config.accumulate) if data else None,
+        devices=devices,
     )
 
 
@@ -299,11 +334,24 @@ def _arrays(model: Model, data: Data, part: str) -> Any:
 def _validator(recipe, model, data, config) -> Callable | None:
     """What is computed at each evaluation; None where nothing is held out, or needed."""
     if model.score is not None:
-        return model.score
+        return _score_of_seeds(model.score, len(config.seeds))
     held_out = recipe.held_out(_arrays(model, data, "valid")) if len(data.valid) else None
     if held_out is None:
         return None
     return validation.validator(objectives.split(model.validation, model.split), held_out, seeds=config.seeds)
+
+
+def _score_of_seeds(score: Callable, seeds: int) -> Callable:
+    """The score of a model of several seeds: their mean; every other metric as a list."""
+    if seeds == 1:
+        return score
+
+    def of_all(params):
+        each = [score(jax.tree.map(lambda x, i=i: x[i], params)) for i in range(seeds)]
+        found = {name: [one[name] for one in each] for name in each[0]}
+        return {**found, "score": float(np.mean(found["score"]))}
+
+    return of_all
 
 
 def _per_seed(trainer: engine.Engine, state: engine.State) -> tuple[Any, ...]:

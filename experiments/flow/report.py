@@ -123,7 +123,7 @@ def _write(folder, config, kind, data, fitted, result, record):
     steps = [line["step"] for line in history]
     pictures.curves(
         root / "curves.png",
-        {"validation": (steps, [line["valid_bound"] for line in history])},
+        {"validation": (steps, [line.get("valid_bound", line["bound"]) for line in history])},
         "log-density, nats",
     )
     lines = ""

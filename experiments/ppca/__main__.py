@@ -13,8 +13,9 @@ from collections.abc import Iterator
 import jax
 
 from dlvm_jax import recipes, train
-from dlvm_jax.settings import setting
+from dlvm_jax.settings import choice, setting
 from dlvm_jax.train import parallel
+from dlvm_jax.train.optimisers import OPTIMISERS, SCHEDULES
 from dlvm_jax.train.run import RunFolder, new_folder, updated_manifest
 from experiments import run as common
 from experiments.ppca import report
@@ -28,6 +29,15 @@ class Config(common.OnData, recipes.PPCA):
 
     latent_dim: tuple[int, ...] = setting(
         (2, 5, 10, 20), "dimensions of the latent space, one model for each", at_least=1
+    )
+    optimiser: str | None = choice(None, OPTIMISERS, "optimiser, by default that of the method")
+    learning_rate: float | None = setting(None, "peak learning rate; default that of the method")
+    schedule: str | None = choice(
+        None, SCHEDULES, "learning rate over all steps, by default that of the method"
+    )
+    batch_size: int | None = setting(None, "examples of a step; default that of the method", at_least=1)
+    evaluations: int | None = setting(
+        None, "evaluations in the whole run; default that of the method", at_least=1
     )
     code_step: tuple[float, ...] = setting(
         (2.0, 1.0, 0.5, 0.25), "quantisation steps of the lossy code, in standard deviations of the prior"
@@ -71,6 +81,7 @@ def run(config: Config) -> None:
         raise ValueError(f"{config.out} already holds a run; give resume=True to go on, or another out")
     root = config.out or new_folder(f"ppca-{data.name}")
     folder = RunFolder(root, writes=parallel.is_primary())
+    (root / "result.json").unlink(missing_ok=True)
     folder.write("config.json", config.as_dict())
     folder.write("manifest.json", updated_manifest(root))
     print(f"{data.name}, {data.protocol.name}: {data.protocol.description}\nrun folder {root}")

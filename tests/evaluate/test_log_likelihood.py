@@ -27,6 +27,7 @@ class Model(NamedTuple):
     density: density.Density | None
     parts: object = None
     split: object = lambda batch: batch
+    labels: bool = False
 
 
 def fitted(model, params):
@@ -79,7 +80,7 @@ def test_labels_stay_integers_and_x_is_split():
 
     means = np.random.RandomState(0).randn(3, 2).astype(np.float32)
     conditional = density.Density(lambda key: {}, None, log_prob, "exact")
-    model = Model(conditional, split=lambda batch: (batch[0][:, 4:], batch[1]))
+    model = Model(conditional, split=lambda batch: (batch[0][:, 4:], batch[1]), labels=True)
     x, labels = np.arange(60, dtype=np.uint8).reshape(10, 6) % 4, np.arange(10) % 3
     record = log_likelihood(fitted(model, {"mean": jnp.asarray(means)}), (x, labels), progress=False)
     expected = -0.5 * ((x[:, 4:] - means[labels]) ** 2).sum(1) - np.log(2 * np.pi)
@@ -191,7 +192,7 @@ from dlvm_jax import evaluate, models
 assert not {"jax", "matplotlib", "sklearn"} & set(sys.modules), sorted(sys.modules)
 evaluate.Record, evaluate.likelihood, evaluate.diagnostics, models.vae, models.flows.stack
 assert not {"matplotlib", "sklearn"} & set(sys.modules)
-evaluate.disentanglement, evaluate.pictures
+evaluate.disentanglement, evaluate.pictures.new_figure()
 assert {"matplotlib", "sklearn"} <= set(sys.modules)
 for module in (evaluate, models):
     for name in module.__all__:

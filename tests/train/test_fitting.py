@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlvm_jax import data, recipes, train
+from dlvm_jax import data, evaluate, recipes, train
 from dlvm_jax.train import export
 from tests.train.common import assert_same
 
@@ -216,6 +216,9 @@ REFUSED = {
     "components is at most the 54 training": {"recipe": recipes.VAE(prior="vamp", components=61)},
     "a normal likelihood needs real data, .*2 integer levels": {"recipe": recipes.VAE(likelihood="normal")},
     "resume=True goes on with a run": {"resume": True, "out": None},
+    "steps must be an integer, got 10000.0": {"steps": 1e4},
+    "seeds must be several values, such as": {"seeds": 1},
+    "hidden must be several values, such as": {"recipe": recipes.VAE(hidden=300)},
 }
 
 
@@ -264,3 +267,68 @@ def test_one_seed_of_several(tmp_path):
     second = fitted.of_seed(1)
     assert second.config.seeds == (4,) and second.params is fitted.per_seed[1]
     assert dataclasses.replace(fitted).params is fitted.per_seed[0]
+
+
+def test_what_a_run_goes_on_with(tmp_path):
+    """Never to fewer steps; a family's clipping can be switched off; a result of before is taken away."""
+    fit(tmp_path / "run")
+    with pytest.raises(ValueError, match="is trained to step 30; steps must not be below, got 20"):
+        fit(tmp_path / "run", resume=True, steps=20)
+    (tmp_path / "run" / "result.json").write_text("{}")
+    fit(tmp_path / "run", resume=True, steps=40)
+    assert not (tmp_path / "run" / "result.json").exists()
+    rows = data.from_arrays(np.random.RandomState(0).randn(60, 3).astype(np.float32))
+    flow = recipes.Flow(width=8, depth=1)
+    assert fit(tmp_path / "usual", flow, rows).config.clip == 5.0
+    assert fit(tmp_path / "free", flow, rows, clip=None).config.clip is None
+    with pytest.warns(UserWarning, match="went over 30 steps, now goes over 40"):
+        longer = fit(tmp_path / "usual", flow, rows, steps=None, epochs=10, resume=True)
+    assert (longer.config.steps, longer.config.warm_up) == (40, 1)  # the share of the first 30
+
+
+def test_models_that_are_not_trained_by_data_or_steps(tmp_path):
+    """Several seeds of a flow on an energy and of pPCA in closed form, whose scalar parameters also come back from a file."""
+    energy = recipes.EnergyFlow(target="torus correlated", components=2, hidden=(8,))
+    fitted = train.fit(energy, out=tmp_path / "energy", steps=4, batch_size=16, seeds=(0, 1), progress=False)
+    assert len(fitted.per_seed) == 2 and fitted.step > 0
+    rows = data.from_arrays(np.random.RandomState(0).randn(60, 4).astype(np.float32))
+    closed = train.fit(recipes.PPCA(latent_dim=2), rows, out=tmp_path / "ppca", seeds=(0, 1), progress=False)
+    assert_same(*closed.per_seed)
+    export.save_weights(closed, tmp_path / "w.safetensors")
+    again = export.load_weights(tmp_path / "w.safetensors")
+    assert again.params.log_std.shape == () and again.config.seeds == (0,)
+    for recipe, settings, line in (
+        (recipes.PPCA(latent_dim=2), {"start": closed.of_seed(0)}, "does not start from another"),
+        (
+            recipes.PPCA(latent_dim=2, method="gradient"),
+            {"patience": 2, "batch_size": 9},
+            "nothing is held out",
+        ),
+        (energy, {}, "is trained without data"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            train.fit(recipe, rows, out=tmp_path / "refused", progress=False, **settings)
+        assert not (tmp_path / "refused").exists()
+    with pytest.raises(ValueError, match="has no 'pseudo_inputs' of its data; use its recipe"):
+        fit(
+            tmp_path / "vamp", recipes.VAE(prior="vamp", components=5, **SMALL), start=fit(tmp_path / "plain")
+        )
+
+
+def test_labels_are_checked(tmp_path):
+    fitted = fit(tmp_path / "run", recipes.VAE(condition="label", **SMALL))
+    for batch, line in (
+        (BITS[:3], "conditioned on labels, and none were given"),
+        ((BITS[:3], np.arange(2)), "labels are one integer for each example"),
+        ((BITS[:3], np.array([0, 1, 3])), "labels lie between 0 and 2, got 0 to 3"),
+    ):
+        with pytest.raises(ValueError, match=line):
+            fitted.log_prob(jax.random.key(0), batch)
+        with pytest.raises(ValueError, match=line):
+            evaluate.log_likelihood(fitted, batch, samples=2, progress=False)
+    plain = fit(tmp_path / "plain")
+    both = [
+        evaluate.log_likelihood(plain, x, samples=2, progress=False)
+        for x in (BITS, (BITS, np.zeros(60, int)))
+    ]
+    assert both[0].log_likelihood == both[1].log_likelihood  # labels that a model does not take are left out
