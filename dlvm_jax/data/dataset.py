@@ -114,7 +114,7 @@ class Data(NamedTuple):
         )
 
 
-def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
+def blocks(array: "np.ndarray | Rows") -> Iterator[np.ndarray]:
     """The array in pieces of a few megabytes along its leading axis, so that a memory-mapped one is never read as a whole."""
     size = max(1, BLOCK // max(1, math.prod(array.shape[1:]) * array.dtype.itemsize))
     for start in range(0, len(array), size):

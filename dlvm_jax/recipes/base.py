@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from dlvm_jax.data import Data, Spec
 from dlvm_jax.models.density import Density
@@ -133,7 +133,7 @@ def checked_batch(model: Model, spec: Spec, batch: Any) -> Any:
         raise ValueError(
             f"labels are one integer for each example, got shape {labels.shape} for examples {x.shape}"
         )
-    if not isinstance(labels, jax.core.Tracer) and spec.classes is not None and labels.size:
+    if not isinstance(labels, Tracer) and spec.classes is not None and labels.size:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= spec.classes:
             raise ValueError(f"labels lie between 0 and {spec.classes - 1}, got {low} to {high}")

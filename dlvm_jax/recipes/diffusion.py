@@ -305,8 +305,9 @@ class Diffusion(Recipe):
         classes = spec.classes if self.condition else None
         denoiser = _denoiser(recipe, spec, constants, classes)
         jax.eval_shape(denoiser.init, jax.random.key(0))  # a network that does not fit the images says so
-        steered = self.guidance and classes is not None
-        guided = diffusion.guided(denoiser, classes, self.guidance) if steered else denoiser
+        guided = denoiser
+        if self.guidance and classes is not None:
+            guided = diffusion.guided(denoiser, classes, self.guidance)
         bound = diffusion.bound_density(denoiser, self._sampler, levels)
         density = bound._replace(sample=diffusion.bound_density(guided, self._sampler, levels).sample)
         encode, decode = ode_map(denoiser, levels=levels)

@@ -118,7 +118,7 @@ class PPCA(Recipe):
 
     def _solve(self, key: jax.Array, x: Any) -> linear_gaussian.LinearGaussian:
         """The maximum of the likelihood, computed in double precision."""
-        rows = np.asarray(x, np.float64).reshape(len(x), -1)
+        rows: Any = np.asarray(x, np.float64).reshape(len(x), -1)
         with jax.enable_x64(True):
             found = linear_gaussian.ppca_fit(rows, self.latent_dim)
             return jax.tree.map(np.asarray, found)  # double also outside

@@ -80,6 +80,7 @@ def fit(
     there = Path(out or "")  # looked at where a run goes on
     before = _read(there) if resume and (there / MODEL).exists() else None
     config = _config(recipe, spec, settings, before).resolved(spec.examples)
+    steps = config.steps or 0  # which `resolved` fills in
     _say_if_stretched(config, before)
     seed = config.seeds[0]
     identity = _identity(recipe, config, spec, start)
@@ -97,10 +98,8 @@ def fit(
     folder = RunFolder(root, tensorboard=tensorboard, logger=logger, writes=parallel.is_primary())
     kept = Checkpoints(root / "checkpoints", identity)
     state = _restored(kept, trainer.init(_stacked(start.per_seed) if start else None), resume)
-    if int(np.max(state.step)) > config.steps:
-        raise ValueError(
-            f"{root} is trained to step {int(np.max(state.step))}; steps must not be below, got {config.steps}"
-        )
+    if (trained := int(np.max(state.step))) > steps:
+        raise ValueError(f"{root} is trained to step {trained}; steps must not be below, got {steps}")
     _save(folder, recipe, spec, constants, config, identity, record or {})
     folder.write("cost.json", training_cost(trainer, config, state, arrays))
     if model.solve is None:
