@@ -226,7 +226,7 @@ def test_an_existing_run_is_neither_overwritten_nor_mixed_up(whole, tmp_path):
     again = run(whole, *SHORT)
     assert again.returncode == 2 and "already holds a run (up to step 300); give --resume" in again.stderr
     other = run(whole, *SHORT, "--latent-dim", "3", "--resume")
-    assert other.returncode == 2 and "another configuration (latent_dim 2 there, 3 here)" in other.stderr
+    assert other.returncode == 2 and "another configuration (--latent-dim 2 there, 3 here)" in other.stderr
     assert result(whole) == before
 
 
