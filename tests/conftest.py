@@ -10,8 +10,10 @@ if "slow" not in " ".join(sys.argv) and "PYTEST_XDIST_WORKER" not in os.environ:
     # Compiling takes most of the time, and these halve it; the slow tests compile as users do.
     flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
     if metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the flag
-        flags.append("--xla_cpu_use_fusion_emitters=false")
+        flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_llvm_disable_expensive_passes=true"]
     os.environ["XLA_FLAGS"] = " ".join(flags)
+
+import gc
 
 import jax
 import pytest
@@ -27,6 +29,8 @@ def x64():
     with jax.enable_x64(True):
         yield
 
+
+gc.set_threshold(200_000, 20, 100)  # programs are many small objects that live on: 5 % of the time
 
 # By default only so many parameter cases of each test run; the others are slow.  Some files have a number of their own.
 FEW, SEVERAL, ALL = 1, 10, 1000

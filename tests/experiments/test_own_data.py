@@ -28,7 +28,9 @@ def folder(path, images):
 
 
 def npz(path):
-    np.savez(path, train=GREY[:30], test=GREY[30:], train_labels=np.arange(30) % 3, test_labels=np.arange(10) % 3)
+    np.savez(
+        path, train=GREY[:30], test=GREY[30:], train_labels=np.arange(30) % 3, test_labels=np.arange(10) % 3
+    )
     return path
 
 
