@@ -44,7 +44,7 @@ def pieces(start: int, end: int, eval_every: int, longest: int | None = None) ->
 
 def _one_ahead(function: Callable, items: Iterable) -> Iterator:
     """`function(item)` for each item; while the caller uses one, a thread computes the next."""
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as thread:
         ready = None
         for item in items:
             ready, before = thread.submit(function, item), ready
