@@ -36,7 +36,14 @@ gc.set_threshold(200_000, 20, 100)  # programs are many small objects that live 
 FEW, SEVERAL, ALL = 1, 10, 1000
 CASES = {
     **dict.fromkeys(
-        ("test_layers.py", "test_readme.py", "recipes/test_vae.py", "train/test_fitting.py"), ALL
+        (
+            "test_layers.py",
+            "test_readme.py",
+            "recipes/test_vae.py",
+            "train/test_fitting.py",
+            "models/test_spaces.py",
+        ),
+        ALL,
     ),
     **dict.fromkeys(
         ("data/test_forms.py", "data/test_loading.py", "data/test_rows.py", "data/test_tables.py"), ALL

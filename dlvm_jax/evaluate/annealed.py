@@ -10,7 +10,8 @@ import numpy as np
 
 from dlvm_jax.evaluate.likelihood import as_precise_as
 from dlvm_jax.functional import annealing, bounds
-from dlvm_jax.models.density import FLAT, require_kind
+from dlvm_jax.models.density import require_kind
+from dlvm_jax.models.spaces import REALS, check_points
 from dlvm_jax.models.vae import Parts
 
 __all__ = ["AnnealedRecord", "annealed_log_likelihoods"]
@@ -88,8 +89,9 @@ def annealed_log_likelihoods(
         raise ValueError("there are no examples to anneal for")
     require_kind(parts.prior, ("exact",), "annealing from the prior")
     require_kind(parts.decoder, ("exact",), "annealing to the joint density")
-    if parts.prior.space != FLAT:
+    if parts.prior.space != REALS:
         raise ValueError(f"annealing moves through R^M, got a prior on {parts.prior.space}")
+    check_points(parts.decoder.space, x)
     own, size, results = parts.tied(params), min(block, len(x)), []
     run = _run(parts, chains, temperatures)
     with jax.default_matmul_precision("highest"):

@@ -18,6 +18,7 @@ from dlvm_jax.evaluate.resume import FinishedBatches
 from dlvm_jax.functional import bounds, densities
 from dlvm_jax.models.density import Density, require_kind
 from dlvm_jax.models.objectives import unpack
+from dlvm_jax.models.spaces import check_points
 from dlvm_jax.recipes.base import checked_batch
 
 __all__ = [
@@ -166,13 +167,15 @@ def log_likelihoods(
     progress: called after each batch with the number of examples done
     finished: a mapping from a batch's number to its values; what it holds is not computed again, and each batch is put into it
 
-    Matrix products have full precision.  Raises ValueError for no samples, or no examples.
+    Matrix products have full precision.  Raises ValueError for no samples, no examples, and values outside of the
+    density's space.
     """
     if samples < 1:
         raise ValueError(f"evaluation needs at least one sample, got {samples}")
     examples = len(jax.tree.leaves(x)[0])
     if examples == 0:
         raise ValueError("there are no examples to evaluate; choose a split that has some")
+    check_points(density.space, unpack(x)[0])
     chunk = math.gcd(chunk, samples)
     run = _batch_evaluator(density, chunk, samples // chunk)
     size = min(batch_size, examples)

@@ -6,13 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, hyperbolic, spherical
+from dlvm_jax.models import spaces
 from dlvm_jax.models.density import Density, Net, batch_of, check_dim, check_event
 
 __all__ = ["standard_wrapped_normal", "uniform_sphere", "von_mises_fisher", "wrapped_normal"]
-
-
-def _sphere(dim):
-    return f"the sphere in R^{dim}"
 
 
 def _check_curvature(curvature):
@@ -33,7 +30,7 @@ def uniform_sphere(dim: int) -> Density:
         return z, log_prob(params, None, z)
 
     mean = lambda params, context=None: jnp.zeros(dim)
-    return Density(lambda key: {}, sample, log_prob, "exact", mean, space=_sphere(dim))
+    return Density(lambda key: {}, sample, log_prob, "exact", mean, space=spaces.sphere(dim))
 
 
 def von_mises_fisher(net: Net, dim: int) -> Density:
@@ -64,7 +61,7 @@ def von_mises_fisher(net: Net, dim: int) -> Density:
         direction, concentration = law(params, context)
         return spherical.mean_resultant_length(concentration, dim)[..., None] * direction
 
-    return Density(net.init, sample, log_prob, "exact", mean, space=_sphere(dim))
+    return Density(net.init, sample, log_prob, "exact", mean, space=spaces.sphere(dim))
 
 
 def _wrapped(init, law, dim, curvature):
@@ -97,7 +94,7 @@ def _wrapped(init, law, dim, curvature):
         sample,
         log_prob,
         "exact",
-        space=f"hyperbolic space of {dim} dimensions and curvature -{curvature:g}",
+        space=spaces.hyperbolic(dim, curvature),
     )
 
 

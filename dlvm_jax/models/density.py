@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional import densities
+from dlvm_jax.models.spaces import REALS, Space
+from dlvm_jax.models.spaces import levels as levels_space
 
 __all__ = [
     "Density",
@@ -38,8 +40,6 @@ __all__ = [
 ]
 
 KINDS = ("exact", "weight", "bound")
-FLAT = "R^M"  # the space of every density that names no other
-DISCRETE = "discrete values"
 
 
 class Density(NamedTuple):
@@ -52,7 +52,7 @@ class Density(NamedTuple):
     log_prob: (params, key, x, context=None) -> [*batch]
     kind:     "exact", "weight" or "bound" (see the module)
     reparameterised: whether samples carry the gradient of their parameters; a posterior's must
-    space:    where x lives, and on whose volume its density is: `FLAT`, `DISCRETE`, or a curved space by name
+    space:    where x lives, and on whose volume its density is: a `Space` of reals, levels, or a curved one
 
     and, where it has them:
     mean:     (params, context=None) -> E[x | context]
@@ -69,7 +69,7 @@ class Density(NamedTuple):
     normal: Callable | None = None
     terms: Callable | None = None
     reparameterised: bool = True
-    space: str = FLAT
+    space: Space = REALS
     share: Callable | None = None
 
 
@@ -126,7 +126,7 @@ class OutputDistribution(NamedTuple):
     sample:   (key, raw_params, shape) -> [*shape, *batch, D]
     mean:     (raw_params) -> [*batch, D]
     normal:   (raw_params) -> (mean, log_std), for a diagonal Gaussian
-    discrete: whether samples are discrete, and carry no gradient
+    space:    the values of an element; samples of a discrete one carry no gradient
     """
 
     width: int
@@ -134,7 +134,7 @@ class OutputDistribution(NamedTuple):
     sample: Callable
     mean: Callable
     normal: Callable | None = None
-    discrete: bool = False
+    space: Space = REALS
 
 
 def _two(outputs):
@@ -176,7 +176,7 @@ def bernoulli() -> OutputDistribution:
         lambda x, out: densities.bernoulli_log_prob(x, out[..., 0]),
         lambda key, out, shape: densities.bernoulli_sample(key, out[..., 0], shape),
         lambda out: jax.nn.sigmoid(out[..., 0]),
-        discrete=True,
+        space=levels_space(2),
     )
 
 
@@ -187,7 +187,7 @@ def categorical(levels: int) -> OutputDistribution:
         densities.categorical_log_prob,
         densities.categorical_sample,
         lambda out: jax.nn.softmax(out) @ jnp.arange(levels, dtype=out.dtype),
-        discrete=True,
+        space=levels_space(levels),
     )
 
 
@@ -202,7 +202,7 @@ def _discretised(levels, log_prob, sample):
         lambda x, out: log_prob(x, *two(out), levels),
         lambda key, out, shape: sample(key, *two(out), levels, shape),
         lambda out: jnp.clip(levels * two(out)[0] - 0.5, 0, levels - 1),
-        discrete=True,
+        space=levels_space(levels),
     )
 
 
@@ -238,7 +238,7 @@ def logistic_mixture(levels: int, components: int) -> OutputDistribution:
             key, *three(out), levels, shape
         ),
         mean,
-        discrete=True,
+        space=levels_space(levels),
     )
 
 
@@ -302,8 +302,8 @@ def conditional(net: Net, distribution: OutputDistribution, event_shape: Sequenc
 
     normal_parameters = parameters if distribution.normal and ndim == 1 else None
     drawn = {
-        "reparameterised": not distribution.discrete,
-        "space": DISCRETE if distribution.discrete else FLAT,
+        "reparameterised": not distribution.space.levels,
+        "space": distribution.space,
     }
     return Density(net.init, sample, log_prob, "exact", mean, normal_parameters, **drawn)
 

@@ -27,7 +27,8 @@ from dlvm_jax.functional.diffusion import (
     times,
     variational,
 )
-from dlvm_jax.models.density import DISCRETE, FLAT, Density, Net, batch_of
+from dlvm_jax.models import spaces
+from dlvm_jax.models.density import Density, Net, batch_of
 from dlvm_jax.models.objectives import Objective, transformed, unpack
 
 __all__ = [
@@ -259,7 +260,10 @@ def bound_density(model: Denoiser, sampler: Callable | None, levels: int | None 
     def sample(params, key, context=None, shape=()):
         return _generate(model, params, key, context, shape, sampler, levels), None
 
-    drawn = {"reparameterised": levels is None, "space": FLAT if levels is None else DISCRETE}
+    drawn = {
+        "reparameterised": levels is None,
+        "space": spaces.REALS if levels is None else spaces.levels(levels),
+    }
     return Density(model.init, sample, log_prob, "bound", terms=terms, **drawn)
 
 
@@ -306,7 +310,10 @@ def ode_density(
         return _generate(model, params, key, context, shape, sampler, levels), None
 
     kind = "bound" if hutchinson else "exact" if levels is None else "weight"
-    drawn = {"reparameterised": levels is None, "space": FLAT if levels is None else DISCRETE}
+    drawn = {
+        "reparameterised": levels is None,
+        "space": spaces.REALS if levels is None else spaces.levels(levels),
+    }
     return Density(model.init, sample, log_prob, kind, **drawn)
 
 

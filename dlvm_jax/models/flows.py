@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional.flows import autoregressive as ar
 from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.models import spaces
 from dlvm_jax.models.bijections import (
     Bijection,
     actnorm,
@@ -26,7 +27,7 @@ from dlvm_jax.models.bijections import (
     repeated,
     reverse,
 )
-from dlvm_jax.models.density import DISCRETE, Density, Net, batch_of, check_dim, check_event, from_linen, join
+from dlvm_jax.models.density import Density, Net, batch_of, check_dim, check_event, from_linen, join
 from dlvm_jax.nets.mlp import MLP, SMALL
 from dlvm_jax.settings import pick
 
@@ -195,7 +196,7 @@ def uniform_torus(dim: int) -> Density:
         x = jax.random.uniform(key, (*shape, *batch_of(context), dim), minval=-math.pi, maxval=math.pi)
         return x, log_prob(params, None, x)
 
-    return Density(lambda key: {}, sample, log_prob, "exact", space=f"the torus of {dim} angles")
+    return Density(lambda key: {}, sample, log_prob, "exact", space=spaces.torus(dim))
 
 
 def transformed(base: Density, bijection: Bijection) -> Density:
@@ -203,8 +204,8 @@ def transformed(base: Density, bijection: Bijection) -> Density:
 
     Both see the context.  Raises ValueError for a base that is not exact, or of discrete values.
     """
-    if base.space == DISCRETE:
-        raise ValueError("a flow moves the mass of real points, got a base of discrete values")
+    if base.space.levels:
+        raise ValueError(f"a flow moves the mass of real points, got a base of {base.space}")
     if base.kind != "exact":
         raise ValueError(
             f"a flow has an exact density only over an exact base, got one of kind {base.kind!r}"

@@ -5,7 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.models.density import FLAT, KINDS, Density, join
+from dlvm_jax.models.density import KINDS, Density, join
+from dlvm_jax.models.spaces import REALS, pair
 
 __all__ = ["hierarchical", "reorder"]
 
@@ -69,7 +70,7 @@ def hierarchical(first: Density, second: Density, dim: int, markov: bool = False
         kind,
         mean if has_mean else None,
         reparameterised=first.reparameterised and second.reparameterised,
-        space=FLAT if first.space == second.space == FLAT else f"{first.space} and {second.space}",
+        space=pair(first.space, second.space),
         share=share if first.share else None,
     )
 
@@ -79,7 +80,7 @@ def reorder(density: Density, dim: int) -> Density:
 
     Raises ValueError for one of a curved space.
     """
-    if density.space != FLAT:
+    if density.space != REALS:
         raise ValueError(f"only vectors of R^M are reordered, got a density on {density.space}")
 
     def log_prob(params, key, z, context=None):

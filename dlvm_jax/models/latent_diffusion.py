@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion import process, targets
-from dlvm_jax.models.density import FLAT, Density
+from dlvm_jax.models.density import Density
 from dlvm_jax.models.diffusion import Denoiser
 from dlvm_jax.models.objectives import Objective, transformed
+from dlvm_jax.models.spaces import REALS
 
 __all__ = ["encoded", "mixed", "standardised"]
 
@@ -48,7 +49,7 @@ def standardised(density: Density, mean: jax.Array, std: jax.Array) -> Density:
     (Rombach et al. 2022, section 4.3.2, for one scale).  Raises ValueError for a mean and std of different shapes, or one number,
     for vectors of another shape, and for a density of a curved space.
     """
-    if density.space != FLAT:
+    if density.space != REALS:
         raise ValueError(f"only vectors of R^M are standardised, got a density on {density.space}")
     if jnp.shape(mean) != jnp.shape(std) or not jnp.ndim(std):
         raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 from dlvm_jax.data import Spec
 from dlvm_jax.models.density import join
 from dlvm_jax.models.objectives import unpack
+from dlvm_jax.models.spaces import check_points
 from dlvm_jax.recipes.base import Model, Recipe, checked_batch
 from dlvm_jax.train.config import TrainConfig
 
@@ -61,7 +62,10 @@ class Fitted:
 
     def log_prob(self, key: jax.Array | None, x: Any) -> jax.Array:
         """log p(x) in nats, [B]; of a density of kind "weight" or "bound" an estimate or a bound, which uses the key."""
-        return self._density("log-densities").log_prob(self.params, key, *unpack(self._split(x)))
+        density, (x, context) = self._density("log-densities"), unpack(self._split(x))
+        if not isinstance(x, jax.core.Tracer):
+            check_points(density.space, x, "x")
+        return density.log_prob(self.params, key, x, context)
 
     def encode(self, x: Any, key: jax.Array | None = None) -> jax.Array:
         """The code of x: the posterior's mean, or a draw with a key; of a flow its latent point."""

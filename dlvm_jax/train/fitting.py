@@ -19,6 +19,7 @@ from dlvm_jax import recipes
 from dlvm_jax.data import Data, Spec
 from dlvm_jax.digest import digest
 from dlvm_jax.models import objectives
+from dlvm_jax.models.spaces import check_points
 from dlvm_jax.recipes.base import Model, Recipe, examples_of
 from dlvm_jax.train import engine, loop, parallel, validation
 from dlvm_jax.train.checkpoint import Checkpoints
@@ -92,6 +93,7 @@ def fit(
     model = _built(recipe, spec, constants, start)
     validate = _validator(recipe, model, data, config)
     _check(recipe, model, config, validate, start)
+    _check_values(model, spec, data)
     arrays = _arrays(model, data, "train") if data else np.zeros((config.batch_size, 1), np.float32)
     trainer = _engine(model, config, data, parallel.devices_for(config.batch_size // config.accumulate))
     root = new_folder(f"{type(recipe).__name__.lower()}-{spec.name}") if out is None else Path(out)
@@ -273,6 +275,20 @@ def _check(recipe, model, config, validate, start) -> None:
             "the model to start from has other parameters than this recipe's for these data; "
             "use its recipe, and data of the same shape"
         )
+
+
+def _check_values(model: Model, spec: Spec, data: Data | None) -> None:
+    """Raise ValueError for values outside of the density's space: the spec says their levels, the first rows the rest."""
+    if data is None or model.density is None:
+        return
+    space = model.density.space
+    if space.levels and not (spec.discrete and spec.levels <= space.levels):
+        held = f"levels 0 to {spec.levels - 1}" if spec.discrete else "real numbers"
+        raise ValueError(
+            f"the density is of {space}, and these data hold {held}; choose another likelihood, or another protocol of the data"
+        )
+    first = data.preprocess(jax.random.key(0), jnp.asarray(data.train[:FIRST]))
+    check_points(space, first, "the training data")
 
 
 def _identity(recipe, config, spec, start) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 from dlvm_jax import nets
 from dlvm_jax.exact import linear_gaussian
 from dlvm_jax.functional import bounds, densities
-from dlvm_jax.models import density, gaussian, objectives, regularised
+from dlvm_jax.models import density, gaussian, objectives, regularised, spaces
 from dlvm_jax.models.vae import dreg, vae
 
 RNG = np.random.RandomState(0)
@@ -170,7 +170,7 @@ def test_importance_weights_of_a_bound_are_refused():
         lambda: objectives.log_weights(loose, 1),
         lambda: dreg(parts[0]._replace(kind="bound"), *parts[1:], samples=5),
         lambda: objectives.importance_weighted(
-            vae(loose._replace(terms=None, space=density.FLAT), *small_parts(4, (5,))[1:]), 5
+            vae(loose._replace(terms=None, space=spaces.REALS), *small_parts(4, (5,))[1:]), 5
         ),
     ):
         with pytest.raises(ValueError, match=r"importance-weighted bound needs .* got kind 'bound'"):

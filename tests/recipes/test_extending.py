@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import data, recipes, train
-from dlvm_jax.models import density
+from dlvm_jax.models import density, spaces
 from dlvm_jax.models.density import Density, OutputDistribution
 from dlvm_jax.recipes.vae_parts import LIKELIHOODS, PRIORS, Likelihood, Prior
 from experiments import run as common
@@ -65,7 +65,7 @@ def test_a_likelihood_is_one_entry(tmp_path, monkeypatch):
             lambda x, out: plain.log_prob(x, logits(out)[..., None]),
             lambda key, out, shape: plain.sample(key, logits(out)[..., None], shape),
             lambda out: jax.nn.sigmoid(logits(out)),
-            discrete=True,
+            space=spaces.levels(2),
         )
 
     monkeypatch.setitem(LIKELIHOODS, "probit", Likelihood(build, "of bits, by their probit", "bits"))

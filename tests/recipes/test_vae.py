@@ -190,6 +190,7 @@ def covering(recipes, *options):
         seen |= pairs
     return kept
 
+
 DECODERS = [
     recipe_of(likelihood=likelihood, net=net, hidden=(4, 4)) for likelihood in LIKELIHOODS for net in NETS
 ]
