@@ -101,5 +101,5 @@ def test_fit_refuses_data_of_another_space(x, held, tmp_path):
     with pytest.raises(
         ValueError, match=f"the density is of bits 0 and 1, and these data hold {held}; choose"
     ):
-        train.fit(OfBits(), source, steps=2, out=tmp_path / "run", progress=False)
+        train.fit(OfBits(), source, steps=2, batch_size=8, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
