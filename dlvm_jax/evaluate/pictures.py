@@ -5,12 +5,15 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+import jax
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curves", "grid", "image_grid", "latent_scatter", "new_figure", "unit_square"]
+__all__ = ["curves", "grid", "image_grid", "latent_scatter", "new_figure", "smoothed", "unit_square"]
+
+SMALL, ENLARGED = 16, 6  # images of fewer pixels a side are enlarged so much
 
 
 def new_figure(**options: Any) -> "Figure":
@@ -32,14 +35,29 @@ def image_grid(images: np.ndarray, columns: int) -> np.ndarray:
     return tiles.reshape(rows * (height + 1), columns * (width + 1), channels)[:-1, :-1]
 
 
+def smoothed(images: np.ndarray) -> np.ndarray:
+    """Images [N, h, w] or [N, h, w, c] enlarged by cubic interpolation; the eye reads few large pixels badly."""
+    _, height, width = images.shape[:3]
+    shape = (len(images), ENLARGED * height, ENLARGED * width, *images.shape[3:])
+    return np.asarray(jax.image.resize(np.asarray(images, np.float32), shape, "cubic"))
+
+
 def grid(
     path: Path | str, images: np.ndarray, columns: int, title: str | None = None, scale: int | None = None
 ) -> None:
-    """Write images [N, h, w] or [N, h, w, c] with values in [0, 1] as a grid; `scale` screen pixels an image pixel."""
+    """Write images [N, h, w] or [N, h, w, c] with values in [0, 1] as a grid; `scale` screen pixels an image pixel.
+
+    Images of fewer than 16 pixels are shown smoothed, and the title says so.
+    """
+    images = np.asarray(images, np.float32)
+    height, width = images.shape[1:3]
+    if max(height, width) < SMALL and scale is None:
+        images = smoothed(images)
+        title = f"{title or ''}\n({height} x {width} pixels, smoothed)".strip()
     tiled = np.clip(image_grid(images, columns), 0, 1)
     scale = scale or max(1, round(720 / tiled.shape[1]))
     figure = new_figure(
-        figsize=(tiled.shape[1] * scale / 100, tiled.shape[0] * scale / 100 + (0.4 if title else 0)), dpi=100
+        figsize=(tiled.shape[1] * scale / 100, tiled.shape[0] * scale / 100 + (0.5 if title else 0)), dpi=100
     )
     axes = figure.add_axes((0, 0, 1, tiled.shape[0] * scale / 100 / figure.get_figheight()))
     axes.imshow(

@@ -17,6 +17,7 @@ from dlvm_jax.evaluate.diagnostics import diagnose
 from dlvm_jax.evaluate.likelihood import posterior_means
 from dlvm_jax.models.density import join
 from dlvm_jax.models.objectives import unpack
+from dlvm_jax.models.spaces import REALS
 from dlvm_jax.recipes.base import examples_of
 from dlvm_jax.recipes.networks import top
 from dlvm_jax.train.fitted import Fitted
@@ -88,14 +89,11 @@ def _further(
     return lines, numbers
 
 
-def _manifold(parts, params, means, size):
-    """Decoded grid of the two most variable latent units through the inverse Gaussian CDF, the others at zero."""
-    units = np.argsort(-means.var(0))[:2]
-    z = np.zeros((size * size, means.shape[1]), np.float32)
-    square = pictures.unit_square(size)
-    for column, unit in enumerate(units):
-        z[:, unit] = square[:, column]
-    return parts.decoder.mean(params["decoder"], jnp.asarray(z))
+def _interpolated(codes, rows, columns):
+    """Codes on straight lines between the first ones and those after them: [rows * columns, M]."""
+    share = np.linspace(0, 1, columns)[None, :, None]
+    ends = codes[:rows, None], codes[rows : 2 * rows, None]
+    return ((1 - share) * ends[0] + share * ends[1]).reshape(rows * columns, -1)
 
 
 def _samples(model, params, key, contexts, rows):
@@ -114,7 +112,7 @@ def _samples(model, params, key, contexts, rows):
 def _pictures(
     root: Path, config: "Config", data: Data, fitted: Fitted, test: Any, key: jax.Array
 ) -> list[str]:
-    """Samples, reconstructions, latent space and, for a Gaussian prior in the plane's sense, the manifold."""
+    """Samples, reconstructions, latent space, and the manifold of a latent plane, else interpolations."""
     model, params = fitted.model, fitted.params
     parts = model.parts
     head = lambda count: jax.tree.map(lambda a: jnp.asarray(a[:count], jnp.float32), test)
@@ -144,10 +142,18 @@ def _pictures(
         codes = posterior_means(parts.posterior, own["posterior"], few)
         pictures.latent_scatter(root / "latent.png", codes, labels, "posterior means of test images")
         made.append("latent")
-        if config.prior == "standard" and context is None and config.layers == 1:
-            title = "p(x|z) on the inverse-CDF grid of two latent units"
-            grid("manifold.png", _manifold(parts, own, codes, 20), None, 20, title)
-            made.append("manifold")
+        if context is None and config.layers == 1 and parts.prior.space == REALS:
+            flat = config.prior == "standard" and codes.shape[1] == 2
+            z = pictures.unit_square(20) if flat else _interpolated(codes, min(10, len(codes) // 2), 10)
+            name = "manifold" if flat else "interpolations"
+            title = (
+                "p(x|z) on the inverse-CDF grid of the latent plane"
+                if flat
+                else "p(x|z) on straight lines between the codes of test images"
+            )
+            means = parts.decoder.mean(own["decoder"], jnp.asarray(z, jnp.float32))
+            grid(f"{name}.png", means, None, 20 if flat else 10, title)
+            made.append(name)
     return made
 
 

@@ -21,6 +21,17 @@ def test_unit_square_is_the_inverse_cdf_of_a_linear_grid():
     assert (points[0, :, 1] == points[0, 0, 1]).all() and points[0, 0, 1] > points[-1, 0, 1]
 
 
+def test_smoothing_keeps_straight_ramps():
+    """Cubic interpolation is exact for them: pixel i of six is at (i + 1/2) / 6 - 1/2 of the old ones."""
+    ramp = np.broadcast_to(np.arange(8.0)[:, None], (8, 8))
+    fine = pictures.smoothed(np.stack([ramp, ramp.T]))
+    assert fine.shape == (2, 48, 48)
+    inside = slice(12, 36)  # away from the border
+    expected = (np.arange(48)[inside] + 0.5) / 6 - 0.5
+    np.testing.assert_allclose(fine[0, inside, inside], np.broadcast_to(expected[:, None], (24, 24)), atol=1e-5)
+    np.testing.assert_allclose(fine[1], fine[0].T, atol=1e-5)
+
+
 def test_files_are_written(tmp_path):
     rng = np.random.RandomState(0)
     pictures.grid(tmp_path / "a.png", rng.rand(7, 8, 8, 3), 4, "title")
