@@ -28,7 +28,9 @@ def test_smoothing_keeps_straight_ramps():
     assert fine.shape == (2, 48, 48)
     inside = slice(12, 36)  # away from the border
     expected = (np.arange(48)[inside] + 0.5) / 6 - 0.5
-    np.testing.assert_allclose(fine[0, inside, inside], np.broadcast_to(expected[:, None], (24, 24)), atol=1e-5)
+    np.testing.assert_allclose(
+        fine[0, inside, inside], np.broadcast_to(expected[:, None], (24, 24)), atol=1e-5
+    )
     np.testing.assert_allclose(fine[1], fine[0].T, atol=1e-5)
 
 
