@@ -1,6 +1,6 @@
 """Pictures of models: image grids, latent spaces, learning curves.  Every function writes one PNG file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -43,9 +43,18 @@ def smoothed(images: np.ndarray) -> np.ndarray:
 
 
 def grid(
-    path: Path | str, images: np.ndarray, columns: int, title: str | None = None, scale: int | None = None
+    path: Path | str,
+    images: np.ndarray,
+    columns: int,
+    title: str | None = None,
+    *,
+    scale: int | None = None,
+    above: Sequence[str] = (),
+    beside: Sequence[str] = (),
 ) -> None:
-    """Write images [N, h, w] or [N, h, w, c] with values in [0, 1] as a grid; `scale` screen pixels an image pixel.
+    """Write images [N, h, w] or [N, h, w, c] with values in [0, 1] as a grid.
+
+    scale: screen pixels an image pixel;  above, beside: a name for each column, for each row
 
     Images of fewer than 16 pixels are shown smoothed, and the title says so.
     """
@@ -56,10 +65,11 @@ def grid(
         title = f"{title or ''}\n({height} x {width} pixels, smoothed)".strip()
     tiled = np.clip(image_grid(images, columns), 0, 1)
     scale = scale or max(1, round(720 / tiled.shape[1]))
-    figure = new_figure(
-        figsize=(tiled.shape[1] * scale / 100, tiled.shape[0] * scale / 100 + (0.5 if title else 0)), dpi=100
-    )
-    axes = figure.add_axes((0, 0, 1, tiled.shape[0] * scale / 100 / figure.get_figheight()))
+    across, down = tiled.shape[1] * scale / 100, tiled.shape[0] * scale / 100  # inches
+    left, top = 0.11 * max(map(len, beside), default=0), 0.25 * bool(above) + 0.5 * bool(title)
+    figure = new_figure(figsize=(left + across, down + top), dpi=100)
+    share = left / (left + across)
+    axes = figure.add_axes((share, 0, 1 - share, down / (down + top)))
     axes.imshow(
         tiled.squeeze(-1) if tiled.shape[-1] == 1 else tiled,
         cmap="gray",
@@ -67,7 +77,17 @@ def grid(
         vmax=1,
         interpolation="nearest",
     )
-    axes.set_axis_off()
+    tile = [size + 1 for size in images.shape[1:3]]
+    axes.set(
+        xticks=[tile[1] * (i + 0.5) for i in range(len(above))],
+        yticks=[tile[0] * (i + 0.5) for i in range(len(beside))],
+        xticklabels=above,
+        yticklabels=beside,
+    )
+    axes.tick_params(
+        length=0, labelsize=8, top=bool(above), labeltop=bool(above), bottom=False, labelbottom=False
+    )
+    axes.spines[:].set_visible(False)
     if title:
         figure.suptitle(title, fontsize=10, y=0.99, va="top")
     figure.savefig(path)

@@ -82,8 +82,11 @@ def _labels(fitted: Fitted, rows: int) -> jax.Array | None:
     return None if classes is None else jnp.arange(rows) % classes
 
 
-def _trajectory(fitted: Fitted, rows: int, key: jax.Array) -> tuple[np.ndarray, np.ndarray]:
-    """x_t on its way from noise to data, and the x_0 predicted there: two arrays [frames, rows, *event]."""
+def _trajectory(fitted: Fitted, rows: int, key: jax.Array) -> tuple[tuple[np.ndarray, np.ndarray], list[str]]:
+    """x_t on its way from noise to data, and the x_0 predicted there: two arrays [frames, rows, *event], and names of the times.
+
+    The frames lie at steps of log-SNR that are as equal as the sampler's grid allows.
+    """
     model, labels = fitted.model.parts.guided, _labels(fitted, rows)
 
     @jax.jit
@@ -96,8 +99,12 @@ def _trajectory(fitted: Fitted, rows: int, key: jax.Array) -> tuple[np.ndarray, 
         return solvers.sample(solver, grid, start, key_steps, trajectory=True)[1]
 
     points, predicted = (np.asarray(frames) for frames in run(fitted.params, key))
-    shown = np.linspace(0, len(points) - 1, FRAMES).astype(int)
-    return points[shown], predicted[shown]
+    noise = model.process(fitted.params)
+    times = np.asarray(sampling_times(noise, 100))[1:]
+    log_snr = np.asarray(noise.log_snr(times))
+    wanted = np.linspace(log_snr[0], log_snr[np.isfinite(log_snr)][-1], FRAMES)
+    shown = [int(np.argmin(abs(log_snr - value))) for value in wanted[:-1]] + [len(times) - 1]
+    return (points[shown], predicted[shown]), [f"t = {times[i]:.2g}" for i in shown]
 
 
 def solver_errors(
@@ -147,12 +154,13 @@ def _write(
         fitted.params, keys[0]
     )
     drawn = np.asarray(drawn).reshape(-1, *fitted.spec.event_shape)
-    trajectory = _trajectory(fitted, 8 if images else count, keys[1])
+    trajectory, names = _trajectory(fitted, 8 if images else count, keys[1])
     errors = solver_errors(fitted.model.parts.guided, fitted.params, keys[2], _labels(fitted, 64))
     if images:
-        _image_pictures(root, config, fitted, drawn, trajectory, COLUMNS if labels is None else len(labels))
+        columns = COLUMNS if labels is None else len(labels)
+        _image_pictures(root, config, fitted, drawn, trajectory, names, columns)
     else:
-        _vector_pictures(root, data.test[:count], drawn, trajectory)
+        _vector_pictures(root, data.test[:count], drawn, trajectory, names)
     _errors_picture(root / "solvers.png", errors)
     history = result["curve"]
     pictures.curves(
@@ -166,7 +174,7 @@ def _write(
     )
 
 
-def _image_pictures(root, config, fitted, drawn, trajectory, columns):
+def _image_pictures(root, config, fitted, drawn, trajectory, times, columns):
     """Samples and trajectories as grids of images."""
     discrete = fitted.spec.discrete
     pictures.grid(
@@ -182,14 +190,15 @@ def _image_pictures(root, config, fitted, drawn, trajectory, columns):
             np.moveaxis(seen, 0, 1).reshape(-1, *fitted.spec.event_shape),
             FRAMES,
             _title(name),
+            above=times,
         )
 
 
-def _vector_pictures(root, data, drawn, trajectory):
+def _vector_pictures(root, data, drawn, trajectory, times):
     """Samples and trajectories as points, of the first two columns."""
     _planes(root / "samples.png", [("data", data), ("model", drawn)], "samples", data)
     for name, frames in zip(("trajectory", "trajectory_x0"), trajectory, strict=True):
-        _planes(root / f"{name}.png", [("", frame) for frame in frames], _title(name), data)
+        _planes(root / f"{name}.png", list(zip(times, frames, strict=True)), _title(name), data)
 
 
 def _title(name):

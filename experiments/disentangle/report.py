@@ -8,7 +8,7 @@ import numpy as np
 
 from dlvm_jax.data import factors
 from dlvm_jax.evaluate import disentanglement, pictures
-from dlvm_jax.evaluate.likelihood import posterior_means
+from dlvm_jax.evaluate.likelihood import ACTIVE, posterior_means
 from dlvm_jax.train.fitted import Fitted
 
 if TYPE_CHECKING:
@@ -55,13 +55,18 @@ def _scores(means, known):
 
 
 def _traversal(path, fitted, grey, name):
-    """Decoded images while one latent unit runs from -2 to 2, a row a unit, the most used first."""
+    """Decoded images while one latent unit runs from -2 to 2, a row a unit, the most used first; collapsed ones are left out."""
     means = _means(fitted, grey)
-    z = np.repeat(means[len(means) // 2][None], 9 * means.shape[1], axis=0).reshape(means.shape[1], 9, -1)
-    for row, unit in enumerate(np.argsort(-means.var(0))):
-        z[row, :, unit] = np.linspace(-2, 2, 9)
-    images = fitted.decode(z.reshape(-1, means.shape[1]))
-    pictures.grid(path, np.asarray(images), 9, f"{name}: one unit a row, from -2 to 2")
+    spread = means.var(0)
+    used = [unit for unit in np.argsort(-spread) if spread[unit] > ACTIVE] or [int(np.argmax(spread))]
+    values = np.linspace(-2, 2, 9)
+    z = np.tile(means[len(means) // 2], (len(used), len(values), 1))
+    for row, unit in enumerate(used):
+        z[row, :, unit] = values
+    images = np.asarray(fitted.decode(z.reshape(-1, means.shape[1])))
+    beside = [f"z{unit}, variance {spread[unit]:.2f}" for unit in used]
+    title = f"{name}: one latent unit a row; {len(spread) - len(used)} of {len(spread)} are not used"
+    pictures.grid(path, images, 9, title, above=[f"{value:g}" for value in values], beside=beside)
 
 
 def _mean(rows, score):
