@@ -1,6 +1,7 @@
 """Fit probabilistic PCA in closed form, by EM or by gradient ascent, evaluate it exactly, and write a report with pictures.
 
 python -m experiments.ppca                                  # embedded digits, seconds
+python -m experiments.ppca --data two_moons                 # points of a plane, projected on a line
 python -m experiments.ppca --data freyfaces --latent-dim 2 5 10 20 50 100
 python -m experiments.ppca --data freyfaces --latent-dim 10 --method em
 """
@@ -27,8 +28,10 @@ __all__ = ["Config", "run"]
 class Config(common.OnData, recipes.PPCA):
     """Fit probabilistic PCA, evaluate it on the test set, and write a report with pictures."""
 
-    latent_dim: tuple[int, ...] = setting(
-        (2, 5, 10, 20), "dimensions of the latent space, one model for each", at_least=1
+    latent_dim: tuple[int, ...] | None = setting(
+        None,
+        "dimensions of the latent space, one model for each; default those of 2 5 10 20 that the data allow, else 1",
+        at_least=1,
     )
     optimiser: str | None = choice(None, OPTIMISERS, "optimiser, by default that of the method")
     learning_rate: float | None = setting(None, "peak learning rate; default that of the method")
@@ -46,16 +49,20 @@ class Config(common.OnData, recipes.PPCA):
     def check(self) -> None:
         """Raise ValueError, in one line, for settings that are impossible or contradict each other."""
         super().check()
-        if not self.latent_dim or len(set(self.latent_dim)) < len(self.latent_dim):
-            raise ValueError(
-                f"give different latent dimensions, such as latent_dim=2 10; got {list(self.latent_dim)}"
-            )
+        dims = self.latent_dim
+        if dims is not None and (not dims or len(set(dims)) < len(dims)):
+            raise ValueError(f"give different latent dimensions, such as latent_dim=2 10; got {list(dims)}")
         if self.method == "closed" and self.steps is not None:
             raise ValueError("steps belong to method='em' or 'gradient'; the closed form has none")
         if len(self.seeds) > 1:
             raise ValueError(f"one seed is enough for an exact density, got seeds={self.seeds}")
         if not all(0 < step < math.inf for step in self.code_step):
             raise ValueError(f"a quantisation step is positive, got {list(self.code_step)}")
+
+
+def _usual(elements):
+    """The latent dimensions of examples of so many elements, where none are given."""
+    return tuple(dim for dim in (2, 5, 10, 20) if dim < elements) or (1,)
 
 
 @contextlib.contextmanager
@@ -74,7 +81,9 @@ def run(config: Config) -> None:
     config.check()
     parallel.initialise(config.coordinator, config.processes, config.process_id)
     recipe_of = lambda latent: recipes.PPCA(latent_dim=latent, method=config.method)
-    data = common.load_data(config, recipe_of(2))
+    data = common.load_data(config, recipe_of(1))
+    if config.latent_dim is None:
+        config = dataclasses.replace(config, latent_dim=_usual(math.prod(data.spec.event_shape)))
     for latent in config.latent_dim:
         recipe_of(latent).check_data(data.spec)
     if config.out is not None and (config.out / "result.json").exists() and not config.resume:

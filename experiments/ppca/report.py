@@ -45,8 +45,8 @@ def evaluate_and_write(
         rows[latent] = _row(models[latent], train, test, data, optimum)
         print(f"{latent} dimensions: {record_of(models[latent], test, data)}")
     codes = _codes(config, models[max(models)], test)
-    _pictures(root, config, data, models, test, curves)
-    (root / "report.md").write_text(_report(config, data, rows, codes, bool(curves)))
+    made = _pictures(root, config, data, models, test, curves)
+    (root / "report.md").write_text(_report(config, data, rows, codes, made))
     return {"records": rows, "codes": codes}
 
 
@@ -98,8 +98,43 @@ def _codes(config, model, x):
 
 
 def _pictures(root, config, data, models, x, curves):
-    """Mean and principal directions, reconstructions, samples, coded images, latent space, and learning curves."""
-    shape, columns, widest = data.train.shape[1:], 12, models[max(models)]
+    """Pictures of images or of a plane, latent space, and learning curves; the names of those made."""
+    shape, widest = data.train.shape[1:], models[max(models)]
+    made = []
+    if len(shape) == 3:
+        _image_pictures(root, config, shape, models, x)
+        made += ["components", "reconstructions", "samples", "coded"]
+    elif shape == (2,):
+        _plane(root / "projections.png", models[1], x)
+        made.append("projections")
+    means, _ = linear_gaussian.posterior(widest, x)
+    pictures.latent_scatter(root / "latent.png", means, data.test_labels, "posterior means of test examples")
+    made.append("latent")
+    if curves:
+        pictures.curves(root / "curves.png", curves, "training log p(x), nats")
+        made.append("curves")
+    return made
+
+
+def _plane(path, model, x):
+    """Points of a plane, the line of the model, and the projections of some points on it."""
+    figure = pictures.new_figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    few = x[:40]
+    ends = linear_gaussian.reconstruct(model, few)
+    along = np.linspace(-3, 3, 2)[:, None] * np.asarray(model.w[:, 0]) + np.asarray(model.mean)
+    axes.scatter(x[:, 0], x[:, 1], s=2, alpha=0.3, label="test points")
+    axes.plot(along[:, 0], along[:, 1], "k", label="line of the model, 3 standard deviations each way")
+    axes.plot(*np.stack([few, ends]).transpose(2, 0, 1), color="C1", lw=0.8)
+    axes.scatter(ends[:, 0], ends[:, 1], s=8, color="C1", label="projections")
+    axes.set(aspect="equal")
+    figure.legend(loc="outside lower center", fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def _image_pictures(root, config, shape, models, x):
+    """Mean and principal directions, reconstructions, samples, coded images."""
+    columns, widest = 12, models[max(models)]
     shown = x[:columns]
 
     def grid(name, rows, title):
@@ -117,13 +152,9 @@ def _pictures(root, config, data, models, x, curves):
     rows = [shown, *(linear_gaussian.code(widest, shown, step).reconstruction for step in config.code_step)]
     steps = ", ".join(f"{step:g}" for step in config.code_step)
     grid("coded", rows, f"test images, and below them decoded from steps {steps}")
-    means, _ = linear_gaussian.posterior(widest, x)
-    pictures.latent_scatter(root / "latent.png", means, data.test_labels, "posterior means of test images")
-    if curves:
-        pictures.curves(root / "curves.png", curves, "training log p(x), nats")
 
 
-def _report(config, data, rows, codes, curves):
+def _report(config, data, rows, codes, made):
     """The report as Markdown."""
     table = "\n".join(
         f"| {latent} | {row['log_likelihood']:.2f} ± {row['standard_error']:.2f} | {row['bits_per_dim']:.3f} "
@@ -137,6 +168,7 @@ def _report(config, data, rows, codes, curves):
         for row in codes
     )
     examples = next(iter(rows.values()))["examples"]
+    shown = "\n".join(f"![{name}]({name}.png)" for name in made)
     return f"""# Probabilistic PCA on {data.name}
 
 {data.protocol.description} (protocol `{data.protocol.name}`, hash `{data.protocol.hash}`).
@@ -149,16 +181,11 @@ The gap is the training log-density of the closed form less that of the model. A
 
 Lossy code of the {max(rows)}-dimensional model on test data: the latent mean rounded to a grid, its rate under the model.
 
-| step | rate, nats | rate, bits/dim | squared error a pixel |
+| step | rate, nats | rate, bits/dim | squared error an element |
 |---|---|---|---|
 {coded}
 
-![mean and principal directions](components.png)
-![reconstructions](reconstructions.png)
-![samples](samples.png)
-![coded images](coded.png)
-![latent space](latent.png)
-{"![learning curves](curves.png)" if curves else ""}
+{shown}
 
 Settings: `config.json`; versions and devices: `manifest.json`; figures above: `result.json`.
 """

@@ -4,7 +4,9 @@ import itertools
 import json
 import os
 
+import numpy as np
 import pytest
+import scipy.stats
 
 from dlvm_jax import data as datasets
 from experiments.ppca import __main__ as ppca
@@ -24,6 +26,21 @@ def test_frey_faces_have_the_published_likelihoods(tmp_path):
         assert (
             record["log_likelihood"] == pytest.approx(published, abs=0.005) and record["standard_error"] > 0
         )
+
+
+def test_points_of_a_plane_are_projected_on_a_line(tmp_path):
+    """By default in one dimension; the record is the exact density of a Gaussian of the data's covariance."""
+    source = datasets.load("two_moons")
+    ppca.run(ppca.Config(data="two_moons", out=tmp_path / "run"))
+    record = results(tmp_path / "run")["records"]["1"]
+    train, test = (np.asarray(x, np.float64) for x in (source.train, source.test))
+    truth = scipy.stats.multivariate_normal(train.mean(0), np.cov(train.T, bias=True)).logpdf(test).mean()
+    assert record["log_likelihood"] == pytest.approx(
+        truth, abs=1e-6
+    )  # one of two directions, noise in the other: any covariance
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "projections.png" in report and "components.png" not in report
+    assert (tmp_path / "run" / "projections.png").stat().st_size > 1000
 
 
 def test_em_reaches_the_closed_form_from_below(tmp_path):
