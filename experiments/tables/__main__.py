@@ -1,6 +1,7 @@
 """Train the rows of a table one after another on one budget, and print it with standard errors.
 
 python -m experiments.tables mnist-priors        # prior x objective
+python -m experiments.tables mnist-latents      # 2, 5, 10, 20 latent units, with a picture of samples of each
 python -m experiments.tables mnist-sphere        # sphere and plane as latent spaces
 python -m experiments.tables mnist-diffusion     # a diffusion prior, trained end to end, among others
 python -m experiments.tables mnist-flows         # flows as prior and posterior

@@ -1,14 +1,19 @@
 """Tables of VAEs: priors, objectives, posteriors and latent spaces on one budget."""
 
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from dlvm_jax.evaluate import paired
+from dlvm_jax import train
+from dlvm_jax.evaluate import paired, pictures
 from dlvm_jax.train.run import RunFolder
 from experiments.tables.table import Table
 
+_ROW = 14  # samples in a row of a picture
 _PRIORS = {
     "standard": {"prior": "standard"},
     "mixture of 500": {"prior": "mixture", "components": 500},
@@ -65,11 +70,29 @@ Differences of log p(x) on the same test examples; ± is the standard error of t
 """
 
 
+def write_with_samples(table: Table, root: Path, configs: dict[str, Any], results: dict[str, dict]) -> str:
+    """The same with a picture of ten samples of each row, as means of p(x|z)."""
+    blocks = []
+    for config in configs.values():
+        fitted = train.load(config.out)
+        prior, own = fitted.model.parts.prior, fitted.model.parts.tied(fitted.params)
+        z, _ = prior.sample(own["prior"], jax.random.key(0), None, (3 * _ROW,))
+        blocks.append(np.asarray(fitted.decode(z)))
+    beside = [name for label in configs for name in ("", label, "")]
+    title = "means of p(x|z), z ~ p(z), three rows for each model"
+    pictures.grid(root / "samples.png", np.concatenate(blocks), _ROW, title, beside=beside)
+    return write(table, root, configs, results) + "\n![samples](samples.png)\n"
+
+
 def vae_table(
-    title: str, shared: dict[str, Any], rows: dict[str, dict], contrasts: tuple[tuple[str, str], ...]
+    title: str,
+    shared: dict[str, Any],
+    rows: dict[str, dict],
+    contrasts: tuple[tuple[str, str], ...],
+    writer: Callable = write,
 ) -> Table:
     """A table whose rows are runs of `experiments.vae`."""
-    return Table(title, "vae.__main__", shared, rows, write, contrasts)
+    return Table(title, "vae.__main__", shared, rows, writer, contrasts)
 
 
 TABLES = {
@@ -88,6 +111,16 @@ TABLES = {
             *((f"{prior}, ELBO", "standard, ELBO") for prior in ("mixture of 500", "VampPrior of 500")),
             *((f"{prior}, IWAE-5", f"{prior}, ELBO") for prior in _PRIORS),
         ),
+    ),
+    "mnist-latents": vae_table(
+        "Latent dimensions on MNIST: 784-500-d",
+        {
+            **{"data": "mnist", "hidden": (500,), "epochs": 20, "schedule": "cosine", "ema": 0.999},
+            **{"eval_limit": 2000, "eval_samples": 200},
+        },
+        {f"d = {dim}": {"latent_dim": dim} for dim in (2, 5, 10, 20)},
+        tuple((f"d = {larger}", f"d = {less}") for less, larger in itertools.pairwise((2, 5, 10, 20))),
+        write_with_samples,
     ),
     "mnist-sphere": vae_table(
         "Sphere S^d against the plane R^d on MNIST: 784-256-128-d",

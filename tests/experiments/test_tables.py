@@ -28,12 +28,15 @@ def test_rows_of_every_table_are_possible_and_share_their_data(name, tmp_path):
 @pytest.mark.slow
 def test_a_table_is_printed_with_errors_and_continued(tmp_path, monkeypatch, capsys):
     shared = {"latent_dim": 2, "hidden": (16,), "eval_samples": 5}
-    small = vae_tables.vae_table("Two rows", shared, TWO, (("two, vamp", "one"),))
+    small = vae_tables.vae_table(
+        "Two rows", shared, TWO, (("two, vamp", "one"),), vae_tables.write_with_samples
+    )
     monkeypatch.setitem(tables.TABLES, "mnist-priors", small)
     config = tables.Config("mnist-priors", tmp_path / "table", epochs=2, eval_limit=50)
     tables.run(config)
     report = (tmp_path / "table" / "report.md").read_text()
     result = json.loads((tmp_path / "table" / "result.json").read_text())
+    assert "![samples](samples.png)" in report and (tmp_path / "table" / "samples.png").exists()
     rows, ((_, _, difference, error),) = result["rows"], result["contrasts"]
     assert list(rows) == list(TWO) and all(row["examples"] == 50 for row in rows.values())
     assert f"{rows['one']['log_likelihood']:.2f} ± {rows['one']['standard_error']:.2f}" in report
