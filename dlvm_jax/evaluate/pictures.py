@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curves", "grid", "image_grid", "latent_scatter", "new_figure", "smoothed", "unit_square"]
+__all__ = ["curves", "grid", "image_grid", "latent_scatter", "new_figure", "quantile_grid", "smoothed"]
 
 SMALL, ENLARGED = 16, 6  # images of fewer pixels a side are enlarged so much
 
@@ -110,13 +109,14 @@ def latent_scatter(
     figure.savefig(path, dpi=120)
 
 
-def unit_square(size: int) -> np.ndarray:
-    """Points of a linear grid of the unit square through the inverse Gaussian CDF, [size * size, 2], top row first.
+def quantile_grid(codes: np.ndarray, size: int) -> np.ndarray:
+    """Points of a plane at the quantiles of two coordinates of codes [N, 2]: [size * size, 2], row by row from the top.
 
-    $z = \\Phi^{-1}(u)$ at cell centres (Kingma & Welling 2014, figure 4).
+    Of codes that fill N(0, I) they are $\\Phi^{-1}(u)$ at cell centres u (Kingma & Welling 2014, figure 4).  Of others, that grid
+    would reach where no data are, and a decoder has learned nothing.
     """
-    z = np.array([NormalDist().inv_cdf((i + 0.5) / size) for i in range(size)], np.float32)
-    return np.stack(np.meshgrid(z, z[::-1]), axis=-1).reshape(-1, 2)
+    across, up = np.quantile(codes, (np.arange(size) + 0.5) / size, axis=0).T
+    return np.stack(np.meshgrid(across, up[::-1]), -1).reshape(-1, 2)
 
 
 def curves(path: Path | str, series: Mapping[str, tuple], ylabel: str, xlabel: str = "step") -> None:

@@ -144,10 +144,14 @@ def _pictures(
         made.append("latent")
         if context is None and config.layers == 1 and parts.prior.space == REALS:
             flat = config.prior == "standard" and codes.shape[1] == 2
-            z = pictures.unit_square(20) if flat else _interpolated(codes, min(10, len(codes) // 2), 10)
+            z = (
+                pictures.quantile_grid(codes, 20)
+                if flat
+                else _interpolated(codes, min(10, len(codes) // 2), 10)
+            )
             name = "manifold" if flat else "interpolations"
             title = (
-                "p(x|z) on the inverse-CDF grid of the latent plane"
+                "p(x|z) on the plane, at the quantiles of the codes of test images"
                 if flat
                 else "p(x|z) on straight lines between the codes of test images"
             )

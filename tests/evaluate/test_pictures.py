@@ -1,6 +1,7 @@
 """Pictures: right tiles in right places, files written."""
 
 import numpy as np
+from scipy.stats import norm
 
 from dlvm_jax.evaluate import pictures
 
@@ -13,12 +14,14 @@ def test_image_grid_places_tiles_row_by_row():
     assert (tiled[2] == 1).all() and (tiled[3:, 8:] == 1).all()  # gaps and the missing tile are blank
 
 
-def test_unit_square_is_the_inverse_cdf_of_a_linear_grid():
-    points = pictures.unit_square(5).reshape(5, 5, 2)
-    from scipy.stats import norm
-
-    np.testing.assert_allclose(norm.cdf(points[0, :, 0]), [0.1, 0.3, 0.5, 0.7, 0.9], atol=1e-6)
-    assert (points[0, :, 1] == points[0, 0, 1]).all() and points[0, 0, 1] > points[-1, 0, 1]
+def test_quantiles_of_normal_codes_are_the_inverse_cdf():
+    u = (np.arange(1000) + 0.5) / 1000
+    codes = np.stack([norm.ppf(u), 3 + 2 * norm.ppf(u)], -1)
+    points = pictures.quantile_grid(codes, 5).reshape(5, 5, 2)
+    wanted = norm.ppf([0.1, 0.3, 0.5, 0.7, 0.9])  # to the spacing of the codes
+    np.testing.assert_allclose(points[0, :, 0], wanted, atol=5e-3)
+    np.testing.assert_allclose(points[:, 0, 1], 3 + 2 * wanted[::-1], atol=1e-2)
+    assert (points[:, 0, 0] == points[0, 0, 0]).all() and (points[0, :, 1] == points[0, 0, 1]).all()
 
 
 def test_smoothing_keeps_straight_ramps():
