@@ -16,7 +16,7 @@ import jax
 import tyro
 
 from dlvm_jax import data as datasets
-from dlvm_jax import train
+from dlvm_jax import progress, train
 from dlvm_jax.recipes import Recipe
 from dlvm_jax.settings import setting
 from dlvm_jax.train import TrainConfig, parallel
@@ -24,6 +24,7 @@ from dlvm_jax.train.checkpoint import CheckpointError
 from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
 from dlvm_jax.train.run import RunFolder, new_folder, program
+from experiments import leaving
 
 __all__ = [
     "Common",
@@ -154,17 +155,31 @@ def guarded(call: Callable[[], Any], names: tuple[str, ...] = ()) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlvm_jax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = _warn
+    status: int | str | None = 0
     try:
         call()
     except Interrupted as stop:
         print(f"\n{stop}", file=sys.stderr)
-        sys.exit(128 + stop.signum)
+        status = 128 + stop.signum
     except KeyboardInterrupt:
-        sys.exit(130)
+        status = 130
+    except SystemExit as end:
+        status = end.code
     except (CheckpointError, NonFiniteError, ValueError, OSError) as error:
-        print(f"\nerror: {as_options(str(error), names)}", file=sys.stderr)
-        sys.exit(2)
+        progress.clear()
+        print(f"error: {as_options(str(error), names)}", file=sys.stderr)
+        status = 2
+    if leaving.watched() and isinstance(status, int) and not jax.distributed.is_initialized():
+        leaving.leave(status)  # Python's own end takes time, and a Ctrl-C meanwhile would be an error
+    if status:
+        sys.exit(status)
+
+
+def _warn(message: Warning | str, *_: Any) -> None:
+    """Show a warning on one line."""
+    progress.clear()
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def as_options(message: str, names: tuple[str, ...]) -> str:
@@ -233,7 +248,8 @@ def experiment(
     if not parallel.is_primary():
         return None
     folder = RunFolder(root)
-    result = finish(config, data, fitted, folder, *further)
+    with progress.phase("drawing and writing the report"):
+        result = finish(config, data, fitted, folder, *further)
     folder.write("result.json", result)
     print(f"trained {folder.seconds():.0f} s; report in {root / 'report.md'}")
     return result

@@ -19,7 +19,6 @@ FRAMEWORKS = (
     "orbax",
     "chex",
     "tensorflow_datasets",
-    "tqdm",
     "tyro",
     "matplotlib",
     "sklearn",

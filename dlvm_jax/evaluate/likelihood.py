@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from dlvm_jax.digest import digest
 from dlvm_jax.evaluate.resume import FinishedBatches
@@ -19,6 +18,7 @@ from dlvm_jax.functional import bounds, densities
 from dlvm_jax.models.density import Density, require_kind
 from dlvm_jax.models.objectives import unpack
 from dlvm_jax.models.spaces import check_points
+from dlvm_jax.progress import Progress
 from dlvm_jax.recipes.base import checked_batch
 
 __all__ = [
@@ -322,9 +322,7 @@ def log_likelihood(
         name = hashlib.sha256(f"{known} {samples} {chunk} {batch_size}".encode()).hexdigest()[:16]
         finished = FinishedBatches(Path(folder) / name)
     examples = len(jax.tree.leaves(data)[0])
-    with tqdm(
-        total=examples, unit="example", desc="evaluate", dynamic_ncols=True, disable=not progress
-    ) as bar:
+    with Progress("evaluating", examples, "example", shown=progress) as bar:
         return evaluate(
             model.density,
             params,
@@ -338,7 +336,7 @@ def log_likelihood(
             posterior=(posterior, params["posterior"]) if posterior is not None and posterior.mean else None,
             batch_size=batch_size,
             chunk=chunk,
-            progress=lambda done: bar.update(done - bar.n),
+            progress=lambda done: bar.advance(done - bar.done),
             finished=finished,
         )
 

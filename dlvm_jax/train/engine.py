@@ -1,8 +1,9 @@
 """One training engine for every model.
 
 A model hands over `objective(params, key, batch, step) -> (loss, metrics)` and nothing else.  A chunk of steps is one jitted
-`lax.scan` with donated state, so Python is not in the loop.  Its minibatches are taken from data on the device (`chunk`), or
-come from the host (`stream`).  The randomness of step t is `fold_in(key, t)` and the minibatch of step t depends on the seed
+loop with donated state, so Python is not in it.  Its first and last step are arguments: one program takes as many steps at
+once as a second holds.  Its minibatches are taken from data on the device (`chunk`), or come from the host (`stream`).
+The randomness of step t is `fold_in(key, t)` and the minibatch of step t depends on the seed
 and t alone (see `order`), so a state is all that a run needs to go on, bit for bit.
 """
 
@@ -36,9 +37,10 @@ class Engine(NamedTuple):
     seeds:  the random seeds that are trained together
     init:   (params=None) -> State before the first step, on its devices; of the model's own parameters, or given ones
             (with several seeds of a leading seed axis); ValueError for those of another model
-    chunk:  (state, data, indices) -> (state, metrics); one step for each row of `indices` [steps, (seeds,) batch], on data from
-            `put`; every metric is [steps, (seeds)]; the state passed in is consumed
-    stream: (state, batches) -> (state, metrics); the same steps on minibatches from `gather`
+    chunk:  (state, data, indices, first=0, last=None) -> (state, metrics); one step for each row of `indices` [steps, (seeds,)
+            batch] from `first` to before `last`, on data from `put`; every metric is [steps, (seeds)], zero where no step was
+            taken; the state passed in is consumed
+    stream: (state, batches, first=0, last=None) -> (state, metrics); the same steps on minibatches from `gather`
     put:    (arrays) -> the same arrays, replicated on every device
     gather: (arrays, indices) -> minibatches [steps, (seeds,) batch, ...] of arrays on the host (a memory-mapped file too),
             split over the devices; each process reads its own rows alone
@@ -84,6 +86,25 @@ def _gradient(objective, accumulate):
         return jax.tree.map(lambda x: x / accumulate, total)
 
     return accumulated
+
+
+def _steps(step, state, rows, first, last):
+    """Take step(state, row) -> (state, metrics) for the rows from `first` to before `last`; metrics as long as all rows."""
+    step = jax.jit(step, inline=True)  # traced once for its shapes and for the loop
+    row = lambda i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), rows)
+    length = len(jax.tree.leaves(rows)[0])
+    none = jax.tree.map(
+        lambda s: jnp.zeros((length, *s.shape), s.dtype), jax.eval_shape(step, state, row(0))[1]
+    )
+
+    def one(i, carry):
+        state, kept = carry
+        state, metrics = step(state, row(i))
+        return state, jax.tree.map(
+            lambda all_, x: jax.lax.dynamic_update_index_in_dim(all_, x, i, 0), kept, metrics
+        )
+
+    return jax.lax.fori_loop(first, last, one, (state, none))
 
 
 def _largest(state):
@@ -156,12 +177,12 @@ def build(
     def over_seeds(function, in_axes: Any = 0):
         return jax.vmap(function, in_axes) if several else function
 
-    def chunk(state, data, indices):
+    def chunk(state, data, indices, first, last):
         one = over_seeds(indexed_step, in_axes=(0, None, 0))
-        return jax.lax.scan(lambda s, index: one(s, data, index), state, indices)
+        return _steps(lambda s, index: one(s, data, index), state, indices, first, last)
 
-    def stream(state, batches):
-        return jax.lax.scan(over_seeds(step), state, batches)
+    def stream(state, batches, first, last):
+        return _steps(over_seeds(step), state, batches, first, last)
 
     def gather(tree, indices):
         check_splits(indices.shape[-1])
@@ -173,6 +194,17 @@ def build(
             return jax.make_array_from_callback((*indices.shape, *x.shape[1:]), streamed, rows)
 
         return jax.tree.map(one, tree)
+
+    jitted_chunk = jax.jit(chunk, donate_argnums=0, out_shardings=replicated)
+    jitted_stream = jax.jit(stream, donate_argnums=0, out_shardings=replicated)
+
+    def run_chunk(state, data, indices, first=0, last=None):
+        last = len(indices) if last is None else last
+        return jitted_chunk(state, data, indices, np.int32(first), np.int32(last))
+
+    def run_stream(state, batches, first=0, last=None):
+        last = len(jax.tree.leaves(batches)[0]) if last is None else last
+        return jitted_stream(state, batches, np.int32(first), np.int32(last))
 
     jitted_create = jax.jit(over_seeds(create), out_shardings=replicated)
     values = np.asarray(seeds, np.uint32)
@@ -189,8 +221,8 @@ def build(
     return Engine(
         seeds,
         start,
-        jax.jit(chunk, donate_argnums=0, out_shardings=replicated),
-        jax.jit(stream, donate_argnums=0, out_shardings=replicated),
+        run_chunk,
+        run_stream,
         lambda tree: parallel.replicate(tree, replicated),
         gather,
         lambda state: state.params if ema is None else state.ema,

@@ -1,39 +1,27 @@
-"""Training from start or checkpoint to the end: chunks of steps, and between them validation, logging, checkpoint, guard."""
+"""Training from start or checkpoint to the end: parts of about a second, and between some of them validation, log, checkpoint."""
 
 import contextlib
-import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
-from tqdm import tqdm
 
+from dlvm_jax.progress import Progress
 from dlvm_jax.train import order, parallel
 from dlvm_jax.train.checkpoint import Checkpoints
 from dlvm_jax.train.config import TrainConfig
 from dlvm_jax.train.engine import Engine, State
 from dlvm_jax.train.run import RunFolder
-from dlvm_jax.train.stream import feed
+from dlvm_jax.train.stopping import Interrupted, Stopping
+from dlvm_jax.train.stream import Pace, feed
 
 __all__ = ["Interrupted", "NonFiniteError", "run"]
 
 
 class NonFiniteError(FloatingPointError):
     """A metric became NaN or infinite; the message names the step, the metric and the last good checkpoint."""
-
-
-class Interrupted(BaseException):
-    """The run was asked to stop; everything up to its last evaluation is saved.  `signum` is the signal.
-
-    Like KeyboardInterrupt it is no Exception, so that nothing takes it for an error and goes on.
-    """
-
-    def __init__(self, signum: int, where: str):
-        super().__init__(f"stopped by signal {signum} at {where}; resume to go on from there")
-        self.signum = signum
 
 
 def _guard(metrics, start, checkpoints):
@@ -65,51 +53,30 @@ def _stopped_early(history, config, patience_from):
     )
 
 
-class _Signals:
-    """Turns SIGTERM and SIGINT into a request to stop at the next evaluation; agreed between processes."""
+def _advance(steps, state, start, end, found, checkpoints, bar, stopping):
+    """Train from step `start` to `end`, or to where a stop is asked for: the state and the step there.
 
-    def __init__(self):
-        self.received = None
-        self._previous = {}
-
-    def __enter__(self):
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._previous[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread: leave signals alone
-                return self
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, _frame):
-        if self.received is not None:
-            raise KeyboardInterrupt
-        self.received = number
-
-    def asked(self):
-        """The signal that any process received, or None; all processes ask together."""
-        received = self.received or 0
-        if jax.process_count() > 1:
-            received = int(multihost_utils.process_allgather(np.int32(received)).max())
-        return received or None
-
-
-def _advance(
-    steps: Iterator[Callable], state: State, start: int, end: int, checkpoints: Checkpoints | None, bar: tqdm
-) -> tuple[State, dict[str, np.ndarray]]:
-    """The state at step `end`, and the metrics {name: [steps, ...]} on the way there."""
-    found, step = [], start
+    found: the metrics {name: [steps, ...]} of each part since the last evaluation, to which those of this training are added
+    """
+    step = start
     while step < end:
+        begin = time.monotonic()
         state, metrics = next(steps)(state)
-        found.append(jax.device_get(metrics))
-        _guard(found[-1], step, checkpoints)
-        count = len(found[-1]["loss"])
+        found.append(metrics)
+        _guard(metrics, step, checkpoints)
+        count = len(metrics["loss"])
         step += count
-        bar.update(count)
-    return state, jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        stopping.step = step
+        bar.advance(count)
+        stopping.took(time.monotonic() - begin)
+        if step < end and stopping.agreed():
+            break
+    return state, step
+
+
+def _joined(found):
+    """The metrics of several parts as one: {name: [steps, ...]}."""
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
 def _check(engine: Engine, config: TrainConfig, data: Any, state: State, validate: Callable | None) -> None:
@@ -156,43 +123,52 @@ def run(
     progress:      whether to draw a progress bar
 
     Raises ValueError for arrays of different lengths, a state of another number of seeds, and patience without validation,
-    NonFiniteError (naming step and metric) and Interrupted (after saving) on SIGTERM or SIGINT.
+    NonFiniteError (naming step and metric) and Interrupted (within seconds, after saving) on SIGTERM or SIGINT.
     """
     _check(engine, config, data, state, validate)
     last, eval_every = config.extent()
     step = int(np.max(state.step))
     history = [line for line in folder.metrics() if line["step"] <= step]
     folder.rewind(step)
-    before, started = folder.seconds(), time.monotonic()
-    bar = tqdm(
-        total=last,
-        initial=step,
-        unit="step",
-        disable=not (progress and parallel.is_primary()),
-        dynamic_ncols=True,
-    )
-    with bar, _Signals() as signals, contextlib.ExitStack() as leaving:
+    before, found = folder.seconds(), []
+    if (part := folder.part(step)) is not None:  # the run was stopped between two evaluations
+        before, metrics = part
+        found.append(metrics)
+    started = time.monotonic()
+    bar = Progress("train", last, initial=step, shown=progress and parallel.is_primary())
+    with bar, Stopping(step) as stopping, contextlib.ExitStack() as leaving:
         if checkpoints is not None:
             leaving.callback(checkpoints.wait)  # an error must not lose the checkpoint on its way to the disk
-        steps = leaving.enter_context(contextlib.closing(feed(engine, config, data, step)))
+        steps = leaving.enter_context(contextlib.closing(feed(engine, config, data, step, Pace(bar))))
+
+        def save(score=None):
+            if checkpoints is not None:
+                checkpoints.save(step, state, score)  # after the one before is on disk
+                stopping.saved, stopping.writing = stopping.writing, step
+
         while step < last and not _stopped_early(history, config, patience_from):
             end = min(step - step % eval_every + eval_every, last)
-            state, metrics = _advance(steps, state, step, end, checkpoints, bar)
-            step = end
+            state, step = _advance(steps, state, step, end, found, checkpoints, bar, stopping)
+            metrics = _joined(found)
+            if step < end:
+                folder.keep_part(step, metrics, before + time.monotonic() - started)
+                save()
+                raise Interrupted(stopping.agreed() or 0, f"step {step}")
             line = {name: np.mean(values, axis=0).tolist() for name, values in metrics.items()}
+            found.clear()
             after = {"largest parameter": engine.largest(state)}
             if validate is not None:
-                valid = {f"valid_{k}": v for k, v in validate(engine.eval_params(state)).items()}
+                with Progress("validating", shown=bar.shown):
+                    valid = {f"valid_{k}": v for k, v in validate(engine.eval_params(state)).items()}
                 line, after = line | valid, after | valid
             _guard({name: np.asarray(value)[None] for name, value in after.items()}, step, checkpoints)
             history.append({"step": step, **line})
             folder.log(step, line, before + time.monotonic() - started)
-            if checkpoints is not None:
-                checkpoints.save(step, state, line.get("valid_score"))
+            save(line.get("valid_score"))
             shown = "valid_bound" if "valid_bound" in line else "bound" if "bound" in line else "loss"
-            bar.set_postfix_str(f"{shown} {np.mean(line[shown]):.2f}")
-            if number := signals.asked():
-                raise Interrupted(int(number), f"step {step}")
-    if number := signals.asked():  # as the last checkpoint was written
-        raise Interrupted(int(number), f"step {step}")
+            bar.note(f"{shown} {np.mean(line[shown]):.2f}")
+            if number := stopping.agreed():
+                raise Interrupted(number, f"step {step}")
+    if number := stopping.agreed():  # as the last checkpoint was written
+        raise Interrupted(number, f"step {step}")
     return state

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, Sharding
 
-__all__ = ["devices_for", "initialise", "is_primary", "mesh", "replicate"]
+__all__ = ["devices_for", "initialise", "is_primary", "largest", "mesh", "replicate"]
 
 LONGEST_WAIT = (
     7 * 24 * 3600
@@ -40,6 +41,14 @@ def initialise(
 def is_primary() -> bool:
     """Whether this process writes files and draws the progress bar."""
     return jax.process_index() == 0
+
+
+def largest(*values: float) -> np.ndarray:
+    """Of each value the largest that a process has; all processes ask together."""
+    own = np.asarray(values, np.float64)
+    if jax.process_count() == 1:
+        return own
+    return np.asarray(multihost_utils.process_allgather(own)).reshape(-1, len(values)).max(0)
 
 
 def devices_for(batch_size: int) -> list[Any]:

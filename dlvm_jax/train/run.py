@@ -4,6 +4,7 @@ config.json     the settings
 manifest.json   versions, devices, precision, commit
 metrics.jsonl   one line an evaluation, deterministic: an interrupted and resumed run writes the same bytes
 timing.jsonl    seconds of training at each evaluation
+part.npz        metrics since the last evaluation, of a run that was stopped between two
 tensorboard/    the same metrics for TensorBoard, where asked for
 checkpoints/    see `checkpoint`
 
@@ -19,11 +20,14 @@ import platform
 import shlex
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 __all__ = [
     "Logger",
@@ -210,6 +214,30 @@ class RunFolder:
             temporary = self.root / f"{name}.part"
             temporary.write_text("".join(line + "\n" for line in lines))
             temporary.replace(self.root / name)
+
+    def keep_part(self, step: int, metrics: Mapping[str, np.ndarray], seconds: float) -> None:
+        """Keep the metrics {name: [steps, ...]} since the last evaluation, for a run that is stopped at `step`."""
+        if not self.writes:
+            return
+        wide = {name: np.asarray(values, np.float64) for name, values in metrics.items()}  # holds all types
+        about = {"step": step, "seconds": seconds, "types": {k: str(v.dtype) for k, v in metrics.items()}}
+        stored: dict[str, Any] = {f"of {name}": values for name, values in wide.items()}
+        temporary = self.root / "part.npz.part"
+        with open(temporary, "wb") as file:
+            np.savez(file, **stored, about=json.dumps(about))
+        temporary.replace(self.root / "part.npz")
+
+    def part(self, step: int) -> tuple[float, dict[str, np.ndarray]] | None:
+        """The seconds of training and the metrics that `keep_part` kept at this step; None where there are none."""
+        try:
+            with np.load(self.root / "part.npz") as file:
+                about = json.loads(str(file["about"]))
+                if about["step"] != step:
+                    return None
+                types = about["types"].items()
+                return about["seconds"], {k: file[f"of {k}"].astype(jnp.dtype(t)) for k, t in types}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
 
     def _append(self, name, line):
         with open(self.root / name, "a") as file:

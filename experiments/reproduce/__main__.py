@@ -205,7 +205,7 @@ def run(config: Run) -> None:
     def report():
         print(f"\nthe {config.minutes:g} minutes are over; finished: {', '.join(done) or 'nothing yet'}")
         if not config.quick:
-            print("training is saved at its last evaluation, and the same command goes on")
+            print("training is saved, and the same command goes on")
 
     with time_limit(config.minutes, report) as over:
         try:

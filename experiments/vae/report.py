@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from dlvm_jax.data import Data
 from dlvm_jax.evaluate import Record, evaluation_key, log_likelihood, paired, pictures
@@ -18,6 +17,7 @@ from dlvm_jax.evaluate.likelihood import posterior_means
 from dlvm_jax.models.density import join
 from dlvm_jax.models.objectives import unpack
 from dlvm_jax.models.spaces import REALS
+from dlvm_jax.progress import Progress
 from dlvm_jax.recipes.base import examples_of
 from dlvm_jax.recipes.networks import top
 from dlvm_jax.train.fitted import Fitted
@@ -72,14 +72,14 @@ def _further(
         lines["latent space"] = diagnose(parts, params, test[:1000], key=key).line()
     if config.ais:
         few = test[: config.ais_limit]
-        with tqdm(total=len(few), unit="example", desc="anneal", dynamic_ncols=True) as bar:
+        with Progress("annealing", len(few), "example") as bar:
             record = annealed_log_likelihoods(
                 parts,
                 params,
                 few,
                 key=key_annealing,
                 temperatures=config.ais,
-                progress=lambda done: bar.update(done - bar.n),
+                progress=lambda done: bar.advance(done - bar.done),
             )
         gap = *paired(record.log_likelihoods - nats[: len(few)]), len(few)
         lines["annealed importance sampling"] = (

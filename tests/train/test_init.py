@@ -8,7 +8,7 @@ import pytest
 from dlvm_jax import train
 from dlvm_jax.train import config
 
-HEAVY = {"jax", "numpy", "optax", "orbax", "flax", "tqdm"}
+HEAVY = {"jax", "numpy", "optax", "orbax", "flax"}
 
 
 def test_importing_train_loads_no_framework():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from dlvm_jax.train import engine, loop, optimisers, run, validation
+from dlvm_jax.train import engine, loop, optimisers, run, stream, validation
 from dlvm_jax.train.checkpoint import Checkpoints
 from dlvm_jax.train.config import TrainConfig
 from dlvm_jax.train.run import RunFolder, manifest
@@ -162,6 +163,59 @@ def test_signal_saves_and_stops_and_the_run_can_go_on(tmp_path, number):
     assert signal.getsignal(signal.SIGINT) is before
     _, parts, _ = fit(tmp_path / "parts", resume=True, validate=lambda params: {"score": 0.0})
     assert_same(whole, parts)
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_a_stop_acts_between_two_evaluations_and_loses_nothing(tmp_path, monkeypatch, on_device):
+    """Parameters, log and scores are those of a run without a stop, bit for bit, in one part or in several."""
+    validate = validation.validator(objective, X[:20], batch_size=8)
+    plain = stream.Pace.take
+    whole = fit(tmp_path / "whole", every=20, validate=validate)[1]
+    taken = []
+
+    def take(pace, *part):
+        taken.append(1)
+        if len(taken) == 25:
+            os.kill(os.getpid(), signal.SIGINT)
+        return plain(pace, *part)
+
+    monkeypatch.setattr(stream.Pace, "take", take)
+    monkeypatch.setattr(stream, "SECONDS", 0.0)  # one step at once
+    with pytest.raises(loop.Interrupted, match="at step 25"):
+        fit(tmp_path / "parts", every=20, validate=validate, on_device=on_device)
+    _, parts, kept = fit(tmp_path / "parts", every=20, validate=validate, on_device=on_device, resume=True)
+    assert_same(whole, parts)
+    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    assert kept.steps()[-2:] == [40, 60]
+
+
+def test_a_stop_is_told_at_once(tmp_path, capfd):
+    def interrupt(params):
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"score": 0.0}
+
+    with pytest.raises(loop.Interrupted):
+        fit(tmp_path, validate=interrupt)
+    assert re.search(
+        r"stopping: the steps under way are finished and saved, which takes about \d+ s; "
+        r"Ctrl-C again leaves at once, and the run then goes on from step 0\n",
+        capfd.readouterr().err,
+    )
+
+
+def test_metrics_of_a_part_keep_their_types(tmp_path):
+    folder = RunFolder(tmp_path)
+    metrics = {
+        "loss": np.float32([0.1, 0.2]),
+        "bits": jnp.asarray([0.1, 3], jnp.bfloat16),
+        "n": np.int32([2, 3]),
+    }
+    folder.keep_part(7, metrics, 1.5)
+    seconds, again = folder.part(7)
+    assert seconds == 1.5 and folder.part(8) is None
+    assert_same(again, {name: np.asarray(values) for name, values in metrics.items()})
+    (tmp_path / "part.npz").write_bytes(b"PK")  # cut short
+    assert folder.part(7) is None
 
 
 def test_a_signal_while_the_last_checkpoint_is_written_is_not_lost(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Minibatches read by the host: the same numbers as with data on the device, one piece ahead, in bounded memory."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 
+from dlvm_jax.progress import Progress
 from dlvm_jax.train import engine, order, stream
 from dlvm_jax.train.run import RunFolder
 from tests.train.common import X, assert_same, build, fit, init, objective
@@ -43,9 +45,9 @@ def test_streamed_and_resident_training_are_equal_bit_for_bit(tmp_path, monkeypa
     monkeypatch.setattr(stream, "PIECE", 3 * step_bytes)
     lengths = []
 
-    def counted(state, batches):
-        lengths.append(len(batches[1]))
-        return trainer.stream(state, batches)
+    def counted(state, batches, first, last):
+        lengths.extend([len(batches[1])] * (first == 0))  # a piece may be trained on in several parts
+        return trainer.stream(state, batches, first, last)
 
     states = [
         fit(
@@ -191,3 +193,26 @@ def test_data_three_times_the_memory_limit_train(tmp_path):
     assert json.loads(done.stdout) == {"gigabytes": 3.0, "steps": 1536}
     losses = [line["loss"] for line in RunFolder(tmp_path / "run").metrics()]
     assert len(losses) == 4 and losses[-1] < 1e-4 < losses[0]
+
+
+def test_a_part_lasts_about_a_second_whatever_a_step_costs(monkeypatch):
+    """Of steps of 0.3 ms, 40 ms and 5 s, by a clock of their own; compiling does not count, and happens once."""
+    for cost, most in ((3e-4, 2.0), (0.04, 2.0), (5.0, 5.0)):
+        clock, bar = [0.0], Progress("train", shown=False)
+        monkeypatch.setattr(stream.time, "monotonic", lambda clock=clock: clock[0])
+        pace, seconds, done = stream.Pace(bar), [], []
+
+        def run(state, first, last, clock=clock, cost=cost, done=done):
+            clock[0] += cost * (last - first) + 60 * (not done)  # which are those of compiling
+            done.append(last - first)
+            return state + last - first, {"loss": np.arange(100_000)}
+
+        state = 0
+        for part in itertools.islice(stream._parts(run, 100_000, pace), 10):
+            before = clock[0]
+            state, metrics = part(state)
+            seconds.append(clock[0] - before)
+            np.testing.assert_array_equal(metrics["loss"], np.arange(state - done[-1], state))
+        assert max(seconds[1:]) <= most and state == sum(done)
+        assert cost > 1 or np.median(seconds[5:]) > 0.5
+        assert done[:3] == [1, 1, min(10, max(1, int(1 / cost)))]
