@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import draw_normal, sum_event
 from dlvm_jax.functional.types import Array, Key, Numeric
 
 __all__ = ["Annealed", "adapt_step_size", "ais", "sigmoid_betas"]
@@ -55,14 +55,16 @@ def _value_and_gradient(function, z):
 def _hmc(key, log_density, z, step_size, leapfrog_steps):
     """One Hamiltonian Monte Carlo transition, which leaves the density invariant: new state, acceptance probability."""
     key_momentum, key_uniform = jax.random.split(key)
-    momentum = jax.random.normal(key_momentum, z.shape, z.dtype)
+    momentum = draw_normal(key_momentum, z.shape, z.dtype)
     before, gradient = _value_and_gradient(log_density, z)
     event_ndim = z.ndim - before.ndim
 
     def spread(values):
         return values.reshape(values.shape + (1,) * event_ndim)
 
-    jitter, uniform = jax.random.uniform(key_uniform, (2, *before.shape), before.dtype)
+    jitter, uniform = jax.random.uniform(
+        key_uniform, (2, *before.shape), jnp.promote_types(before.dtype, jnp.float32)
+    )
     eps = spread(step_size * (1 + STEP_JITTER * (2 * jitter - 1)))
 
     def leapfrog(_, state):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import draw_normal, sum_event
 from dlvm_jax.functional.types import Array, Key, Numeric
 
 __all__ = [
@@ -95,7 +95,7 @@ def gaussian_corruption(key: Key, x: Array, std: Numeric) -> Array:
     Array([1., 1.], dtype=float32)
     """
     x = jnp.asarray(x)
-    return x + std * jax.random.normal(key, x.shape, x.dtype)
+    return x + std * draw_normal(key, x.shape, x.dtype)
 
 
 def masking_corruption(key: Key, x: Array, rate: Numeric) -> Array:

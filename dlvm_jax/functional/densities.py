@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from dlvm_jax.functional.numerics import (
     LOG_2PI,
     as_float,
+    draw_normal,
     einsum,
     log1mexp,
     log_normal_cdf,
@@ -85,7 +86,7 @@ def normal_sample(key: Key, mean: Numeric, log_std: Numeric, shape: Shape = ()) 
     """
     mean = jnp.asarray(mean)
     full = shape + jnp.broadcast_shapes(mean.shape, jnp.shape(log_std))
-    return reparameterise(jax.random.normal(key, full, jnp.result_type(mean, log_std, float)), mean, log_std)
+    return reparameterise(draw_normal(key, full, jnp.result_type(mean, log_std, float)), mean, log_std)
 
 
 def multivariate_normal_log_prob(x: Array, mean: Array, scale_tril: Array) -> Array:
@@ -125,7 +126,7 @@ def multivariate_normal_sample(key: Key, mean: Array, scale_tril: Array, shape: 
     """
     mean = jnp.asarray(mean)
     full = shape + jnp.broadcast_shapes(mean.shape, scale_tril.shape[:-1])
-    eps = jax.random.normal(key, full, jnp.result_type(mean, scale_tril))
+    eps = draw_normal(key, full, jnp.result_type(mean, scale_tril, float))
     return mean + einsum("...ij,...j->...i", scale_tril, eps)
 
 

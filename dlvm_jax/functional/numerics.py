@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
-from dlvm_jax.functional.types import Array, Numeric
+from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
     "inner_product",
@@ -28,6 +28,12 @@ GAUSS_NODES, GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(8)
 def as_float(x: ArrayLike) -> Array:
     """An array of a floating-point dtype: integers, such as levels in 8 bits, would wrap in sums."""
     return jnp.asarray(x, jnp.result_type(x, float))
+
+
+def draw_normal(key: Key, shape: Shape, dtype: DTypeLike = float) -> Array:
+    """Standard normal numbers of a dtype, drawn in float32 at least: in bfloat16 they have 128 values and a mean below zero."""
+    wide = jnp.promote_types(jax.dtypes.canonicalize_dtype(dtype), jnp.float32)
+    return jax.random.normal(key, shape, wide).astype(dtype)
 
 
 def einsum(subscripts: str, *arrays: Array) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.functional.flows.orthogonal import householder
-from dlvm_jax.functional.numerics import as_float, sum_event
+from dlvm_jax.functional.numerics import as_float, draw_normal, sum_event
 from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
@@ -288,12 +288,13 @@ def von_mises_fisher_sample(
     batch = jnp.broadcast_shapes(mean_direction.shape[:-1], concentration.shape)
     key_angle, key_side = jax.random.split(key)
     dtype = mean_direction.dtype
+    wide = jnp.promote_types(dtype, jnp.float32)
     half = (
-        float(jnp.finfo(dtype).eps) / 2
+        float(jnp.finfo(wide).eps) / 2
     )  # random floats are eps apart: 0, where the density vanishes, stands for 0 to eps
-    uniform = jax.random.uniform(key_angle, (*shape, *batch), dtype, minval=half)
-    angle = _angle(uniform, concentration.astype(dtype), dim)[..., None]
-    side = to_sphere(jax.random.normal(key_side, (*shape, *batch, dim - 1), dtype))
+    uniform = jax.random.uniform(key_angle, (*shape, *batch), wide, minval=half)
+    angle = _angle(uniform, concentration.astype(wide), dim)[..., None].astype(dtype)
+    side = to_sphere(draw_normal(key_side, (*shape, *batch, dim - 1), dtype))
     sign = jnp.where(mean_direction[..., :1] < 0, -1.0, 1.0).astype(dtype)
     normal = mean_direction + sign * jnp.eye(1, dim, dtype=dtype)[0]
     local = jnp.concatenate([jnp.cos(angle) * -sign, jnp.sin(angle) * side], axis=-1)

@@ -21,7 +21,6 @@ from dlvm_jax.functional.diffusion import (
     objectives,
     process,
     quantised,
-    schedules,
     solvers,
     targets,
     times,
@@ -29,6 +28,7 @@ from dlvm_jax.functional.diffusion import (
 )
 from dlvm_jax.models import spaces
 from dlvm_jax.models.density import Density, Net, batch_of
+from dlvm_jax.models.noise_schedules import Schedule, fixed, learned
 from dlvm_jax.models.objectives import Objective, transformed, unpack
 
 __all__ = [
@@ -48,33 +48,6 @@ __all__ = [
     "to_unit",
     "vlb_loss",
 ]
-
-
-class Schedule(NamedTuple):
-    """A noise process that may be trained.
-
-    init:    (key) -> params
-    process: (params) -> Process
-    """
-
-    init: Callable
-    process: Callable
-
-
-def fixed(noise: process.Process) -> Schedule:
-    """A schedule without parameters."""
-    return Schedule(lambda key: {}, lambda params: noise)
-
-
-def learned(low: float = -5.0, high: float = 13.3, knots: int = 16) -> Schedule:
-    """A monotone schedule of log-SNR between fixed ends, which `vlb_loss` trains to less variance of the bound.
-
-    Source: Kingma, Salimans, Poole, Ho 2021, section 3.2 and appendix I.2.
-    """
-    return Schedule(
-        lambda key: {"logits": jnp.zeros(knots)},
-        lambda params: schedules.piecewise_log_snr(low, high, params["logits"]),
-    )
 
 
 def denoising_net(module: nn.Module, event_shape: Sequence[int], context: Any = None) -> Net:
@@ -122,6 +95,7 @@ def denoiser(
     data_std: float = 1.0,
     level_log_prob: Any = None,
     bins: tuple[float, float] | None = None,
+    null_label: int | None = None,
 ) -> Denoiser:
     """A `Denoiser` of a network and a schedule.
 
@@ -131,6 +105,7 @@ def denoiser(
         outputs [*batch, *event, L] are added to it (`quantised.expected_level`)
     bins: (low, high), the range of the data, for "bins" alone, whose network has as many outputs for each element as there are
         bins (`quantised.expected_in_bins`)
+    null_label: the label that stands for none, taken where none is given; for a model trained with `drop_labels`
 
     Raises ValueError for an unknown target, and where these two do not go with the target.
     """
@@ -156,6 +131,12 @@ def denoiser(
 
     def predict(params, x, t, context=None, key=None):
         batch = x.shape[: x.ndim - len(event_shape)]
+        if x.shape[len(batch) :] != event_shape:
+            raise ValueError(
+                f"this model is of events of shape {event_shape}, got an array of shape {x.shape}"
+            )
+        if context is None and null_label is not None:
+            context = jnp.full(batch, null_label)
         noise = noise_of(params)
         scale = targets.preconditioning(noise, t, data_std).input
         log_snr = jnp.broadcast_to(noise.log_snr(jnp.asarray(t, float)), batch)
@@ -328,7 +309,7 @@ def guided(model: Denoiser, classes: int, weight: float) -> Denoiser:
             raise ValueError("guidance steers to a label, and none was given")
         conditional, unconditional = (
             lambda x, t, label=label: model.denoise(params, x, t, label, key)
-            for label in (context, jnp.full_like(context, classes))
+            for label in (context, jnp.full(jnp.shape(context), classes))
         )
         return guidance.classifier_free(conditional, unconditional, weight)(x, t)
 
@@ -401,6 +382,9 @@ def drop_labels(objective: Objective, classes: int, rate: float) -> Objective:
         x, labels = unpack(batch)
         if labels is None:
             raise ValueError("labels are dropped in batches (x, labels), got x alone")
+        labels = jnp.asarray(
+            labels, jnp.result_type(labels, jnp.int32)
+        )  # in 8 bits the null label would wrap
         dropped = jax.random.bernoulli(key_drop, rate, labels.shape)
         return key_model, (x, jnp.where(dropped, classes, labels))
 

@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from dlvm_jax.functional.flows.image import check_tiles, depth_to_space, space_to_depth
@@ -39,11 +40,33 @@ def fourier_features(x: jax.Array, exponents: Sequence[int]) -> jax.Array:
     return jnp.concatenate([x, *waves], axis=-1)
 
 
+def _trailing(shape, batch):
+    """Whether a shape is that of the batch, or of its last axes, which all draws share."""
+    return shape == batch[len(batch) - len(shape) :]
+
+
+def _label_indices(labels, classes, batch):
+    """Labels 0..classes as rows of an embedding, and past its end what is none, which gives NaN."""
+    labels = jnp.asarray(labels)
+    if not _trailing(labels.shape, batch):
+        raise ValueError(
+            f"labels are one integer for each example {batch}, got shape {labels.shape}: take labels[..., 0] of a column, "
+            "argmax of one-hot vectors"
+        )
+    known = (labels >= 0) & (labels <= classes) & (labels == jnp.floor(labels))
+    if not isinstance(known, Tracer) and not known.all():
+        raise ValueError(
+            f"labels are integers 0..{classes - 1}, or {classes} for none, got {labels[~known].ravel()[0]}"
+        )
+    return jnp.where(known, labels, classes + 1).astype(jnp.int32)
+
+
 class Conditioning(nn.Module):
     """Embedding of log-SNR, and of a context added to it: [*batch] -> [*batch, features], float32.
 
     `classes`: the context is one of so many integers, and the integer `classes` itself stands for none (classifier-free
-    guidance); without it the context is a vector.
+    guidance); without it the context is a vector.  Raises ValueError for a context of another shape, for a label that is
+    missing and, where it is concrete, for an unknown one; elsewhere it gives NaN.
     """
 
     features: int
@@ -51,13 +74,19 @@ class Conditioning(nn.Module):
 
     @nn.compact
     def __call__(self, log_snr: jax.Array, context: jax.Array | None = None) -> jax.Array:
-        h = nn.Dense(self.features)(sinusoids(log_snr, self.features))
-        if context is not None:
-            h = h + (
-                nn.Embed(self.classes + 1, self.features)(context.astype(jnp.int32))
-                if self.classes
-                else nn.Dense(self.features)(context.astype(jnp.float32))
-            )
+        h, batch = nn.Dense(self.features)(sinusoids(log_snr, self.features)), jnp.shape(log_snr)
+        if self.classes:
+            if context is None:
+                raise ValueError(
+                    f"this network is conditioned on labels, and none was given: give integers 0..{self.classes - 1}, or "
+                    f"{self.classes} for none if training dropped labels"
+                )
+            h = h + nn.Embed(self.classes + 1, self.features)(_label_indices(context, self.classes, batch))
+        elif context is not None:
+            shape = jnp.shape(context)
+            if len(shape) < min(2, len(batch) + 1) or not _trailing(shape[:-1], batch):
+                raise ValueError(f"a context is one vector for each example {batch}, got shape {shape}")
+            h = h + nn.Dense(self.features)(jnp.asarray(context, jnp.float32))
         return nn.Dense(self.features)(nn.silu(h))
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dlvm_jax.data import Spec
 from dlvm_jax.settings import pick
@@ -45,7 +46,16 @@ def _label(spec):
 
     def split(batch):
         x, labels = batch
-        return x, jax.nn.one_hot(labels, spec.classes, dtype=jnp.float32)
+        labels = jnp.asarray(labels)
+        if labels.shape != x.shape[: x.ndim - len(spec.event_shape)]:
+            raise ValueError(
+                f"labels are one integer for each example, got shape {labels.shape} for examples {x.shape}"
+            )
+        known = (labels >= 0) & (labels < spec.classes) & (labels == jnp.floor(labels))
+        if not isinstance(known, Tracer) and not known.all():
+            raise ValueError(f"labels are integers 0..{spec.classes - 1}, got {labels[~known].ravel()[0]}")
+        one_hot = jax.nn.one_hot(labels, spec.classes, dtype=jnp.float32)
+        return x, jnp.where(known[..., None], one_hot, jnp.nan)  # no vector that training never saw
 
     return Condition(spec.event_shape, (spec.classes,), True, False, split)
 

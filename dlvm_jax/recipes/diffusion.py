@@ -373,4 +373,5 @@ def _denoiser(recipe: Any, spec: Spec, constants: Mapping[str, np.ndarray], clas
         float(constants["data_std"]),
         constants.get("level_log_prob"),
         (low, high) if recipe.target == "bins" else None,
+        null_label=classes,
     )

@@ -11,6 +11,7 @@ import numpy as np
 from dlvm_jax.data import Data, Spec
 from dlvm_jax.data.dataset import blocks
 from dlvm_jax.functional import linear_gaussian
+from dlvm_jax.functional.numerics import draw_normal
 from dlvm_jax.models import objectives
 from dlvm_jax.models.ppca import em_objective, ppca
 from dlvm_jax.recipes.base import Constants, Model, Recipe
@@ -100,7 +101,7 @@ class PPCA(Recipe):
             mean, scale_tril = linear_gaussian.posterior(params, flat(x))
             if key is None:
                 return mean
-            return mean + jax.random.normal(key, mean.shape, mean.dtype) @ scale_tril.T
+            return mean + draw_normal(key, mean.shape, mean.dtype) @ scale_tril.T
 
         def decode(params, z):
             return (z @ params.w.T + params.mean).reshape(*z.shape[:-1], *spec.event_shape)

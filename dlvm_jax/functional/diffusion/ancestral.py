@@ -42,7 +42,7 @@ def ancestral(process: Process, denoise: Callable[[Array, Any], Any], variance: 
         std = small ** (1 - share) * transition(process, s, t)[1] ** share
         return mean + jnp.where(clean, 0.0, std) * noise[0], x0
 
-    return Solver(lambda x: (x, x), step, 1)
+    return Solver(lambda x: (x, x), step, 1, process)
 
 
 def ddim(process: Process, denoise: Denoiser, eta: float = 0.0) -> Solver:
@@ -72,4 +72,4 @@ def ddim(process: Process, denoise: Denoiser, eta: float = 0.0) -> Solver:
             x = x + eta * sigma(process, s) * jnp.sqrt(-jnp.expm1(fall)) * noise[0]
         return x, x0
 
-    return Solver(lambda x: (x, x), finish(process, denoise, step), 1 if eta else 0)
+    return Solver(lambda x: (x, x), finish(process, denoise, step), 1 if eta else 0, process)

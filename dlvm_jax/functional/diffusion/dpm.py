@@ -124,7 +124,7 @@ def dpm_singlestep(process: Process, denoise: Denoiser, order: int = 3, form: st
         first = _network(process, form, x0, state[0], t)
         return _single(process, form, denoise, order, state[0], t, s, first).astype(x0.dtype), x0
 
-    return Solver(lambda x: (x, x), finish(process, denoise, step))
+    return Solver(lambda x: (x, x), finish(process, denoise, step), 0, process)
 
 
 def _slope(process, values, halves, count, length):
@@ -178,7 +178,7 @@ def dpm_multistep(process: Process, denoise: Denoiser, order: int = 2, form: str
         new = multi() if order == 2 else lax.cond(count == 0, single, multi)
         return new.astype(x.dtype), x0, values[:2], halves[:2], count + 1
 
-    return Solver(init, finish(process, denoise, step))
+    return Solver(init, finish(process, denoise, step), 0, process)
 
 
 def dpm_sde(process: Process, denoise: Denoiser) -> Solver:
@@ -205,4 +205,4 @@ def dpm_sde(process: Process, denoise: Denoiser) -> Solver:
 
     # `before` is far from any half log-SNR until the second step writes it
     init = lambda x: (x, x, jnp.full((), 1e4, _wide(x)), jnp.zeros((), int))
-    return Solver(init, finish(process, denoise, step), 1)
+    return Solver(init, finish(process, denoise, step), 1, process)

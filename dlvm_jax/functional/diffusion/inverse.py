@@ -15,6 +15,7 @@ from jax import lax
 
 from dlvm_jax.functional.diffusion.process import Process, alpha, expand_to_event, sigma, transition
 from dlvm_jax.functional.diffusion.solvers import Solver
+from dlvm_jax.functional.numerics import as_float
 from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = [
@@ -39,7 +40,7 @@ def inpainting(mask: Array) -> Callable[[Array], Array]:
     >>> inpainting(jnp.array([1.0, 0.0]))(jnp.array([3.0, 4.0])).tolist()
     [3.0, 0.0]
     """
-    return lambda x: jnp.asarray(mask, x.dtype) * x
+    return lambda x: jnp.asarray(mask, as_float(x).dtype) * x
 
 
 def average_pooling(factor: int) -> Callable[[Array], Array]:
@@ -47,14 +48,20 @@ def average_pooling(factor: int) -> Callable[[Array], Array]:
 
     $(Ax)_{ijc} = f^{-2}\sum_{a,b<f}x_{fi+a,\,fj+b,\,c}$
 
-    Shapes: x [*batch, H, W, C] -> [*batch, H / f, W / f, C].  Raises ValueError when the factor does not divide H and W.
+    Shapes: x [*batch, H, W, C] -> [*batch, H / f, W / f, C].  Raises ValueError for fewer axes, and for a factor that
+    does not divide H and W.
     Source: definition.
 
     >>> average_pooling(2)(jnp.arange(4.0).reshape(2, 2, 1)).tolist()
     [[[1.5]]]
     """
 
+    if factor < 1:
+        raise ValueError(f"blocks have a side of one pixel or more, got {factor}")
+
     def observe(x):
+        if x.ndim < 3:
+            raise ValueError(f"images have shape [*batch, H, W, C], got {x.shape}")
         *batch, height, width, channels = x.shape
         if height % factor or width % factor:
             raise ValueError(f"blocks of {factor} do not fill an image of {height} by {width}")
@@ -69,7 +76,7 @@ def blur(kernel: Array) -> Callable[[Array], Array]:
 
     $(Ax)_{ijc} = \sum_{a,b}k_{ab}\,x_{i-a,\,j-b,\,c}$, indices modulo H and W, a = b = 0 the kernel's centre
 
-    Shapes: `kernel` [K, L] of odd sides, x [*batch, H, W, C] -> same.  Raises ValueError for another kernel.
+    Shapes: `kernel` [K, L] of odd sides, x [*batch, H, W, C] -> same.  Raises ValueError for another kernel, or fewer axes.
     Source: definition.
 
     >>> blur(jnp.ones((1, 3)) / 3)(jnp.arange(3.0).reshape(1, 3, 1)).ravel().tolist()
@@ -81,6 +88,9 @@ def blur(kernel: Array) -> Callable[[Array], Array]:
     rows, columns = kernel.shape
 
     def observe(x):
+        if x.ndim < 3:
+            raise ValueError(f"images have shape [*batch, H, W, C], got {x.shape}")
+        x = as_float(x)
         shifted = (
             kernel[a, b].astype(x.dtype) * jnp.roll(x, (a - rows // 2, b - columns // 2), (-3, -2))
             for a in range(rows)
@@ -287,4 +297,4 @@ def replacement(process: Process, solver: Solver, mask: Array, y: Numeric, resam
             state = (jnp.where(mask, known, x), *rest)
         return state
 
-    return Solver(solver.init, step, resamplings * (solver.draws + 2) - 1)
+    return Solver(solver.init, step, resamplings * (solver.draws + 2) - 1, process)

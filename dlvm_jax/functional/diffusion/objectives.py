@@ -58,7 +58,7 @@ def denoising_loss(
 
     With `weight("epsilon", process, t)` it is the simple loss of Ho et al., whatever the network predicts.
     Shapes: `prediction`, `x0`, `x_t` [*batch, *event]; t, `weight` scalar or [*batch] -> [*batch].  Raises ValueError for an
-    unknown target.  Source: Ho, Jain, Abbeel 2020, eq. 14; Salimans & Ho 2022, section 4.
+    unknown target and for other shapes.  Source: Ho, Jain, Abbeel 2020, eq. 14; Salimans & Ho 2022, section 4.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> from dlvm_jax.functional.diffusion.objectives import weight
@@ -67,5 +67,14 @@ def denoising_loss(
     [2.0]
     """
     error = from_x0(process, target, x0, x_t, t) - prediction
-    scale = jnp.square(coefficients(process, target, t)[0])
-    return weight / scale * sum_event(jnp.square(error), event_ndim)
+    if error.shape != jnp.shape(x_t):
+        raise ValueError(
+            f"prediction, x0 and x_t have one shape, got {jnp.shape(prediction)}, {jnp.shape(x0)} and {jnp.shape(x_t)}"
+        )
+    square = sum_event(jnp.square(error), event_ndim)
+    scale = weight / jnp.square(coefficients(process, target, t)[0])
+    if jnp.broadcast_shapes(scale.shape, square.shape) != square.shape:
+        raise ValueError(
+            f"t and weight are scalars or have the batch's shape {square.shape}, got {jnp.shape(t)} and {jnp.shape(weight)}"
+        )
+    return scale * square

@@ -13,8 +13,9 @@ import numpy as np
 from jax import lax
 
 from dlvm_jax.functional.diffusion.process import Process, alpha, transition
-from dlvm_jax.functional.diffusion.solvers import Solver, finish, known_clean, time_between
+from dlvm_jax.functional.diffusion.solvers import Solver, check_inside, finish, known_clean, time_between
 from dlvm_jax.functional.diffusion.targets import from_x0
+from dlvm_jax.functional.numerics import as_float
 from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = [
@@ -128,7 +129,7 @@ def runge_kutta(process: Process, denoise: Denoiser, method: str = "heun") -> So
         first = from_x0(process, "velocity", x0, x, t).astype(x.dtype)
         return _plus(x, h, tableau.b, _stages(tableau, field, x, first, t, h)), x0
 
-    return Solver(lambda x: (x, x), finish(process, denoise, step))
+    return Solver(lambda x: (x, x), finish(process, denoise, step), 0, process)
 
 
 def edm_heun(
@@ -176,7 +177,7 @@ def edm_heun(
         scale, std = transition(process, t, raised)
         return down((scale * state[0] + inflation * std * noise[0], *state[1:]), raised, s, noise)
 
-    return Solver(lambda x: (x, x), step if churn else down, 1 if churn else 0)
+    return Solver(lambda x: (x, x), step if churn else down, 1 if churn else 0, process)
 
 
 class Integral(NamedTuple):
@@ -202,8 +203,8 @@ def integrate(
     $\dot x = \mathrm{field}(x,t)$; a step is kept if $\mathrm{rms}\big(e/(a+r\max(|x|,|x'|))\big)\le1$, the next is
     $0.9\,\mathrm{err}^{-1/5}$ as long, within a factor 5
 
-    Shapes: x any pytree of arrays, start and stop scalars, in either order -> `Integral`.  All of x takes the same steps; under
-    vmap each example takes its own.
+    Shapes: x any pytree of arrays, start and stop scalars, in either order -> `Integral`, in float32 at least.  All of x takes
+    the same steps; under vmap each example takes its own.
     rtol, atol: r and a above; in float32 tolerances below 1e-5 measure rounding.
     max_steps: if they do not reach `stop`, x is NaN.
     Not for reverse-mode gradients (a while loop): take `runge_kutta`.  Source: Dormand & Prince 1980, RK5(4)7M;
@@ -213,6 +214,7 @@ def integrate(
     >>> bool(jnp.isclose(out.x[0], jnp.exp(-1.0), atol=1e-5)), bool(out.time == 1.0)
     (True, True)
     """
+    x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(as_float(leaf).dtype, jnp.float32)), x)
     leaves = jax.tree.leaves(x)
     dtype = jnp.result_type(*leaves)
     start, stop = jnp.asarray(start, dtype), jnp.asarray(stop, dtype)
@@ -268,7 +270,8 @@ def adaptive(
     $x_{stop} = x_{start} + \int_{start}^{stop}\dot x\,dt$
 
     Shapes: `x` [*shape], times scalar, in either order (rising times encode) -> `Integral`.  Both times have noise: stop at
-    `process.t_min`.  Raises ValueError for a clean time (where it is concrete).
+    `process.t_min`.  Where the process is not smooth in time, as a table between its steps, the solver's variable is log-SNR, on
+    which the flow depends smoothly.  Raises ValueError for a time that is clean or above t_max (where it is concrete).
     Source: Song, Sohl-Dickstein, Kingma et al. 2021, section 4.3 and appendix D.4.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -277,8 +280,22 @@ def adaptive(
     True
     """
     for time in (start, stop):
+        check_inside(process, time)
         if known_clean(process, time):
             raise ValueError(f"the ODE is singular at the clean time {time}: integrate to process.t_min")
-    return integrate(
-        functools.partial(probability_flow, process, denoise), x, start, stop, rtol, atol, max_steps
-    )
+    field = functools.partial(probability_flow, process, denoise)
+    if process.smooth:
+        return integrate(field, x, start, stop, rtol, atol, max_steps)
+    dtype = jnp.promote_types(as_float(x).dtype, jnp.float32)
+    start, stop = jnp.asarray(start, dtype), jnp.asarray(stop, dtype)
+    low, high = jnp.minimum(start, stop), jnp.maximum(start, stop)
+
+    def by_log_snr(x, level):
+        t = time_between(process, low, high, level)
+        _, fall = jax.jvp(process.log_snr, (t,), (jnp.ones_like(t),))
+        return (field(x, t) / fall).astype(x.dtype)
+
+    first, last = (process.log_snr(time) for time in (start, stop))
+    out = integrate(by_log_snr, x, first, last, rtol, atol, max_steps)
+    time = jnp.where(out.time == last, stop, time_between(process, low, high, out.time).astype(stop.dtype))
+    return out._replace(time=time)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.densities import normal_log_prob
+from dlvm_jax.functional.numerics import draw_normal
 from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
@@ -35,6 +36,7 @@ class Process(NamedTuple):
 
     log_snr: t -> log(alpha_t^2 / sigma_t^2), falling;  log_alpha: t -> log alpha_t, both elementwise
     t_min, t_max: where continuous time begins and ends;  steps: T of a table, whose times are 1/T, 2/T, ..., 1, or None
+    smooth: whether log_snr has all derivatives; of cubics or lines it has not, and `ode.adaptive` counts time in log-SNR
     """
 
     log_snr: Callable[[Numeric], Array]
@@ -42,6 +44,7 @@ class Process(NamedTuple):
     t_min: float
     t_max: float
     steps: int | None = None
+    smooth: bool = True
 
 
 def expand_to_event(coefficient: Numeric, x: Array) -> Array:
@@ -199,7 +202,7 @@ def prior_sample(process: Process, key: Key, shape: Shape) -> Array:
     >>> prior_sample(edm(), jax.random.key(0), (2, 3)).shape
     (2, 3)
     """
-    return sigma(process, process.t_max) * jax.random.normal(key, shape)
+    return sigma(process, process.t_max) * draw_normal(key, shape)
 
 
 def prior_log_prob(process: Process, x: Array, event_ndim: int = 1) -> Array:

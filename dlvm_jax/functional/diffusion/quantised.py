@@ -22,11 +22,14 @@ def unit_levels(x: Array, levels: int = 256) -> Array:
 
     $y = \frac{2x}{L-1}-1$
 
-    The spacing is 2 / (L - 1), not 2 / L.  Shapes: any -> same.  Source: Ho, Jain, Abbeel 2020, section 3.3.
+    The spacing is 2 / (L - 1), not 2 / L.  Shapes: any -> same.  Raises ValueError for fewer than two levels.
+    Source: Ho, Jain, Abbeel 2020, section 3.3.
 
     >>> unit_levels(jnp.array([0, 255])).tolist()
     [-1.0, 1.0]
     """
+    if levels < 2:
+        raise ValueError(f"levels on [-1, 1] are two or more, got {levels}")
     return 2 * as_float(x) / (levels - 1) - 1
 
 
@@ -63,6 +66,7 @@ def categorical_decoder(
     $p(x\mid z) = \prod_i\mathrm{softmax}_{x_i}\big(-\tfrac{(z_i-\alpha_ty_k)^2}{2\sigma_t^2}\big),\quad y_k = \frac{2k}{L-1}-1$
 
     Shapes: `x` in 0..L-1, `z` [*batch, *event], t scalar or [*batch] -> [*batch], nats; takes L times the memory of z.
+    -inf for an x that is no level.  Raises ValueError for fewer than two levels.
     Source: Kingma, Salimans, Poole, Ho 2021, section 3.3, eq. 8.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -70,9 +74,11 @@ def categorical_decoder(
     0.5
     """
     logits = _log_likelihoods(process, z, t, levels)
-    chosen = jnp.asarray(x, int)[..., None]
+    x = as_float(x)
+    level = (x >= 0) & (x < levels) & (x == jnp.floor(x))
+    chosen = jnp.where(level, x, 0).astype(int)[..., None]
     each = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), chosen, axis=-1)[..., 0]
-    return sum_event(each, event_ndim)
+    return sum_event(jnp.where(level, each, jnp.where(jnp.isnan(x), jnp.nan, -jnp.inf)), event_ndim)
 
 
 def expected_level(process: Process, logits: Array, z: Array, t: Numeric) -> Array:

@@ -5,10 +5,12 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from dlvm_jax.functional.diffusion.process import Process
+from dlvm_jax.functional.numerics import as_float
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
@@ -43,7 +45,7 @@ def linear_log_snr(low: float = -5.0, high: float = 13.3) -> Process:
     """
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"the log signal-to-noise ratio needs finite low < high, got {low} and {high}")
-    return _preserving(lambda t: high - (high - low) * jnp.asarray(t), 0.0)
+    return _preserving(lambda t: high - (high - low) * _time(t), 0.0)
 
 
 def piecewise_log_snr(low: Numeric, high: Numeric, logits: Array) -> Process:
@@ -67,16 +69,24 @@ def piecewise_log_snr(low: Numeric, high: Numeric, logits: Array) -> Process:
 
     def log_snr(t):
         fall = jnp.cumsum(jnp.pad(jax.nn.softmax(jnp.asarray(logits)), (1, 0)))
-        return high - (high - low) * jnp.interp(t, jnp.linspace(0.0, 1.0, len(fall)), fall)
+        return high - (high - low) * jnp.interp(_time(t), jnp.linspace(0.0, 1.0, len(fall)), fall)
 
-    return _preserving(log_snr, 0.0)
+    return _preserving(log_snr, 0.0)._replace(smooth=False)
 
 
 def _preserving(log_snr, t_min):
     return Process(log_snr, lambda t: -0.5 * jax.nn.softplus(-log_snr(t)), t_min, 1.0)
 
 
+def _time(t):
+    """A time in float32 at least: integers would wrap, and in a narrower type neighbours coincide."""
+    t = jnp.asarray(t)
+    wide = jnp.promote_types(as_float(t).dtype, jnp.float32)
+    return t if t.dtype == wide else t.astype(wide)  # a Python number stays weakly typed
+
+
 def _beta_integral(t, beta_min, beta_max):
+    t = _time(t)
     return t * (beta_min + 0.5 * t * (beta_max - beta_min))
 
 
@@ -137,7 +147,7 @@ def variance_exploding(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Proc
     """
     _checked("sigma", sigma_min, sigma_max)
     low, span = math.log(sigma_min), math.log(sigma_max / sigma_min)
-    return Process(lambda t: -2 * (low + span * jnp.asarray(t)), lambda t: jnp.zeros_like(t) * 1.0, 0.0, 1.0)
+    return Process(lambda t: -2 * (low + span * _time(t)), lambda t: jnp.zeros_like(_time(t)), 0.0, 1.0)
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
@@ -153,7 +163,7 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
     2.0
     """
     _checked("sigma", sigma_min, sigma_max)
-    return Process(lambda t: -2 * jnp.log(t), lambda t: jnp.zeros_like(t) * 1.0, sigma_min, sigma_max)
+    return Process(lambda t: -2 * jnp.log(_time(t)), lambda t: jnp.zeros_like(_time(t)), sigma_min, sigma_max)
 
 
 def rectified() -> Process:
@@ -169,7 +179,12 @@ def rectified() -> Process:
     >>> float(jnp.exp(0.5 * rectified().log_snr(0.25)).round(6))
     3.0
     """
-    return Process(lambda t: 2 * (jnp.log1p(-t) - jnp.log(t)), lambda t: jnp.log1p(-t), 1e-5, 1 - 1e-4)
+    return Process(
+        lambda t: 2 * (jnp.log1p(-_time(t)) - jnp.log(_time(t))),
+        lambda t: jnp.log1p(-_time(t)),
+        1e-5,
+        1 - 1e-4,
+    )
 
 
 def linear_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
@@ -207,7 +222,9 @@ def from_recursion(betas: ArrayLike, alphas: ArrayLike | None = None) -> Process
         \bar\beta_t = \alpha_t\bar\beta_{t-1} + \beta_t$
 
     Shapes: `betas`, `alphas` [T] (numpy, summed in float64; alphas = 1 - betas when not given).  Step i is at t = i / T, where
-    the table is exact; between two steps log-SNR is linear; for 0 < t < 1 / T the process is as at step 1; t = 0 is clean.
+    the table is exact, and t = 0 is clean.  Between two steps $L = \log(1+\bar\beta/\bar\alpha)$ is a monotone cubic with a
+    continuous slope, from 0 at t = 0, and log-SNR is $-\log(e^L-1)$.  A preserving chain has $\bar\alpha = e^{-L}$ at all
+    times; in any other $\log\bar\alpha$ is a cubic too.
     For a variance-exploding chain alphas = 1 and beta_t = sigma_t^2 - sigma_{t-1}^2 (without a root).  Raises ValueError for no
     steps and for variances that are not positive.
     Source: Ho, Jain, Abbeel 2020, eq. 2 and 4, for general alpha.
@@ -233,21 +250,67 @@ def from_recursion(betas: ArrayLike, alphas: ArrayLike | None = None) -> Process
         log_beta_bar = np.log(-np.expm1(log_alpha_bar))
     else:
         log_beta_bar = log_alpha_bar + np.log(np.cumsum(betas * np.exp(-log_alpha_bar)))
-    steps = len(betas)
+    return _table(log_alpha_bar, log_beta_bar, np.array_equal(scales, 1 - betas))
 
-    def table(values, clean):
-        def at(t):
-            place = jnp.asarray(t) * steps
-            nearest = jnp.round(place)
-            # i / T * T is i but for rounding
-            place = place + jax.lax.stop_gradient(
-                jnp.where(jnp.abs(place - nearest) < 1e-3, nearest - place, 0.0)
-            )
-            inside = jnp.interp(place, jnp.arange(1.0, steps + 1), jnp.asarray(values, place.dtype))
-            return jnp.where(place <= 0, clean, inside)
 
-        return at
+def _cubic(values, monotone):
+    """Coefficients [3, T + 1] of the powers 1, 2, 3 of the way into a cell, of a cubic through 0 and T values; a line after them.
 
-    return Process(
-        table(log_alpha_bar - log_beta_bar, jnp.inf), table(0.5 * log_alpha_bar, 0.0), 1 / steps, 1.0, steps
+    Slopes are central differences; `monotone` ones at most twice the smaller chord, so that the cubic rises strictly.
+    """
+    values = np.append(0.0, values)
+    chords = np.diff(values)
+    slopes = np.gradient(values, edge_order=min(2, len(chords)))
+    if monotone:
+        slopes = np.clip(
+            slopes, 0.0, 2 * np.minimum(np.append(chords[0], chords), np.append(chords, chords[-1]))
+        )
+    before, after = slopes[:-1], slopes[1:]
+    return np.stack(
+        [
+            slopes,
+            np.append(3 * chords - 2 * before - after, 0.0),
+            np.append(before + after - 2 * chords, 0.0),
+        ]
     )
+
+
+def _table(log_alpha_bar, log_beta_bar, preserving):
+    """The process with these values at t = 1 / T, ..., 1: what it is in between is a change from the step before."""
+    steps, log_snr = len(log_alpha_bar), log_alpha_bar - log_beta_bar
+    rise = _cubic(np.logaddexp(0.0, -log_snr), True)  # of L = log(1 + exp(-log_snr))
+    drop = None if preserving else _cubic(0.5 * log_alpha_bar, False)
+    at_step = np.stack([np.append(np.inf, log_snr), np.append(0.0, 0.5 * log_alpha_bar)])
+    variance = 1 / (1 + np.exp(log_snr))  # sigma^2 / (alpha^2 + sigma^2)
+
+    def place_of(t):
+        """The step before t, and the way from it, in steps."""
+        place = _time(t) * steps
+        nearest = jnp.round(place)
+        near = (
+            jnp.abs(place - nearest) <= 8 * jnp.finfo(place.dtype).eps * nearest
+        )  # i / T * T is i but for rounding
+        place = place + lax.stop_gradient(jnp.where(near, nearest - place, 0.0))
+        step = jnp.clip(jnp.floor(lax.stop_gradient(place)), 0, steps).astype(int)
+        return step, place - step
+
+    def change(coefficients, step, way):
+        first, second, third = jnp.asarray(coefficients, way.dtype)[:, step]
+        return way * (first + way * (second + way * third))
+
+    def log_snr_at(t):
+        step, way = place_of(t)
+        clean = (step == 0) & (way <= 0)
+        gain = jnp.expm1(change(rise, step, jnp.where(clean, 1.0, way)))
+        start = jnp.asarray(at_step[0], way.dtype)[step]
+        share = jnp.asarray(np.append(1.0, variance), way.dtype)[step]
+        first = -jnp.log(jnp.where(step == 0, gain, 1.0))
+        later = start - jnp.log1p(jnp.where(step == 0, 0.0, gain) / share)
+        return jnp.where(clean, jnp.inf, jnp.where(step == 0, first, later))
+
+    def log_alpha_at(t):
+        step, way = place_of(t)
+        start = jnp.asarray(at_step[1], way.dtype)[step]
+        return start + (-0.5 * change(rise, step, way) if drop is None else change(drop, step, way))
+
+    return Process(log_snr_at, log_alpha_at, 1 / steps, 1.0, steps, smooth=False)

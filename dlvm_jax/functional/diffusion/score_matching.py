@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import as_float, sum_event
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
@@ -33,6 +33,7 @@ def exact_divergence(
     >>> exact_divergence(lambda x: x**2, jnp.array([1.0, 3.0]))[1].tolist()
     8.0
     """
+    x = as_float(x)
     event = x.shape[x.ndim - event_ndim :]
     value, push = jax.linearize(function, x)
     basis = jnp.eye(math.prod(event), dtype=x.dtype).reshape(-1, *event)
@@ -52,13 +53,17 @@ def hutchinson_divergence(
 
     With S the symmetric part of the Jacobian its variance is $2\sum_{i\ne j}S_{ij}^2$ for Rademacher probes
     (`jax.random.rademacher`; exact for a diagonal Jacobian) and $2\|S\|_F^2$ for Gaussian ones.
-    Shapes: `function` [*batch, *event] -> same, `x`, `probe` [*batch, *event] -> (f(x), [*batch]).
+    Shapes: `function` [*batch, *event] -> same, `x`, `probe` [*batch, *event] -> (f(x), [*batch]).  Raises ValueError for a probe
+    of another shape.
     Source: Hutchinson 1990; Grathwohl et al. 2019, eq. 7.
 
     >>> hutchinson_divergence(lambda x: x**2, jnp.array([1.0, 3.0]), jnp.array([1.0, -1.0]))[1].tolist()
     8.0
     """
-    value, push = jax.jvp(function, (x,), (probe,))
+    x = as_float(x)
+    if jnp.shape(probe) != x.shape:
+        raise ValueError(f"a probe has the shape of x {x.shape}, got {jnp.shape(probe)}")
+    value, push = jax.jvp(function, (x,), (jnp.asarray(probe, x.dtype),))
     return value, sum_event(push * probe, event_ndim)
 
 
@@ -75,6 +80,7 @@ def denoising_score_matching(
     >>> float(denoising_score_matching(lambda x: -x / 5, jnp.array([1.0]), jnp.array([2.0]), 2.0))
     0.0
     """
+    x, eps = as_float(x), as_float(eps)
     return 0.5 * sum_event(jnp.square(score(x + std * eps) + eps / std), event_ndim)
 
 

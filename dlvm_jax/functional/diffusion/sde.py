@@ -38,7 +38,7 @@ def euler_maruyama(process: Process, denoise: Denoiser, churn: float = 1.0) -> S
             x = x + churn * g * jnp.sqrt(abs(s - t)) * noise[0]
         return x, x0
 
-    return Solver(lambda x: (x, x), finish(process, denoise, step), 1 if churn else 0)
+    return Solver(lambda x: (x, x), finish(process, denoise, step), 1 if churn else 0, process)
 
 
 def langevin(x: Array, score: Array, size: Numeric, noise: Array) -> Array:
@@ -103,4 +103,4 @@ def predictor_corrector(
             x = langevin(x, score, langevin_size(process, t, snr), z)
         return predictor.step((x, *state[1:]), t, s, noise[corrections:])
 
-    return Solver(predictor.init, step, corrections + predictor.draws)
+    return Solver(predictor.init, step, corrections + predictor.draws, process)

@@ -20,6 +20,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from dlvm_jax.functional.diffusion.process import Process, alpha
+from dlvm_jax.functional.numerics import draw_normal
 from dlvm_jax.functional.types import Array, Denoiser, Key, Numeric
 
 __all__ = [
@@ -41,11 +42,13 @@ class Solver(NamedTuple):
 
     init: x -> state;  a state is a tuple that begins with x and the x_0 predicted last
     step: (state, t, s, noise [draws, *x.shape]) -> state, from time t to time s;  draws: standard normals that a step uses
+    process: the one it solves, whose interval a grid must keep to; None: any times are taken
     """
 
     init: Callable[[Array], tuple]
     step: Callable[..., tuple]
     draws: int = 0
+    process: Process | None = None
 
 
 def is_clean(process: Process, t: Numeric) -> Array:
@@ -120,6 +123,21 @@ def checked_times(times: Array, sign: int, dtype: DTypeLike) -> Array:
     return times
 
 
+def check_inside(process: Process, times: Numeric) -> None:
+    """ValueError for times outside of [0, t_max], where both are concrete."""
+    if isinstance(times, Tracer) or isinstance(process.t_max, Tracer):
+        return
+    known = np.asarray(times, np.float64)
+    # t_max may have been rounded to float32
+    outside = known[~((known >= 0) & (known <= process.t_max * (1 + 1e-6)))]
+    if outside.size:
+        table = f"; step i of its table is at i / {process.steps}" if process.steps else ""
+        raise ValueError(
+            f"the times of this process lie in [0, {process.t_max}], got {outside.ravel()[0]}{table}: "
+            "take a grid such as equal_times(process, steps)"
+        )
+
+
 def _draws(solver, count, x, noise):
     """The noise of each step as a function of its number and its slice of an array."""
     shape = (solver.draws, *x.shape)
@@ -129,7 +147,7 @@ def _draws(solver, count, x, noise):
         raise ValueError(f"this solver uses {solver.draws} draws a step: give a key or an array as noise")
     noise = jnp.asarray(noise)
     if jnp.issubdtype(noise.dtype, jax.dtypes.prng_key) and noise.ndim == 0:
-        return None, lambda i, given: jax.random.normal(jax.random.fold_in(noise, i), shape, x.dtype)
+        return None, lambda i, given: draw_normal(jax.random.fold_in(noise, i), shape, x.dtype)
     if noise.shape != (count, *shape):
         raise ValueError(
             f"noise is one typed key or has shape [steps, draws, *x] {(count, *shape)}, got {noise.shape}"
@@ -143,6 +161,8 @@ def _run(solver, times, sign, x, noise, trajectory):
         raise ValueError(f"x is a point of floating type, got {x.dtype}: cast it")
     # In a narrower type than float32 times would coincide.
     times = checked_times(times, sign, jnp.promote_types(x.dtype, jnp.float32))
+    if solver.process is not None:
+        check_inside(solver.process, times)
     count = len(times) - 1
     given, draw = _draws(solver, count, x, noise)
 
@@ -168,8 +188,8 @@ def sample(
     draws of step i come from fold_in(key, i), so they are never all in memory.
     trajectory: return also (x after each step, the x_0 predicted at its start), each [N, *shape].
     Runs in the precision of x, times in float32 at least.
-    Raises ValueError for times that do not fall (where they are concrete), for noise of another shape and for an x that is not
-    floating.
+    Raises ValueError for times that do not fall or lie outside of [0, t_max] of the process (where they are concrete), for
+    noise of another shape and for an x that is not floating.
     Source: Ho, Jain, Abbeel 2020, algorithm 2.
 
     >>> from dlvm_jax.functional.diffusion import ode, schedules
@@ -191,7 +211,8 @@ def encode(process: Process, solver: Solver, times: Array, x: Array, trajectory:
     Sampling the latent gives x back up to twice the solver's error, not exactly.
     Shapes: `times` [N + 1] rising, `x` [*shape] -> [*shape]; trajectory as in `sample`.
     times: the first must have noise (`process.t_min`), since the ODE has no solution from a clean point.
-    Raises ValueError for times that do not rise, for a clean first time (where it is concrete) and for a solver with noise.
+    Raises ValueError for times that do not rise, lie above t_max or begin clean (where they are concrete) and for a solver
+    with noise.
     Source: Song, Meng, Ermon 2021, section 4.3 and eq. 14.
 
     >>> from dlvm_jax.functional.diffusion import ode, schedules
@@ -235,6 +256,8 @@ def time_between(process: Process, low: Numeric, high: Numeric, log_snr: Numeric
 
 
 def _check_grid(process, steps, clean):
+    if not isinstance(steps, int | np.integer) or isinstance(steps, bool):
+        raise ValueError(f"a grid has a whole number of intervals, got {steps!r}")
     if steps < 1:
         raise ValueError(f"a grid has at least one interval, got {steps}")
     if clean and known_clean(process, 0.0) is False:
@@ -249,6 +272,7 @@ def equal_times(process: Process, steps: int, clean: bool = False) -> Array:
     $t_i = t_{\max} - \frac iN(t_{\max}-t_{\mathrm{end}}),\quad i=0,\ldots,N$
 
     They cover [t_min, t_max], or [0, t_max] with `clean` (for a table of T steps and N = T: every step, t = 1, ..., 1/T, 0).
+    So many steps that a noisy time would lie below t_min take equal ones to t_min, and then the last one to 0.
     Shapes: -> [steps + 1].  Raises ValueError if t = 0 is not clean.  Source: Song, Sohl-Dickstein, Kingma et al. 2021,
     appendix G.
 
@@ -257,6 +281,8 @@ def equal_times(process: Process, steps: int, clean: bool = False) -> Array:
     [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     _check_grid(process, steps, clean)
+    if clean and process.t_max < steps * process.t_min:
+        return jnp.append(jnp.linspace(process.t_max, process.t_min, steps), 0.0)
     return jnp.linspace(process.t_max, 0.0 if clean else process.t_min, steps + 1)
 
 

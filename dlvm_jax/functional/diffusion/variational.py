@@ -20,9 +20,10 @@ from dlvm_jax.functional.diffusion.process import (
     sigma,
     transition,
 )
-from dlvm_jax.functional.diffusion.solvers import checked_times
+from dlvm_jax.functional.diffusion.solvers import check_inside, checked_times
 from dlvm_jax.functional.diffusion.targets import coefficients, to_x0
 from dlvm_jax.functional.divergences import kl_normal
+from dlvm_jax.functional.numerics import as_float, draw_normal
 from dlvm_jax.functional.types import Array, Denoiser, Key, Numeric
 
 __all__ = [
@@ -176,7 +177,7 @@ def step_weight(process: Process, target: str, s: Numeric, t: Numeric, log_std: 
 
 
 def _noisy(process, key, x0, t):
-    return diffuse(process, x0, t, jax.random.normal(key, x0.shape, x0.dtype))
+    return diffuse(process, x0, t, draw_normal(key, x0.shape, x0.dtype))
 
 
 def discrete_bound(
@@ -202,7 +203,8 @@ def discrete_bound(
     times: a table of T steps has times 1/T .. 1, N = T - 1 steps and a decoder from the first; times that begin at 0 (without a
     clean end) have N = T.  The prior is that of the last time.
     uniform: [*batch] in [0, 1); only step floor(uniform N) + 1 is evaluated, times N (not N - 1).
-    Raises ValueError for times that do not rise (where they are concrete).
+    Raises ValueError for times that do not rise or lie outside of the process (where they are concrete), and for a `uniform` of
+    another shape.
     Source: Ho, Jain, Abbeel 2020, eq. 5; Kingma, Salimans, Poole, Ho 2021, eq. 13.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -212,7 +214,10 @@ def discrete_bound(
     [0.0]
     """
     key_first, key_steps = jax.random.split(key)
-    times = checked_times(times, 1, x0.dtype)
+    x0 = as_float(x0)
+    wide = jnp.promote_types(x0.dtype, jnp.float32)
+    times = checked_times(times, 1, wide)
+    check_inside(process, times)
     count = len(times) - 1
 
     def term(key, s, t):
@@ -223,11 +228,16 @@ def discrete_bound(
         draws = (jax.random.split(key_steps, count), times[:-1], times[1:])
         total, _ = jax.lax.scan(
             lambda total, draw: (total + term(*draw), None),
-            jnp.zeros(x0.shape[: x0.ndim - event_ndim], x0.dtype),
+            jnp.zeros(x0.shape[: x0.ndim - event_ndim], wide),
             draws,
         )
     else:
-        step = jnp.minimum(jnp.floor(uniform * count).astype(int), count - 1)
+        batch = x0.shape[: x0.ndim - event_ndim]
+        if jnp.shape(uniform) != batch:
+            raise ValueError(
+                f"uniform is one number for each example {batch}, got shape {jnp.shape(uniform)}"
+            )
+        step = jnp.clip(jnp.floor(uniform * count).astype(int), 0, count - 1)
         total = count * term(key_steps, times[step], times[step + 1])
     first = decoder(_noisy(process, key_first, x0, times[0]))
     ends = process._replace(t_max=times[-1])
@@ -262,6 +272,7 @@ def continuous_bound(
     >>> continuous_bound(jax.random.key(0), edm(), lambda x, t: point, lambda x: 0.0, point, 1.0).diffusion.tolist()
     [0.0]
     """
+    x0 = as_float(x0)
     key_first, key_noise = jax.random.split(key)
     x_t = _noisy(process, key_noise, x0, t)
     span = (process.t_max - process.t_min) * t_weight
