@@ -160,7 +160,7 @@ def grids(process, steps):
 def wrong_deviations(name, dtype, chosen):
     """Solvers and grids whose samples of data N(0, .6) deviate by other than the exact amount.
 
-    4000 samples have a standard error of 1.1 %; 35 % are left to the errors of the solvers themselves, which Euler's method needs."""
+    4000 samples have a standard error of 1.1 %; 35 % are left to the solvers' own errors, as Euler's needs."""
     process, steps = PROCESSES[name][0](), PROCESSES[name][1]
     denoise = functools.partial(exact.denoiser, exact.gaussian(jnp.zeros(1), VARIANCE * jnp.eye(1)), process)
     deviation = lambda t: jnp.sqrt(p.alpha(process, t) ** 2 * VARIANCE + p.sigma(process, t) ** 2)
