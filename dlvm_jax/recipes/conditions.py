@@ -1,5 +1,6 @@
 """What a conditional VAE is given: the label, or some quadrants of the image (Sohn, Lee, Yan 2015, section 5.1)."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from dlvm_jax.data import Spec
+from dlvm_jax.data import Data, Spec
 from dlvm_jax.settings import pick
 
-__all__ = ["CONDITIONS", "Condition", "condition_of"]
+__all__ = ["CONDITIONS", "Condition", "condition_of", "say_which_labels_are_missing"]
 
 
 class Condition(NamedTuple):
@@ -54,7 +55,7 @@ def _label(spec):
         known = (labels >= 0) & (labels < spec.classes) & (labels == jnp.floor(labels))
         if not isinstance(known, Tracer) and not known.all():
             raise ValueError(f"labels are integers 0..{spec.classes - 1}, got {labels[~known].ravel()[0]}")
-        one_hot = jax.nn.one_hot(labels, spec.classes, dtype=jnp.float32)
+        one_hot = jax.nn.one_hot(labels.astype(jnp.int32), spec.classes, dtype=jnp.float32)
         return x, jnp.where(known[..., None], one_hot, jnp.nan)  # no vector that training never saw
 
     return Condition(spec.event_shape, (spec.classes,), True, False, split)
@@ -99,3 +100,17 @@ CONDITIONS = {
 def condition_of(name: str | None, spec: Spec) -> Condition:
     """The condition of a name for data of a spec; that of an unconditional model for None."""
     return Condition(spec.event_shape) if name is None else pick(CONDITIONS, name, "condition").make(spec)
+
+
+def say_which_labels_are_missing(data: Data) -> None:
+    """Warn of labels in the range of the data that no training example has: a model learns nothing of them."""
+    classes = data.spec.classes
+    if classes is None or data.train_labels is None:
+        return
+    missing = np.setdiff1d(np.arange(classes), data.train_labels)
+    if missing.size:
+        warnings.warn(
+            f"no training example has the label {', '.join(map(str, missing[:10]))}{', ...' * (missing.size > 10)} "
+            f"of 0..{classes - 1}: what the model gives for it is not learned",
+            stacklevel=2,
+        )

@@ -17,6 +17,7 @@ from dlvm_jax.models.diffusion import Denoiser
 from dlvm_jax.models.diffusion_latents import ode_map
 from dlvm_jax.nets import denoisers
 from dlvm_jax.recipes.base import Constants, Model, Recipe
+from dlvm_jax.recipes.conditions import say_which_labels_are_missing
 from dlvm_jax.recipes.networks import DTYPES
 from dlvm_jax.settings import choice, setting
 
@@ -24,6 +25,7 @@ __all__ = ["NETS", "PROCESSES", "SAMPLERS", "TARGETS", "Diffusion", "Parts", "sa
 
 INTEGER_RANGE = (-5.0, 13.3)  # ends of log-SNR, for 256 levels (Kingma et al. 2021)
 REAL_RANGE = (-6.0, 12.0)
+STEPS = 1000  # of a table
 HEADS = 4  # of the transformer
 BINS = 64  # of each element of real data
 FORGOTTEN = 0.1  # share of the labels that training hides
@@ -37,12 +39,14 @@ class NoiseProcess(NamedTuple):
 
     build: (low, high) -> Schedule; the ends of log-SNR, which those alone take that use them
     times: (Process, uniform numbers) -> times of training by a squared error
+    steps: of a table
     """
 
     build: Callable[[float, float], diffusion.Schedule]
     help: str
     uses: tuple[str, ...] = ()
     times: Callable = times.uniform_times
+    steps: int | None = None
 
 
 def _fixed(make: Callable[[], Process]) -> Callable[[float, float], diffusion.Schedule]:
@@ -65,10 +69,14 @@ PROCESSES = {
     ),
     "rectified": NoiseProcess(_fixed(schedules.rectified), "straight path"),
     "ddpm": NoiseProcess(
-        _fixed(lambda: schedules.from_recursion(schedules.linear_betas())), "table of linear betas"
+        _fixed(lambda: schedules.from_recursion(schedules.linear_betas(STEPS))),
+        "table of linear betas",
+        steps=STEPS,
     ),
     "cosine": NoiseProcess(
-        _fixed(lambda: schedules.from_recursion(schedules.cosine_betas())), "table of the cosine schedule"
+        _fixed(lambda: schedules.from_recursion(schedules.cosine_betas(STEPS))),
+        "table of the cosine schedule",
+        steps=STEPS,
     ),
 }
 
@@ -250,6 +258,11 @@ class Diffusion(Recipe):
             raise ValueError("guidance steers to a label; add condition='label'")
         if self.process == "learned" and self.objective != "bound":
             raise ValueError("process='learned' is trained by objective='bound' alone")
+        most = PROCESSES[self.process].steps
+        if most is not None and self.sample_steps > most:
+            raise ValueError(
+                f"sample_steps is at most the {most} steps of the table process={self.process!r}, got {self.sample_steps}"
+            )
 
     def check_data(self, spec: Spec) -> None:
         """Raise ValueError, in one line, for settings that do not fit the data."""
@@ -284,6 +297,8 @@ class Diffusion(Recipe):
 
     def constants(self, data: Data, seed: int) -> Constants:
         """Of the training data: data_std;  level_log_prob, the levels' log-frequencies;  bins, the range of real numbers."""
+        if self.condition:
+            say_which_labels_are_missing(data)
         target = self.resolved(data.spec).target
         count = MEASURED if _of_images(data.spec) else None
         seen = np.asarray(data.preprocess(jax.random.key(seed), data.train[:count]), np.float64)

@@ -11,7 +11,7 @@ from dlvm_jax.models.density import Density
 from dlvm_jax.models.vae import Parts, vae
 from dlvm_jax.recipes import networks
 from dlvm_jax.recipes.base import Constants, Model, Recipe
-from dlvm_jax.recipes.conditions import CONDITIONS, condition_of
+from dlvm_jax.recipes.conditions import CONDITIONS, condition_of, say_which_labels_are_missing
 from dlvm_jax.recipes.networks import DTYPES, NETS
 from dlvm_jax.recipes.vae_objectives import OBJECTIVES, build_objective
 from dlvm_jax.recipes.vae_parts import LIKELIHOODS, POSTERIORS, PRIORS, Place
@@ -199,6 +199,8 @@ class VAE(Recipe):
 
     def constants(self, data: Data, seed: int) -> Constants:
         """Pseudo-inputs: training images in a random order;  mean: the mean image, on [0, 1]."""
+        if self.condition == "label":
+            say_which_labels_are_missing(data)
         found = {}
         if self.prior in ("vamp", "vamp-data"):
             order = np.random.default_rng(seed).permutation(len(data.train))[: self.components]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import types
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -269,9 +270,26 @@ REAL = types.MappingProxyType({"discrete": False, "levels": 0})
         ({"dropout": 0.1}, {"event_shape": (2,)}, "dropout=0.1 belongs to net flat or unet or transformer"),
         ({"net": "transformer", "width": 30}, {}, "divisible by its 4 heads, got 30; use 32"),
         ({"patch": 3}, {}, "patches of 3 x 3 do not tile"),
+        (
+            {"process": "ddpm", "sample_steps": 1500},
+            {},
+            "at most the 1000 steps of the table .*'ddpm', got 1500",
+        ),
     ],
 )
 def test_impossible_settings_are_refused(settings, spec, message):
     constants = {"data_std": 1.0, "level_log_prob": np.zeros(4, np.float32), "bins": np.array([0.0, 1.0])}
     with pytest.raises(ValueError, match=message):
         recipes.Diffusion(**settings).build(SPEC._replace(**spec), constants)
+
+
+@pytest.mark.parametrize("recipe", [recipes.Diffusion(condition="label"), recipes.VAE(condition="label")])
+def test_labels_without_training_examples_are_named(recipe):
+    gaps = data.from_arrays(
+        IMAGES, test=IMAGES[:10], labels=2 * LABELS, test_labels=2 * LABELS[:10], levels=4
+    )
+    with pytest.warns(UserWarning, match=r"no training example has the label 1, 3 of 0\.\.4"):
+        recipe.constants(gaps, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recipe.constants(images(), 0)
