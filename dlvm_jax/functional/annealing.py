@@ -92,6 +92,12 @@ def _check(betas, leapfrog_steps):
         raise ValueError(f"a trajectory needs at least one leapfrog step, got {leapfrog_steps}")
 
 
+def _as_precise(z0, *log_densities):
+    """The start in the widest type of itself and the values of the densities."""
+    types = (jax.eval_shape(log_density, z0).dtype for log_density in log_densities)
+    return z0.astype(jnp.result_type(z0, *types))
+
+
 def _path(log_start, log_target, beta):
     return lambda z: (1 - beta) * log_start(z) + beta * log_target(z)
 
@@ -129,6 +135,7 @@ def adapt_step_size(
         change = ADAPTATION_RATE * (acceptance.mean(0) - TARGET_ACCEPTANCE)
         return (z, log_step + change), jnp.exp(log_step)
 
+    z0 = _as_precise(z0, log_start, log_target)
     betas = jnp.asarray(betas, z0.dtype)
     batch = jax.eval_shape(log_start, z0).shape[1:]
     start = (z0, jnp.broadcast_to(jnp.log(jnp.asarray(step_size, z0.dtype)), batch))
@@ -177,6 +184,7 @@ def ais(
         z, acceptance = _hmc(key, _path(log_start, log_target, beta), z, eps, leapfrog_steps)
         return (z, log_w), acceptance.mean(0)
 
+    z0 = _as_precise(z0, log_start, log_target)
     betas = jnp.asarray(betas, z0.dtype)
     shape = jax.eval_shape(log_start, z0).shape
     steps = jnp.broadcast_to(jnp.asarray(step_size, z0.dtype), (len(betas) - 1, *shape[1:]))

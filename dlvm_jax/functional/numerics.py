@@ -220,7 +220,8 @@ def runge_kutta(slope: Callable[[Any, Array], Any], state: Any, times: Array, sp
         def stage(carry, inputs):  # each needs only the slope of the one before
             last, mean = carry
             time, share, weight = inputs
-            last = slope(move(state, last, share * width), time)
+            rates = slope(move(state, last, share * width), time)
+            last = jax.tree.map(lambda value, rate: rate.astype(value.dtype), state, rates)
             return (last, move(mean, last, weight)), None
 
         zero = jax.tree.map(jnp.zeros_like, state)

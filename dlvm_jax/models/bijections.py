@@ -99,7 +99,15 @@ def repeated(bijection: Bijection, depth: int, unroll: int = 1, alternate: bool 
             value, more = step(own, ordered(value, reverse_it), context)
             return (ordered(value, reverse_it), log_det + more), None
 
-        _, log_det = jax.eval_shape(lambda p: step(jax.tree.map(lambda a: a[0], p), start, context), params)
+        def first(start):
+            return jax.eval_shape(
+                lambda p, x: step(jax.tree.map(lambda a: a[0], p), x, context), params, start
+            )
+
+        value, log_det = first(start)
+        if value.dtype != start.dtype:  # float32 points and float64 parameters make float64
+            start = start.astype(value.dtype)
+            _, log_det = first(start)
         carry = (start, jnp.zeros(log_det.shape, log_det.dtype))
         return jax.lax.scan(layer, carry, (params, reversed_order), reverse=backwards, unroll=unroll)[0]
 
@@ -116,6 +124,8 @@ def repeated(bijection: Bijection, depth: int, unroll: int = 1, alternate: bool 
             own = bijection.adapt(own, x, context)
             return ordered(bijection.inverse(own, x, context)[0], reverse_it), own
 
+        own = lambda p, x: layer(x, jax.tree.map(lambda a: a[0], (p, reversed_order)))[0]
+        x = x.astype(jax.eval_shape(own, params, x).dtype)
         return jax.lax.scan(layer, x, (params, reversed_order), reverse=True)[1]
 
     return Bijection(init, forward, inverse, adapt if bijection.adapt else None, bijection.affine)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlvm_jax.models.objectives import unpack
+
 __all__ = ["validator"]
 
 
@@ -48,7 +50,9 @@ def validator(
         return {"loss": loss, **metrics}
 
     def put(block):
-        return jnp.asarray(block, jnp.float32 if block.dtype == np.uint8 else None)
+        x, context = unpack(block)  # a context may be of labels, which stay integers
+        x = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32 if x.dtype == np.uint8 else None), x)
+        return x if context is None else (x, jax.tree.map(jnp.asarray, context))
 
     if len(seeds) > 1:
         metrics_of = jax.vmap(metrics_of, in_axes=(0, None, None))
@@ -57,7 +61,7 @@ def validator(
     def validate(params):
         totals = {}
         for number, (start, end) in enumerate(blocks):
-            batch = jax.tree.map(lambda x, s=start, e=end: put(x[s:e]), data)
+            batch = put(jax.tree.map(lambda x, s=start, e=end: x[s:e], data))
             share = (end - start) / count
             for name, value in metrics_of(params, number, batch).items():
                 totals[name] = totals.get(name, 0.0) + share * np.asarray(value, np.float64)

@@ -7,6 +7,7 @@ treats the batch row by row.
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion.score_matching import exact_divergence, hutchinson_divergence
@@ -18,6 +19,7 @@ __all__ = ["continuous", "continuous_inverse", "flow_matching_loss"]
 
 def _integrate(z, velocity, start, stop, steps, event_ndim, probe):
     z = as_float(z)
+    z = z.astype(jnp.result_type(z, jax.eval_shape(velocity, z, jnp.zeros((), z.dtype)).dtype))
 
     def slope(state, t):
         field = lambda z: velocity(z, t)

@@ -185,7 +185,10 @@ def lu_linear_inverse(y: Array, lu: LU, event_ndim: int = 1) -> tuple[Array, Arr
     >>> lu_linear_inverse(jnp.array([8.0, -3.0]), turn)[0]
     Array([3., 4.], dtype=float32)
     """
+    triangles = _triangles(lu)
     rows = permute_inverse(y, lu.order)[0].reshape(-1, y.shape[-1])
-    for triangle, below in zip(_triangles(lu), (True, False), strict=True):
+    rows = rows.astype(jnp.result_type(rows, triangles[1]))  # the solver takes one type
+    for triangle, below in zip(triangles, (True, False), strict=True):
+        triangle = triangle.astype(rows.dtype)
         rows = jax.lax.linalg.triangular_solve(triangle, rows, left_side=False, lower=below, transpose_a=True)
     return rows.reshape(y.shape), -_lu_log_det(y, lu, event_ndim)
