@@ -42,6 +42,7 @@ CASES = {
             "recipes/test_vae.py",
             "train/test_fitting.py",
             "models/test_spaces.py",
+            "functional/test_arguments.py",
         ),
         ALL,
     ),

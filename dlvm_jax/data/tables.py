@@ -31,16 +31,18 @@ def standardised(
 
     splits, labels: of train, valid and test
     how: what made the splits, for the description
-    Raises ValueError for what is no table of finite numbers, and for columns that are constant.
+    Raises ValueError for what is no table of finite real numbers, and for columns that are constant up to rounding.
     """
     for part, rows in zip(("train", "valid", "test"), splits, strict=True):
         if rows.ndim != 2:
             raise ValueError(f"protocol standardised is of vectors [N, D], and {part} has shape {rows.shape}")
+        if rows.dtype.kind not in "biuf":
+            raise ValueError(f"{part} holds {rows.dtype}; a table is of real numbers")
         if not np.isfinite(rows).all():
             raise ValueError(f"{part} holds NaN or infinite numbers")
     mean, std = splits[0].mean(0, dtype=np.float64), splits[0].std(0, dtype=np.float64)
-    # not by a standard deviation of zero, to which rounding may add
-    constant = np.flatnonzero((splits[0] == splits[0][0]).all(0))
+    rounding = np.finfo(np.result_type(splits[0], np.float32)).eps * np.abs(splits[0]).max(0)
+    constant = np.flatnonzero(std <= 2 * rounding)
     if len(constant):
         raise ValueError(f"{name}: columns {constant.tolist()} are constant in training; leave them out")
     train, valid, test = (((rows - mean) / std).astype(np.float32) for rows in splits)

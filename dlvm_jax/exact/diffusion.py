@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from dlvm_jax.functional.diffusion.process import Process, alpha, sigma
-from dlvm_jax.functional.numerics import LOG_2PI, as_float, einsum
+from dlvm_jax.functional.numerics import LOG_2PI, as_wide, check_covariance, einsum
 from dlvm_jax.functional.types import Array, Numeric, Shape
 
 __all__ = [
@@ -56,7 +56,8 @@ def gaussian(mean: Array, covariance: Array) -> GaussianMixture:
     >>> gaussian(jnp.zeros(2), jnp.eye(2)).means.shape
     (1, 2)
     """
-    return mixture(jnp.ones(1), jnp.asarray(mean)[None], jnp.asarray(covariance)[None])
+    mean, covariance = as_wide(mean, covariance)
+    return mixture(jnp.ones(1, mean.dtype), mean[None], covariance[None])
 
 
 def mixture(weights: Array, means: Array, covariances: Array) -> GaussianMixture:
@@ -65,13 +66,14 @@ def mixture(weights: Array, means: Array, covariances: Array) -> GaussianMixture
     $x_0\sim\sum_k\pi_k\,\mathcal N(m_k, S_k)$
 
     Shapes: `weights` [K], `means` [K, D], `covariances` [K, D, D].  Raises ValueError where they do not fit together,
-    and, where they are concrete, for weights that are no distribution and for a covariance that is indefinite beyond rounding.
+    and, where they are concrete, for weights that are no distribution and for a covariance that is not symmetric, or indefinite,
+    beyond rounding.
     Source: Bishop 2006, eq. 9.7.
 
     >>> mixture(jnp.ones(3), jnp.zeros((3, 2)), jnp.zeros((3, 2, 2))).log_weights.shape
     (3,)
     """
-    weights, means, covariances = jnp.asarray(weights), jnp.asarray(means), jnp.asarray(covariances)
+    weights, means, covariances = as_wide(weights, means, covariances)
     if means.ndim != 2:
         raise ValueError(
             f"each component has a mean [D] and a covariance [D, D], got means of shape {means.shape}"
@@ -84,6 +86,7 @@ def mixture(weights: Array, means: Array, covariances: Array) -> GaussianMixture
         )
     if not isinstance(weights, Tracer) and not ((weights >= 0).all() and weights.sum() > 0):
         raise ValueError(f"weights are not negative and have a positive sum, got {weights}")
+    check_covariance(covariances)
     variances, axes = jnp.linalg.eigh(covariances)
     if not isinstance(variances, Tracer) and (variances < -1e-4 * jnp.abs(variances).max()).any():
         raise ValueError(f"covariances are positive semi-definite, got smallest eigenvalue {variances.min()}")
@@ -101,7 +104,7 @@ def point_masses(points: Array) -> GaussianMixture:
     >>> point_masses(jnp.zeros((5, 2))).variances.shape
     (5, 2)
     """
-    points = as_float(points)
+    points = as_wide(points)
     if points.ndim != 2 or not len(points):
         raise ValueError(f"point masses are points [N, D], one or more, got shape {points.shape}")
     count, dim = points.shape
@@ -110,8 +113,15 @@ def point_masses(points: Array) -> GaussianMixture:
     return GaussianMixture(log_weights, points, jnp.zeros_like(points), axes)
 
 
+def _floats(law, x):
+    *parts, x = as_wide(*law, x)
+    return GaussianMixture(*parts), x
+
+
 def _along_axes(law, process, x, t):
     """Deviations of x from each component's mean along its axes, [*batch, K, D], and the variances there, [K, D]."""
+    if x.shape[-1:] != law.means.shape[1:]:
+        raise ValueError(f"this law is of vectors of {law.means.shape[1]} numbers, got shape {x.shape}")
     centred = x[..., None, :] - alpha(process, t) * law.means
     deviations = einsum("...kd,kde->...ke", centred, law.axes)
     return deviations, jnp.square(alpha(process, t)) * law.variances + jnp.square(sigma(process, t))
@@ -135,6 +145,7 @@ def log_marginal(law: GaussianMixture, process: Process, x: Array, t: Numeric) -
     >>> bool(jnp.isclose(log_marginal(gaussian(jnp.zeros(1), jnp.eye(1)), edm(), jnp.zeros(1), 1.0), -1.2655, atol=1e-4))
     True
     """
+    law, x = _floats(law, x)
     return jax.nn.logsumexp(_log_joint(law, process, x, t), axis=-1)
 
 
@@ -149,6 +160,7 @@ def responsibilities(law: GaussianMixture, process: Process, x: Array, t: Numeri
     >>> responsibilities(point_masses(jnp.array([[-1.0], [1.0]])), edm(), jnp.zeros(1), 1.0).tolist()
     [0.5, 0.5]
     """
+    law, x = _floats(law, x)
     return jax.nn.softmax(_log_joint(law, process, x, t), axis=-1)
 
 
@@ -170,6 +182,7 @@ def denoiser(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Ar
     >>> denoiser(gaussian(jnp.zeros(1), jnp.eye(1)), edm(), jnp.ones(1), 1.0).tolist()
     [0.5]
     """
+    law, x = _floats(law, x)
     share = responsibilities(law, process, x, t)
     return einsum("...k,...kd->...d", share, _component_means(law, process, x, t))
 
@@ -187,6 +200,7 @@ def posterior_covariance(law: GaussianMixture, process: Process, x: Array, t: Nu
     >>> posterior_covariance(gaussian(jnp.zeros(1), jnp.eye(1)), edm(), jnp.ones(1), 1.0).tolist()
     [[0.5]]
     """
+    law, x = _floats(law, x)
     share, means = responsibilities(law, process, x, t), _component_means(law, process, x, t)
     _, variances = _along_axes(law, process, x, t)
     remaining = law.variances * jnp.square(sigma(process, t)) / variances
@@ -207,6 +221,7 @@ def score(law: GaussianMixture, process: Process, x: Array, t: Numeric) -> Array
     >>> score(gaussian(jnp.zeros(1), jnp.eye(1)), edm(), jnp.ones(1), 1.0).tolist()
     [-0.5]
     """
+    law, x = _floats(law, x)
     deviations, variances = _along_axes(law, process, x, t)
     each = einsum("...ke,kde->...kd", deviations / variances, law.axes)
     return -einsum("...k,...kd->...d", responsibilities(law, process, x, t), each)
@@ -228,6 +243,7 @@ def ode_map(law: GaussianMixture, process: Process, x: Array, t: Numeric, s: Num
     """
     if len(law.means) != 1:
         raise ValueError(f"the map is known in closed form for one Gaussian, got {len(law.means)} components")
+    law, x = _floats(law, x)
     deviations, before = _along_axes(law, process, x, t)
     _, after = _along_axes(law, process, x, s)
     moved = jnp.sqrt(after / before) * deviations
@@ -250,8 +266,9 @@ def output_law(
     >>> law[0].tolist(), law[1].tolist()
     ([2.0], [[5.0]])
     """
+    mean, covariance = as_wide(mean, covariance)
     dim, product = len(mean), functools.partial(jnp.matmul, precision="highest")
-    start, draws = jnp.asarray(mean), jnp.zeros((*noise_shape, dim), jnp.asarray(mean).dtype)
+    start, draws = mean, jnp.zeros((*noise_shape, dim), mean.dtype)
     out, (a, b) = sampler(start, draws), jax.jacrev(sampler, argnums=(0, 1))(start, draws)
     b = b.reshape(dim, -1)
     signs = jnp.sign(jnp.cos(jnp.arange(draws.size, dtype=draws.dtype)))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.densities import bernoulli_log_prob, bernoulli_sample
+from dlvm_jax.functional.numerics import as_integer, as_wide
 from dlvm_jax.functional.types import Array, Key, Shape
 
 __all__ = ["DiscreteMixture", "all_binary", "log_evidence", "log_joint", "posterior", "sample"]
@@ -28,9 +29,18 @@ def all_binary(dim: int) -> Array:
     >>> all_binary(2).tolist()
     [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
     """
-    if not 1 <= dim <= 20:
+    if not 1 <= as_integer(dim, "the number of dimensions") <= 20:
         raise ValueError(f"enumeration needs 1 to 20 binary dimensions, got {dim}")
     return ((jnp.arange(2**dim)[:, None] >> jnp.arange(dim)[::-1]) & 1).astype(float)
+
+
+def _checked(model):
+    prior_logits, logits = as_wide(*model)
+    if prior_logits.ndim != 1 or logits.ndim != 2 or len(logits) != len(prior_logits):
+        raise ValueError(
+            f"a model has prior logits [K] and logits [K, D], got shapes {prior_logits.shape} and {logits.shape}"
+        )
+    return DiscreteMixture(prior_logits, logits)
 
 
 def log_joint(model: DiscreteMixture, x: Array) -> Array:
@@ -38,12 +48,16 @@ def log_joint(model: DiscreteMixture, x: Array) -> Array:
 
     $\log p(x, z=k) = \log\pi_k + \sum_i\log p(x_i\mid l_{ki})$
 
-    Shapes: `x` [*batch, D] -> [*batch, K], nats.  Source: Bishop 2006, eq. 9.48.
+    Shapes: `x` [*batch, D] -> [*batch, K], nats; NaN for x other than bits, or grey values.  Raises ValueError for other shapes.
+    Source: Bishop 2006, eq. 9.48.
 
     >>> model = DiscreteMixture(jnp.zeros(2), jnp.zeros((2, 3)))
     >>> bool(jnp.allclose(log_joint(model, jnp.zeros(3)), -4 * jnp.log(2.0)))
     True
     """
+    model, x = _checked(model), as_wide(x)
+    if x.shape[-1:] != model.logits.shape[1:]:
+        raise ValueError(f"this model is of {model.logits.shape[1]} bits, got shape {x.shape}")
     return jax.nn.log_softmax(model.prior_logits) + bernoulli_log_prob(x[..., None, :], model.logits)
 
 
@@ -86,6 +100,7 @@ def sample(model: DiscreteMixture, key: Key, shape: Shape = ()) -> tuple[Array, 
     >>> sample(model, jax.random.key(0), (5,))[0].shape
     (5, 3)
     """
+    model = _checked(model)
     key_z, key_x = jax.random.split(key)
     z = jax.random.categorical(key_z, model.prior_logits, shape=shape)
     return bernoulli_sample(key_x, model.logits[z]), z

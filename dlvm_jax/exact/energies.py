@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlvm_jax.functional.numerics import inner_product
+from dlvm_jax.functional.numerics import as_wide, inner_product, norm
 from dlvm_jax.functional.types import Array
 
 __all__ = ["ENERGIES", "Energy", "ring", "sphere_modes", "torus_correlated", "torus_modes", "wave", "waves"]
@@ -34,12 +34,16 @@ def torus_modes(theta: Array, centres: Array | np.ndarray) -> Array:
 
     $\log\tilde p(\theta) = \log\tfrac1K\sum_k e^{\sum_i\cos(\theta_i-\phi_{ki})},\quad Z = (2\pi I_0(1))^D$
 
-    Shapes: angles `theta` [*batch, D], `centres` [K, D] -> [*batch].  Source: Rezende et al. 2020, section 3 (its T^D targets).
+    Shapes: angles `theta` [*batch, D], `centres` [K, D] -> [*batch].  Raises ValueError for others.
+    Source: Rezende et al. 2020, section 3 (its T^D targets).
 
     >>> torus_modes(jnp.zeros(2), jnp.zeros((1, 2)))
     Array(2., dtype=float32)
     """
-    each = jnp.sum(jnp.cos(theta[..., None, :] - jnp.asarray(centres, theta.dtype)), axis=-1)
+    theta, centres = as_wide(theta), as_wide(centres)
+    if centres.ndim != 2 or theta.shape[-1:] != centres.shape[1:]:
+        raise ValueError(f"angles [*batch, D] need centres [K, D], got shapes {theta.shape}, {centres.shape}")
+    each = jnp.sum(jnp.cos(theta[..., None, :] - centres.astype(theta.dtype)), axis=-1)
     return jax.nn.logsumexp(each, axis=-1) - math.log(len(centres))
 
 
@@ -53,7 +57,14 @@ def torus_correlated(theta: Array) -> Array:
     >>> torus_correlated(jnp.array([1.0, 0.94]))
     Array(1., dtype=float32)
     """
-    return jnp.cos(jnp.sum(theta, axis=-1) - 1.94)
+    return jnp.cos(jnp.sum(as_wide(theta), axis=-1) - 1.94)
+
+
+def _of_size(x, size):
+    x = as_wide(x)
+    if x.shape[-1:] != (size,):
+        raise ValueError(f"this density is of points [*batch, {size}], got shape {x.shape}")
+    return x
 
 
 def _unit(latitude, longitude):
@@ -72,11 +83,13 @@ def sphere_modes(x: Array) -> Array:
 
     Latitude and longitude of the means: (0.7, 1.5), (-1, 1), (0.6, 5), (-0.7, 4).  The paper prints (0.6, 0.5) for the third,
     which does not give its own figure.
-    Shapes: unit vectors `x` [*batch, 3] -> [*batch].  Source: Rezende et al. 2020, section 3, corrected.
+    Shapes: unit vectors `x` [*batch, 3] -> [*batch].  Raises ValueError for others.
+    Source: Rezende et al. 2020, section 3, corrected.
 
     >>> bool(sphere_modes(jnp.asarray(SPHERE_CENTRES[0])) > 10)
     True
     """
+    x = _of_size(x, 3)
     return jax.nn.logsumexp(
         10 * inner_product(jnp.asarray(SPHERE_CENTRES, x.dtype), x[..., None, :]), axis=-1
     )
@@ -88,13 +101,13 @@ def ring(z: Array) -> Array:
     $\log\tilde p(z) = -\tfrac12\big(\tfrac{\|z\|-2}{0.4}\big)^2
         + \log\big(e^{-\frac12(\frac{z_1-2}{0.6})^2} + e^{-\frac12(\frac{z_1+2}{0.6})^2}\big)$
 
-    Shapes: `z` [*batch, 2] -> [*batch].  Source: Rezende & Mohamed 2015, table 1.
+    Shapes: `z` [*batch, 2] -> [*batch].  Raises ValueError for others.  Source: Rezende & Mohamed 2015, table 1.
 
     >>> bool(jnp.abs(ring(jnp.array([2.0, 0.0]))) < 1e-6)
     True
     """
-    square = inner_product(z, z)
-    radius = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    z = _of_size(z, 2)
+    radius = norm(z)
     sides = [-0.5 * jnp.square((z[..., 0] + side) / 0.6) for side in (-2, 2)]
     return -0.5 * jnp.square((radius - 2) / 0.4) + jnp.logaddexp(*sides)
 
@@ -106,11 +119,12 @@ def wave(z: Array) -> Array:
         Z = 8\sqrt{2\pi}\cdot0.4$ on the strip
 
     It does not decay in z_1: on the whole plane it is no density.
-    Shapes: `z` [*batch, 2] -> [*batch].  Source: Rezende & Mohamed 2015, table 1.
+    Shapes: `z` [*batch, 2] -> [*batch].  Raises ValueError for others.  Source: Rezende & Mohamed 2015, table 1.
 
     >>> wave(jnp.array([1.0, 1.4])).round(5)
     Array(-0.5, dtype=float32)
     """
+    z = _of_size(z, 2)
     return -0.5 * jnp.square((z[..., 1] - jnp.sin(0.5 * jnp.pi * z[..., 0])) / 0.4)
 
 
@@ -122,11 +136,13 @@ def waves(z: Array, gap: Callable[[Array], Array], widths: tuple[float, float]) 
 
     U3: $g(t) = 3e^{-\frac12(\frac{t-1}{0.6})^2}$, widths (.35, .35).  U4: $g(t) = 3\,\mathrm{sigmoid}\frac{t-1}{0.3}$,
     widths (.4, .35).
-    Shapes: `z` [*batch, 2], `gap(z_1)` [*batch] -> [*batch], two `widths` -> [*batch].  Source: Rezende & Mohamed 2015, table 1.
+    Shapes: `z` [*batch, 2], `gap(z_1)` [*batch] -> [*batch], two `widths` -> [*batch].  Raises ValueError for others.
+    Source: Rezende & Mohamed 2015, table 1.
 
     >>> waves(jnp.zeros(2), lambda t: 0 * t, (0.4, 0.35)) == jnp.log(2.0)
     Array(True, dtype=bool)
     """
+    z = _of_size(z, 2)
     height = z[..., 1] - jnp.sin(0.5 * jnp.pi * z[..., 0])
     bands = height / widths[0], (height + gap(z[..., 0])) / widths[1]
     return jnp.logaddexp(*(-0.5 * jnp.square(band) for band in bands))

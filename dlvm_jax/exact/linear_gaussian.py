@@ -10,10 +10,11 @@ import jax.numpy as jnp
 from dlvm_jax.functional.conditioning import gaussian_marginal, gaussian_posterior
 from dlvm_jax.functional.densities import multivariate_normal_log_prob
 from dlvm_jax.functional.linear_gaussian import LinearGaussian as LinearGaussian
+from dlvm_jax.functional.linear_gaussian import checked
 from dlvm_jax.functional.linear_gaussian import log_evidence as log_evidence
 from dlvm_jax.functional.linear_gaussian import posterior as posterior
 from dlvm_jax.functional.linear_gaussian import sample as sample
-from dlvm_jax.functional.numerics import einsum
+from dlvm_jax.functional.numerics import as_wide, einsum
 from dlvm_jax.functional.types import Array
 
 __all__ = ["hierarchy_conditional", "hierarchy_log_evidence", "hierarchy_posterior"]
@@ -25,6 +26,7 @@ def _noise(model):
 
 def _collapsed(top, bottom):
     """Weights, offset and factor of the noise of x given z2, with z1 integrated out."""
+    (top,), (bottom,) = checked(top), checked(bottom)
     mean, tril = gaussian_marginal(top.mean, _noise(top), bottom.w, bottom.mean, _noise(bottom))
     return einsum("di,ij->dj", bottom.w, top.w), mean, tril
 
@@ -76,5 +78,6 @@ def hierarchy_conditional(
     >>> round(float(hierarchy_conditional(one, one, jnp.ones(1), jnp.zeros(1))[0][0]), 6)
     0.5
     """
-    mean = einsum("ij,...j->...i", top.w, z2) + top.mean
+    (top,), (bottom, x) = checked(top), checked(bottom, x)
+    mean = einsum("ij,...j->...i", top.w, as_wide(z2)) + top.mean
     return gaussian_posterior(mean, _noise(top), bottom.w, bottom.mean, _noise(bottom), x)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional.numerics import as_wide
 from dlvm_jax.functional.types import Array
 
 __all__ = ["discriminator_loss", "generator_loss"]
@@ -21,6 +22,7 @@ def discriminator_loss(logits_real: Array, logits_fake: Array) -> Array:
     >>> round(float(discriminator_loss(jnp.zeros(3), jnp.zeros(2))), 6)
     1.386294
     """
+    logits_real, logits_fake = as_wide(logits_real, logits_fake)
     return jnp.mean(jax.nn.softplus(-logits_real)) + jnp.mean(jax.nn.softplus(logits_fake))
 
 
@@ -34,4 +36,4 @@ def generator_loss(logits_fake: Array) -> Array:
     >>> round(float(generator_loss(jnp.zeros(3))), 6)
     0.693147
     """
-    return jnp.mean(jax.nn.softplus(-logits_fake))
+    return jnp.mean(jax.nn.softplus(-as_wide(logits_fake)))

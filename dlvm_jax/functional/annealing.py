@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import draw_normal, sum_event
+from dlvm_jax.functional.numerics import as_integer, as_wide, sum_event
 from dlvm_jax.functional.types import Array, Key, Numeric
 
 __all__ = ["Annealed", "adapt_step_size", "ais", "sigmoid_betas"]
@@ -40,7 +40,7 @@ def sigmoid_betas(temperatures: int) -> Array:
     >>> sigmoid_betas(2).tolist()
     [0.0, 0.5, 1.0]
     """
-    if temperatures < 1:
+    if as_integer(temperatures, "the number of temperatures") < 1:
         raise ValueError(f"annealing needs at least one temperature, got {temperatures}")
     s = jax.nn.sigmoid(4 * jnp.linspace(-1.0, 1.0, temperatures + 1))
     return (s - s[0]) / (s[-1] - s[0])
@@ -55,16 +55,14 @@ def _value_and_gradient(function, z):
 def _hmc(key, log_density, z, step_size, leapfrog_steps):
     """One Hamiltonian Monte Carlo transition, which leaves the density invariant: new state, acceptance probability."""
     key_momentum, key_uniform = jax.random.split(key)
-    momentum = draw_normal(key_momentum, z.shape, z.dtype)
+    momentum = jax.random.normal(key_momentum, z.shape, z.dtype)
     before, gradient = _value_and_gradient(log_density, z)
     event_ndim = z.ndim - before.ndim
 
     def spread(values):
         return values.reshape(values.shape + (1,) * event_ndim)
 
-    jitter, uniform = jax.random.uniform(
-        key_uniform, (2, *before.shape), jnp.promote_types(before.dtype, jnp.float32)
-    )
+    jitter, uniform = jax.random.uniform(key_uniform, (2, *before.shape), before.dtype)
     eps = spread(step_size * (1 + STEP_JITTER * (2 * jitter - 1)))
 
     def leapfrog(_, state):
@@ -83,19 +81,22 @@ def _hmc(key, log_density, z, step_size, leapfrog_steps):
     return z, jnp.exp(jnp.minimum(log_ratio, 0.0))
 
 
-def _check(betas, leapfrog_steps):
-    if jnp.ndim(betas) != 1 or len(betas) < 2:
+def _checked(log_start, log_target, z0, betas, leapfrog_steps):
+    """The start and betas, in the widest type that the densities have, so that all of the loop is of one type."""
+    z0, betas = as_wide(z0), as_wide(betas)
+    values = [jax.eval_shape(function, z0) for function in (log_start, log_target)]
+    shapes = [value.shape for value in values]
+    if not shapes[0] or shapes[0] != shapes[1] or shapes[0] != z0.shape[: len(shapes[0])]:
         raise ValueError(
-            f"betas are a list of at least two inverse temperatures, got shape {jnp.shape(betas)}"
+            f"z0 [chains, *batch, *event] of shape {z0.shape} has log-densities [chains, *batch], got shapes "
+            f"{shapes[0]} and {shapes[1]}"
         )
-    if leapfrog_steps < 1:
+    if betas.ndim != 1 or len(betas) < 2:
+        raise ValueError(f"betas are a list of at least two inverse temperatures, got shape {betas.shape}")
+    if as_integer(leapfrog_steps, "the number of leapfrog steps") < 1:
         raise ValueError(f"a trajectory needs at least one leapfrog step, got {leapfrog_steps}")
-
-
-def _as_precise(z0, *log_densities):
-    """The start in the widest type of itself and the values of the densities."""
-    types = (jax.eval_shape(log_density, z0).dtype for log_density in log_densities)
-    return z0.astype(jnp.result_type(z0, *types))
+    dtype = jnp.result_type(z0, *values)
+    return z0.astype(dtype), betas.astype(dtype)
 
 
 def _path(log_start, log_target, beta):
@@ -119,14 +120,14 @@ def adapt_step_size(
     no longer leaves $f_\beta$ invariant: the weights of such a run (Wu et al. adapt so) are slightly biased.  Give the
     pilot its own `key` and its own `z0`; given its step sizes, the weights of `ais` are then exactly unbiased.
     Shapes: `z0` [chains, *batch, *event] draws of the start, `betas` [T + 1], `step_size` broadcasts to [*batch] -> [T, *batch].
-    Raises ValueError for fewer than two betas or no leapfrog step.  Source: Wu et al. 2017 (in a pilot run here).
+    Raises ValueError for other shapes, fewer than two betas or no leapfrog step.  Source: Wu et al. 2017 (in a pilot run here).
 
     >>> log_normal = lambda z: -0.5 * jnp.square(z).sum(-1)
     >>> z0 = jax.random.normal(jax.random.key(0), (20, 3, 2))
     >>> adapt_step_size(jax.random.key(1), log_normal, log_normal, z0, jnp.linspace(0, 1, 6)).shape
     (5, 3)
     """
-    _check(betas, leapfrog_steps)
+    z0, betas = _checked(log_start, log_target, z0, betas, leapfrog_steps)
 
     def step(carry, inputs):
         z, log_step = carry
@@ -135,8 +136,6 @@ def adapt_step_size(
         change = ADAPTATION_RATE * (acceptance.mean(0) - TARGET_ACCEPTANCE)
         return (z, log_step + change), jnp.exp(log_step)
 
-    z0 = _as_precise(z0, log_start, log_target)
-    betas = jnp.asarray(betas, z0.dtype)
     batch = jax.eval_shape(log_start, z0).shape[1:]
     start = (z0, jnp.broadcast_to(jnp.log(jnp.asarray(step_size, z0.dtype)), batch))
     return jax.lax.scan(step, start, (jax.random.split(key, len(betas) - 1), betas[1:]))[1]
@@ -166,7 +165,7 @@ def ais(
 
     Shapes: `z0` [chains, *batch, *event], `betas` [T + 1], `step_size` broadcasts to [T, *batch] ->
     `Annealed` of log-weights [chains, *batch] in nats, acceptance [T, *batch], final z [chains, *batch, *event].
-    Raises ValueError for fewer than two betas or no leapfrog step.
+    Raises ValueError for other shapes, fewer than two betas or no leapfrog step.
     Source: Neal 2001; Wu et al. 2017; Grosse, Ghahramani, Adams 2015 (bidirectional).
 
     >>> log_start = lambda z: -0.5 * jnp.square(z).sum(-1)
@@ -175,7 +174,7 @@ def ais(
     >>> bool(jnp.allclose(result.log_w, -7.0)), result.acceptance.shape
     (True, (5, 3))
     """
-    _check(betas, leapfrog_steps)
+    z0, betas = _checked(log_start, log_target, z0, betas, leapfrog_steps)
 
     def step(carry, inputs):
         z, log_w = carry
@@ -184,8 +183,6 @@ def ais(
         z, acceptance = _hmc(key, _path(log_start, log_target, beta), z, eps, leapfrog_steps)
         return (z, log_w), acceptance.mean(0)
 
-    z0 = _as_precise(z0, log_start, log_target)
-    betas = jnp.asarray(betas, z0.dtype)
     shape = jax.eval_shape(log_start, z0).shape
     steps = jnp.broadcast_to(jnp.asarray(step_size, z0.dtype), (len(betas) - 1, *shape[1:]))
     inputs = (jax.random.split(key, len(betas) - 1), betas[:-1], betas[1:], steps)

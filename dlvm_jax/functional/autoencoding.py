@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import draw_normal, sum_event
+from dlvm_jax.functional.numerics import as_float, as_wide, sum_event
 from dlvm_jax.functional.types import Array, Key, Numeric
 
 __all__ = [
@@ -35,6 +35,7 @@ def squared_error(x: Array, reconstruction: Array, event_ndim: int = 1) -> Array
     >>> squared_error(jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0]))
     Array(5., dtype=float32)
     """
+    x, reconstruction = as_wide(x, reconstruction)
     return sum_event(jnp.square(reconstruction - x), event_ndim)
 
 
@@ -51,6 +52,7 @@ def sparse_penalty(code: Array) -> Array:
     >>> sparse_penalty(jnp.array([3.0, -4.0]))
     Array(7., dtype=float32)
     """
+    code = as_wide(code)
     return sum_event(code * jnp.sign(code), 1)  # |z| with slope 0 at 0; that of jnp.abs is 1 there
 
 
@@ -64,6 +66,7 @@ def soft_threshold(x: Array, threshold: Numeric) -> Array:
     >>> soft_threshold(jnp.array([3.0, -3.0, 0.5]), 1.0)
     Array([ 2., -2.,  0.], dtype=float32)
     """
+    x, threshold = as_wide(x, threshold)
     return jnp.sign(x) * jnp.maximum(jnp.abs(x) - threshold, 0)
 
 
@@ -73,12 +76,18 @@ def sparse_code(x: Array, dictionary: Array, penalty: Numeric) -> Array:
     $\arg\min_z \|Wz - x\|_2^2 + \lambda\|z\|_1 = S_{\lambda/2}(W^\top x),\ W^\top W = I$
 
     Half of the weight, since the squared error has no factor 1/2.  Orthonormality is the caller's to ensure.
-    Shapes: `x` [*batch, D], `dictionary` W [D, k], `penalty` a weight or [k] weights -> [*batch, k].
+    Shapes: `x` [*batch, D], `dictionary` W [D, k], `penalty` a weight or [k] weights -> [*batch, k].  Raises ValueError where
+    they do not fit together.
     Source: Hastie, Tibshirani, Friedman 2009, table 3.4.
 
     >>> sparse_code(jnp.array([3.0, 0.5]), jnp.eye(2), 2.0)
     Array([2., 0.], dtype=float32)
     """
+    x, dictionary, penalty = as_wide(x, dictionary, penalty)
+    if dictionary.ndim != 2 or x.shape[-1] != len(dictionary):
+        raise ValueError(
+            f"x [*batch, D] needs a dictionary [D, k], got shapes {x.shape} and {dictionary.shape}"
+        )
     return soft_threshold(jnp.matmul(x, dictionary, precision="highest"), penalty / 2)
 
 
@@ -94,8 +103,9 @@ def gaussian_corruption(key: Key, x: Array, std: Numeric) -> Array:
     >>> gaussian_corruption(jax.random.key(0), jnp.ones(2), 0.0)
     Array([1., 1.], dtype=float32)
     """
-    x = jnp.asarray(x)
-    return x + std * draw_normal(key, x.shape, x.dtype)
+    dtype = as_float(x).dtype
+    x, std = as_wide(x, std)
+    return (x + std * jax.random.normal(key, x.shape, x.dtype)).astype(dtype)  # narrow draws would be biased
 
 
 def masking_corruption(key: Key, x: Array, rate: Numeric) -> Array:
@@ -108,8 +118,8 @@ def masking_corruption(key: Key, x: Array, rate: Numeric) -> Array:
     >>> masking_corruption(jax.random.key(0), jnp.ones(2), 1.0)
     Array([0., 0.], dtype=float32)
     """
-    x = jnp.asarray(x)
-    kept = jax.random.bernoulli(key, 1 - jnp.asarray(rate), x.shape)
+    x = as_float(x)
+    kept = jax.random.bernoulli(key, 1 - as_wide(rate), x.shape)
     return jnp.where(kept, x, 0)
 
 
@@ -125,7 +135,7 @@ def contractive_penalty(encode: Callable[[Array], Array], x: Array, event_ndim: 
     >>> contractive_penalty(lambda x: 2 * x, jnp.ones((4, 3)))
     Array([12., 12., 12., 12.], dtype=float32)
     """
-    code, pullback = jax.vjp(encode, x)
+    code, pullback = jax.vjp(encode, as_float(x))
     units = jnp.eye(code.shape[-1], dtype=code.dtype)
     rows = jax.vmap(lambda unit: pullback(jnp.broadcast_to(unit, code.shape))[0])(units)
     return sum_event(jnp.square(rows), event_ndim).sum(0)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from dlvm_jax.functional.numerics import log_mean_exp
+from dlvm_jax.functional.numerics import as_wide, log_mean_exp
 from dlvm_jax.functional.types import Array, Numeric, Shape
 
 __all__ = [
@@ -31,6 +31,11 @@ __all__ = [
 ]
 
 
+def _check_samples(name, log_w):
+    if not log_w.ndim:
+        raise ValueError(f"{name} has the samples on its first axis, [samples, *batch], got one number")
+
+
 def log_weight(log_lik: Array, log_prior: Array, log_posterior: Array) -> Array:
     r"""Logarithm of the importance weight of a latent sample.
 
@@ -38,9 +43,10 @@ def log_weight(log_lik: Array, log_prior: Array, log_posterior: Array) -> Array:
 
     Shapes: all broadcast -> same, nats.  Source: Burda, Grosse, Salakhutdinov 2016, eq. 8.
 
-    >>> log_weight(-1.0, -2.0, -1.5)
+    >>> float(log_weight(-1.0, -2.0, -1.5))
     -1.5
     """
+    log_lik, log_prior, log_posterior = as_wide(log_lik, log_prior, log_posterior)
     return log_lik + log_prior - log_posterior
 
 
@@ -50,11 +56,19 @@ def elbo(log_lik: Array, kl: Array, beta: Numeric = 1.0) -> Array:
     $\mathcal L_\beta = \mathbb E_{q(z\mid x)}[\log p(x\mid z)] - \beta\,\mathrm{KL}(q(z\mid x)\,\|\,p(z))$
 
     Shapes: `log_lik` [S, *batch] at S samples of q, `kl` [*batch] -> [*batch], nats.  A lower bound on log p(x) only for
-    beta >= 1.  Source: Kingma & Welling 2014, eq. 7; Higgins et al. 2017, eq. 4.
+    beta >= 1.  Raises ValueError for a log_lik without the axis of samples, or of another batch.
+    Source: Kingma & Welling 2014, eq. 7; Higgins et al. 2017, eq. 4.
 
     >>> elbo(jnp.array([[-3.0], [-1.0]]), jnp.array([0.5]))
     Array([-2.5], dtype=float32)
     """
+    log_lik, kl, beta = as_wide(log_lik, kl, beta)
+    _check_samples("log_lik", log_lik)
+    if log_lik.shape[1:] != kl.shape:
+        raise ValueError(
+            f"log_lik is [samples, *batch] and kl is [*batch], got shapes {log_lik.shape} and {kl.shape}; "
+            "of one sample give log_lik[None]"
+        )
     return jnp.mean(log_lik, axis=0) - beta * kl
 
 
@@ -65,11 +79,19 @@ def elbo_sampled(log_lik: Array, log_prior: Array, log_posterior: Array, beta: N
         \ z_s\sim q(z\mid x)$
 
     Shapes: each [S, *batch] -> [*batch], nats.  With the exact posterior and beta = 1 every single sample gives log p(x).
+    Raises ValueError for different shapes, or none.
     Source: Kingma & Welling 2014, eq. 6.
 
     >>> elbo_sampled(jnp.array([-1.0]), jnp.array([-2.0]), jnp.array([-1.5]))
     Array(-1.5, dtype=float32)
     """
+    log_lik, log_prior, log_posterior, beta = as_wide(log_lik, log_prior, log_posterior, beta)
+    _check_samples("log_lik", log_lik)
+    if not log_lik.shape == log_prior.shape == log_posterior.shape:
+        raise ValueError(
+            "log_lik, log_prior and log_posterior are all [samples, *batch], got shapes "
+            f"{log_lik.shape}, {log_prior.shape}, {log_posterior.shape}"
+        )
     return jnp.mean(log_lik - beta * (log_posterior - log_prior), axis=0)
 
 
@@ -85,6 +107,8 @@ def naive_evidence(log_lik: Array) -> Array:
     >>> bool(jnp.isclose(naive_evidence(jnp.log(jnp.array([0.5, 1.5]))), 0.0, atol=1e-6))
     True
     """
+    log_lik = as_wide(log_lik)
+    _check_samples("log_lik", log_lik)
     return log_mean_exp(log_lik)
 
 
@@ -100,6 +124,8 @@ def importance_weighted(log_w: Array) -> Array:
     >>> bool(jnp.isclose(importance_weighted(jnp.log(jnp.array([0.5, 1.5]))), 0.0, atol=1e-6))
     True
     """
+    log_w = as_wide(log_w)
+    _check_samples("log_w", log_w)
     return log_mean_exp(log_w)
 
 
@@ -114,6 +140,8 @@ def renyi(log_w: Array, alpha: float) -> Array:
     >>> renyi(jnp.array([-3.0, -1.0]), 1.0)
     Array(-2., dtype=float32)
     """
+    log_w = as_wide(log_w)
+    _check_samples("log_w", log_w)
     if alpha == 1:
         return jnp.mean(log_w, axis=0)
     return log_mean_exp((1 - alpha) * log_w) / (1 - alpha)
@@ -140,15 +168,21 @@ def dreg(log_weight_fn: Callable[[Array], Array], z: Array) -> Array:
     Same expected gradient as `importance_weighted`, with a signal-to-noise ratio that does not fall with K.
     `log_weight_fn(z)` returns log w and must hold the posterior's parameters constant (stop-gradient) where they enter
     log q; `z` are reparameterised samples; the value is the bound.
-    Shapes: `z` [K, *batch, M], log w [K, *batch] -> [*batch], nats.
+    Shapes: `z` [K, *batch, M], log w [K, *batch] -> [*batch], nats.  Raises ValueError where they do not fit together.
     Source: Tucker, Lawson, Gu, Maddison 2019, eq. 8.
 
     >>> dreg(lambda z: -z[..., 0], jnp.zeros((4, 2, 1)))
     Array([0., 0.], dtype=float32)
     """
-    weight = jax.lax.stop_gradient(jax.nn.softmax(log_weight_fn(z), axis=0))
+    z = as_wide(z)
+    first = as_wide(log_weight_fn(z))
+    if not first.ndim or first.shape != z.shape[: first.ndim]:
+        raise ValueError(
+            f"z of shape {z.shape} has log-weights of its first axes, [samples, *batch], got shape {first.shape}"
+        )
+    weight = jax.lax.stop_gradient(jax.nn.softmax(first, axis=0))
     spread = weight.reshape(weight.shape + (1,) * (z.ndim - weight.ndim))
-    log_w = log_weight_fn(_scale_gradient(z, jnp.broadcast_to(spread, z.shape)))
+    log_w = as_wide(log_weight_fn(_scale_gradient(z, jnp.broadcast_to(spread, z.shape))))
     surrogate = jnp.sum(
         jnp.where(weight > 0, weight * log_w, 0.0), axis=0
     )  # a weight of zero may have log w = -inf
@@ -182,8 +216,8 @@ def empty_weights(shape: Shape = (), dtype: DTypeLike = jnp.float32) -> Weights:
     >>> empty_weights((2,)).count
     Array([0., 0.], dtype=float32)
     """
-    zero = jnp.zeros(shape, dtype)
-    return Weights(zero, jnp.full(shape, -jnp.inf, dtype), zero, zero)
+    zero = as_wide(jnp.zeros(shape, dtype))
+    return Weights(zero, jnp.full_like(zero, -jnp.inf), zero, zero)
 
 
 def accumulate(weights: Weights, log_w: Array) -> Weights:
@@ -191,12 +225,19 @@ def accumulate(weights: Weights, log_w: Array) -> Weights:
 
     $m' = \max(m, \max_k\log w_k),\quad S' = S e^{m-m'} + \sum_k e^{\log w_k - m'}$
 
-    Shapes: `weights` of [*batch], `log_w` [K, *batch] -> `Weights` of [*batch].
+    Shapes: `weights` of [*batch], `log_w` [K, *batch] -> `Weights` of [*batch].  Raises ValueError for another batch.
     Source: Milakov & Gimelshein 2018, algorithm 3.
 
     >>> float(accumulate(empty_weights(), jnp.array([0.0, 0.0])).total)
     2.0
     """
+    *sums, log_w = as_wide(*weights, log_w)
+    weights = Weights(*sums)
+    _check_samples("log_w", log_w)
+    if log_w.shape[1:] != weights.total.shape:
+        raise ValueError(
+            f"running sums of a batch {weights.total.shape} take log-weights [samples, *batch], got shape {log_w.shape}"
+        )
     log_max = jax.lax.stop_gradient(jnp.maximum(weights.log_max, jnp.max(log_w, axis=0)))  # it cancels
     anchor = jnp.where(jnp.isfinite(log_max), log_max, 0.0)
     rescale, relative = jnp.exp(weights.log_max - anchor), jnp.exp(log_w - anchor)
@@ -223,7 +264,7 @@ def summarise(weights: Weights) -> Evidence:
     >>> summarise(accumulate(empty_weights(), jnp.zeros(8))).effective_sample_size
     Array(8., dtype=float32)
     """
-    count, log_max, total, squares = weights
+    count, log_max, total, squares = as_wide(*weights)
     none = squares == 0
     ess = jnp.where(none, 0.0, total**2 / jnp.where(none, 1.0, squares))
     relative_variance = jnp.maximum(count / ess - 1, 0.0) / (count - 1)
@@ -241,4 +282,6 @@ def evidence(log_w: Array) -> Evidence:
     >>> float(evidence(jnp.zeros(4)).log_evidence)
     0.0
     """
+    log_w = as_wide(log_w)
+    _check_samples("log_w", log_w)
     return summarise(accumulate(empty_weights(log_w.shape[1:], log_w.dtype), log_w))

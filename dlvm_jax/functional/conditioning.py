@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import solve_triangular
 
-from dlvm_jax.functional.numerics import einsum
+from dlvm_jax.functional.numerics import as_wide, check_factor, einsum
 from dlvm_jax.functional.types import Array
 
 __all__ = ["gaussian_condition", "gaussian_marginal", "gaussian_posterior"]
@@ -22,6 +22,19 @@ def lower_factor(root: Array) -> Array:
     return (jnp.where(jnp.diagonal(upper) < 0, -1, 1)[:, None] * upper).T
 
 
+def _check_model(mean, scale_tril, a, b, noise_tril):
+    if a.ndim != 2 or not mean.ndim or a.shape != (*b.shape, mean.shape[-1]):
+        raise ValueError(
+            f"a map [m, n] of vectors x [*batch, n] needs an offset [m], got shapes {a.shape}, {mean.shape}, {b.shape}"
+        )
+    for tril, size in ((scale_tril, a.shape[1]), (noise_tril, a.shape[0])):
+        check_factor(tril, size)
+        if tril.ndim != 2:
+            raise ValueError(
+                f"expected one factor [n, n] for all examples, got shape {tril.shape}; vmap for more"
+            )
+
+
 def gaussian_marginal(
     mean: Array, scale_tril: Array, a: Array, b: Array, noise_tril: Array
 ) -> tuple[Array, Array]:
@@ -30,11 +43,14 @@ def gaussian_marginal(
     $p(y) = \mathcal N(y\mid A\mu+b,\ L^{-1}+A\Lambda^{-1}A^\top)$
 
     Shapes: `mean` [*batch, n], `scale_tril` [n, n] (Cholesky factor of $\Lambda^{-1}$), `a` [m, n], `b` [m], `noise_tril`
-    [m, m] (of $L^{-1}$) -> mean [*batch, m], scale_tril [m, m].  Source: Bishop 2006, eq. 2.115.
+    [m, m] (of $L^{-1}$) -> mean [*batch, m], scale_tril [m, m].  Raises ValueError for other shapes and, unless they are
+    traced, for factors that are not lower triangular.  Source: Bishop 2006, eq. 2.115.
 
     >>> gaussian_marginal(jnp.ones(1), 3 * jnp.eye(1), jnp.ones((1, 1)), jnp.ones(1), 4 * jnp.eye(1))
     (Array([2.], dtype=float32), Array([[5.]], dtype=float32))
     """
+    mean, scale_tril, a, b, noise_tril = as_wide(mean, scale_tril, a, b, noise_tril)
+    _check_model(mean, scale_tril, a, b, noise_tril)
     root = jnp.concatenate([einsum("ij,jk->ik", a, scale_tril), noise_tril], axis=1)
     return einsum("ij,...j->...i", a, mean) + b, lower_factor(root)
 
@@ -46,7 +62,7 @@ def gaussian_posterior(
 
     $p(x\mid y) = \mathcal N(x\mid \Sigma\{A^\top L(y-b)+\Lambda\mu\},\ \Sigma),\quad \Sigma = (\Lambda+A^\top LA)^{-1}$
 
-    Shapes: as `gaussian_marginal`, and `y` [*batch, m] -> mean [*batch, n], scale_tril [n, n].
+    Shapes: as `gaussian_marginal`, and `y` [*batch, m] -> mean [*batch, n], scale_tril [n, n].  Raises ValueError alike.
     Source: Bishop 2006, eq. 2.116 and 2.117.
 
     >>> one = jnp.eye(1)
@@ -54,6 +70,10 @@ def gaussian_posterior(
     >>> round(float(mean[0]), 6), round(float(tril[0, 0] ** 2), 6)
     (0.5, 0.5)
     """
+    mean, scale_tril, a, b, noise_tril, y = as_wide(mean, scale_tril, a, b, noise_tril, y)
+    _check_model(mean, scale_tril, a, b, noise_tril)
+    if y.shape[-1:] != b.shape:
+        raise ValueError(f"expected y [*batch, {len(b)}], got shape {y.shape}")
     # in units of the prior and of the noise the model is y = B x + noise, B = N^-1 A S, and the precision I + B^T B
     white = solve_triangular(noise_tril, einsum("ij,jk->ik", a, scale_tril), lower=True)
     factor = lower_factor(jnp.concatenate([jnp.eye(white.shape[1], dtype=white.dtype), white.T], axis=1))
@@ -72,15 +92,27 @@ def gaussian_condition(
     $p(x_a\mid x_b) = \mathcal N(\mu_a+\Sigma_{ab}\Sigma_{bb}^{-1}(x_b-\mu_b),\
         \Sigma_{aa}-\Sigma_{ab}\Sigma_{bb}^{-1}\Sigma_{ba})$
 
-    Shapes: `mean` [*batch, n], `scale_tril` [n, n], `observed` k different indices b (a sequence of Python integers), `value`
-    [*batch, k] -> mean [*batch, n - k], scale_tril [n - k, n - k].  Raises ValueError for indices out of range or repeated.
+    Shapes: `mean` [*batch, n], `scale_tril` [n, n], `observed` k different indices b (a sequence of Python integers) or a mask
+    of n booleans, `value` [*batch, k] -> mean [*batch, n - k], scale_tril [n - k, n - k].  Raises ValueError for indices out of
+    range or repeated, and for other shapes.
     Source: Bishop 2006, eq. 2.81 and 2.82.
 
     >>> mean, tril = gaussian_condition(jnp.zeros(2), jnp.array([[1.0, 0], [3, 4]]), [0], jnp.ones(1))
     >>> float(mean[0]), float(tril[0, 0])
     (3.0, 4.0)
     """
-    size, given = scale_tril.shape[0], np.asarray(observed, int)
+    mean, scale_tril, value = as_wide(mean, scale_tril, value)
+    check_factor(scale_tril, mean.shape[-1])
+    size, given = scale_tril.shape[0], np.asarray(observed)
+    if given.dtype == bool and given.shape == (size,):
+        given = np.flatnonzero(given)
+    elif given.ndim != 1 or (given.size and not np.issubdtype(given.dtype, np.integer)):
+        raise ValueError(f"observed coordinates are a list of integers, got {observed}")
+    given = given.astype(int)
+    if value.shape[-1:] != given.shape:
+        raise ValueError(
+            f"{given.size} observed coordinates need values [*batch, {given.size}], got shape {value.shape}"
+        )
     if len(set(given.tolist())) < given.size or not np.isin(given, np.arange(size)).all():
         raise ValueError(
             f"observed coordinates are different indices from 0 to {size - 1}, got {given.tolist()}"

@@ -1,7 +1,8 @@
 """Log-densities and samplers.
 
 Every log-density sums exactly its event axes (the last `event_ndim`, one by default) and keeps the batch;
-parameters broadcast against the value.  Samplers take `(key, *parameters, shape)` and return `shape` + the parameters'
+parameters broadcast against the value.  It is computed in float32 or wider.  That of a discrete law is NaN for a value that the
+law cannot have, such as a fraction of a level.  Samplers take `(key, *parameters, shape)` and return `shape` + the parameters'
 shape; the Gaussian ones are reparameterised.  Gaussians are parameterised by `log_std`; units are nats.
 """
 
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 from dlvm_jax.functional.numerics import (
     LOG_2PI,
     as_float,
-    draw_normal,
+    as_integer,
+    as_wide,
+    check_factor,
     einsum,
     log1mexp,
     log_normal_cdf,
@@ -53,6 +56,7 @@ def reparameterise(eps: Array, mean: Numeric, log_std: Numeric) -> Array:
     >>> reparameterise(jnp.array([1.0]), jnp.array([2.0]), jnp.array([0.0]))
     Array([3.], dtype=float32)
     """
+    eps, mean, log_std = as_wide(eps, mean, log_std)
     return mean + jnp.exp(log_std) * eps
 
 
@@ -69,6 +73,7 @@ def normal_log_prob(x: Array, mean: Numeric, log_std: Numeric, event_ndim: int =
     >>> float(normal_log_prob(jnp.zeros(1), 0.0, 0.0))
     -0.9189385175704956
     """
+    x, mean, log_std = as_wide(x, mean, log_std)
     standard = (x - mean) * jnp.exp(-log_std)
     return sum_event(-0.5 * jnp.square(standard) - log_std - 0.5 * LOG_2PI, event_ndim)
 
@@ -84,9 +89,11 @@ def normal_sample(key: Key, mean: Numeric, log_std: Numeric, shape: Shape = ()) 
     >>> normal_sample(jax.random.key(0), jnp.zeros(3), 0.0, (2,)).shape
     (2, 3)
     """
-    mean = jnp.asarray(mean)
-    full = shape + jnp.broadcast_shapes(mean.shape, jnp.shape(log_std))
-    return reparameterise(draw_normal(key, full, jnp.result_type(mean, log_std, float)), mean, log_std)
+    dtype = jnp.result_type(mean, log_std, float)
+    mean, log_std = as_wide(mean, log_std)
+    full = shape + jnp.broadcast_shapes(mean.shape, log_std.shape)
+    # narrow draws would have a mean below zero, so they are rounded after
+    return reparameterise(jax.random.normal(key, full, mean.dtype), mean, log_std).astype(dtype)
 
 
 def multivariate_normal_log_prob(x: Array, mean: Array, scale_tril: Array) -> Array:
@@ -96,12 +103,15 @@ def multivariate_normal_log_prob(x: Array, mean: Array, scale_tril: Array) -> Ar
         = -\tfrac12\|L^{-1}(x-\mu)\|^2 - \sum_i\log L_{ii} - \tfrac D2\log 2\pi$
 
     Shapes: `x`, `mean` [*batch, D], `scale_tril` [*batch, D, D] lower triangular with positive diagonal -> [*batch], nats.
+    Raises ValueError for another shape and, unless it is traced, for a factor that is not lower triangular, such as a covariance.
     Source: Bishop 2006, eq. 2.43.
 
     >>> float(multivariate_normal_log_prob(jnp.zeros(2), jnp.zeros(2), jnp.eye(2)))
     -1.8378770351409912
     """
+    x, mean, scale_tril = as_wide(x, mean, scale_tril)
     residual = x - mean
+    check_factor(scale_tril, residual.shape[-1])
     residual = jnp.broadcast_to(residual, jnp.broadcast_shapes(residual.shape, scale_tril.shape[:-1]))
     if scale_tril.ndim == 2:  # one factor of all: its copies would not fit into memory
         columns = residual.reshape(-1, residual.shape[-1]).T
@@ -119,15 +129,18 @@ def multivariate_normal_sample(key: Key, mean: Array, scale_tril: Array, shape: 
 
     $z = \mu + L\epsilon,\ \epsilon\sim\mathcal N(0, I)$
 
-    Shapes: `mean` [*batch, D], `scale_tril` [*batch, D, D] -> [*shape, *batch, D].  Source: Bishop 2006, section 11.1.1.
+    Shapes: `mean` [*batch, D], `scale_tril` [*batch, D, D] -> [*shape, *batch, D].  Raises ValueError as
+    `multivariate_normal_log_prob`.  Source: Bishop 2006, section 11.1.1.
 
     >>> multivariate_normal_sample(jax.random.key(0), jnp.zeros(2), jnp.eye(2), (5,)).shape
     (5, 2)
     """
-    mean = jnp.asarray(mean)
+    dtype = jnp.result_type(mean, scale_tril, float)
+    mean, scale_tril = as_wide(mean, scale_tril)
+    check_factor(scale_tril, scale_tril.shape[-1] if mean.ndim == 0 else mean.shape[-1])
     full = shape + jnp.broadcast_shapes(mean.shape, scale_tril.shape[:-1])
-    eps = draw_normal(key, full, jnp.result_type(mean, scale_tril, float))
-    return mean + einsum("...ij,...j->...i", scale_tril, eps)
+    eps = jax.random.normal(key, full, mean.dtype)
+    return (mean + einsum("...ij,...j->...i", scale_tril, eps)).astype(dtype)
 
 
 def bernoulli_log_prob(x: Array, logits: Array, event_ndim: int = 1) -> Array:
@@ -136,18 +149,15 @@ def bernoulli_log_prob(x: Array, logits: Array, event_ndim: int = 1) -> Array:
     $\log p(x\mid l) = \sum_i x_i l_i - \log(1+e^{l_i})$
 
     Shapes: `x` in {0, 1} and `logits` broadcast to [*batch, *event] -> [*batch], nats; finite for any finite logit.
-    Grey values in (0, 1) give a cross-entropy, not a likelihood: binarise them first.
+    Grey values in (0, 1) give a cross-entropy, not a likelihood: binarise them first.  Others give NaN.
     Source: Kingma & Welling 2014, appendix C.1, in logits.
 
     >>> float(bernoulli_log_prob(jnp.ones(1), jnp.array([-200.0])))
     -200.0
     """
+    x, logits = as_wide(x, logits)
+    x = jnp.where((x >= 0) & (x <= 1), x, jnp.nan)
     return sum_event(x * logits - jax.nn.softplus(logits), event_ndim)
-
-
-def _wide(x):
-    """At least float32, in which uniform draws are fine enough: bfloat16 has 128 of them."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def bernoulli_sample(key: Key, logits: Array, shape: Shape = ()) -> Array:
@@ -160,9 +170,14 @@ def bernoulli_sample(key: Key, logits: Array, shape: Shape = ()) -> Array:
     >>> bernoulli_sample(jax.random.key(0), jnp.array([-100.0, 100.0]))
     Array([0., 1.], dtype=float32)
     """
-    logits = jnp.asarray(logits)
-    draw = jax.random.bernoulli(key, jax.nn.sigmoid(_wide(logits)), shape + logits.shape)
+    logits = as_float(logits)
+    draw = jax.random.bernoulli(key, jax.nn.sigmoid(as_wide(logits)), shape + logits.shape)
     return draw.astype(logits.dtype)
+
+
+def _level(x, levels):
+    """Levels 0..L-1, and NaN for other values."""
+    return jnp.where((x >= 0) & (x < levels) & (x == jnp.floor(x)), x, jnp.nan)
 
 
 def categorical_log_prob(x: Array, logits: Array, event_ndim: int = 1) -> Array:
@@ -170,22 +185,23 @@ def categorical_log_prob(x: Array, logits: Array, event_ndim: int = 1) -> Array:
 
     $\log p(x\mid l) = \sum_i l_{i,x_i} - \log\sum_k e^{l_{ik}}$
 
-    Shapes: `x` integer-valued [*batch, *event], `logits` [*batch, *event, K] -> [*batch], nats.
+    Shapes: `x` in 0..K-1 [*batch, *event], `logits` [*batch, *event, K] -> [*batch], nats.
     Source: van den Oord et al. 2016 (PixelRNN), section 3.
 
     >>> float(categorical_log_prob(jnp.array([2]), jnp.zeros((1, 4))))
     -1.3862943649291992
     """
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
-    index = jnp.asarray(x).astype(jnp.int32)[..., None]
-    shape = jnp.broadcast_shapes(index.shape[:-1], log_probs.shape[:-1])
+    log_probs = jax.nn.log_softmax(as_wide(logits), axis=-1)
+    x = _level(as_wide(x), log_probs.shape[-1])
+    shape = jnp.broadcast_shapes(x.shape, log_probs.shape[:-1])
     log_probs = jnp.broadcast_to(log_probs, shape + log_probs.shape[-1:])
-    picked = jnp.take_along_axis(log_probs, jnp.broadcast_to(index, (*shape, 1)), axis=-1)[..., 0]
-    return sum_event(picked, event_ndim)
+    index = jnp.broadcast_to(jnp.nan_to_num(x).astype(jnp.int32), shape)
+    picked = jnp.take_along_axis(log_probs, index[..., None], axis=-1)[..., 0]
+    return sum_event(jnp.where(jnp.isnan(x), jnp.nan, picked), event_ndim)
 
 
 def categorical_sample(key: Key, logits: Array, shape: Shape = ()) -> Array:
-    r"""Draw integer levels, as the dtype of the logits.
+    r"""Draw integer levels, as floats of at least 32 bits.
 
     $x_i \sim \mathrm{softmax}(l_i)$
 
@@ -194,19 +210,20 @@ def categorical_sample(key: Key, logits: Array, shape: Shape = ()) -> Array:
     >>> categorical_sample(jax.random.key(0), jnp.array([[0.0, 100.0]]))
     Array([1.], dtype=float32)
     """
-    logits = jnp.asarray(logits)
-    return jax.random.categorical(key, _wide(logits), shape=shape + logits.shape[:-1]).astype(logits.dtype)
+    logits = as_wide(logits)
+    return jax.random.categorical(key, logits, shape=shape + logits.shape[:-1]).astype(logits.dtype)
 
 
 def _check_levels(levels):
-    if levels < 2:
+    if as_integer(levels, "the number of levels") < 2:
         raise ValueError(f"a discretised density needs at least 2 levels, got {levels}")
 
 
 def _bin_edges(x, mean, log_std, levels):
     """Standardised bin edges a < b and their distance, computed in units of bins so that neighbours share an edge."""
     _check_levels(levels)
-    x, width = as_float(x), jnp.exp(-log_std) / levels
+    x, mean, log_std = as_wide(x, mean, log_std)
+    x, width = _level(x, levels), jnp.exp(-log_std) / levels
     a = (x - levels * mean) * width
     b = (x + 1 - levels * mean) * width
     return a, b, jnp.broadcast_to(width, a.shape)
@@ -251,9 +268,9 @@ def discretised_logistic_sample(
     Array([1.], dtype=float32)
     """
     _check_levels(levels)
-    mean = jnp.asarray(mean)
-    full = shape + jnp.broadcast_shapes(mean.shape, jnp.shape(log_scale))
-    noise = jax.random.logistic(key, full, jnp.result_type(mean, log_scale, jnp.float32))
+    mean, log_scale = as_wide(mean, log_scale)
+    full = shape + jnp.broadcast_shapes(mean.shape, log_scale.shape)
+    noise = jax.random.logistic(key, full, mean.dtype)
     return jnp.clip(jnp.floor(levels * reparameterise(noise, mean, log_scale)), 0, levels - 1)
 
 
@@ -272,7 +289,8 @@ def discretised_logistic_mixture_log_prob(
     >>> bool(jnp.isclose(discretised_logistic_mixture_log_prob(jnp.ones(1), three, three, three, 4), single))
     True
     """
-    each = discretised_logistic_log_prob(jnp.asarray(x)[..., None], mean, log_scale, levels, event_ndim=0)
+    x, logits, mean, log_scale = as_wide(x, logits, mean, log_scale)
+    each = discretised_logistic_log_prob(x[..., None], mean, log_scale, levels, event_ndim=0)
     return sum_event(jax.nn.logsumexp(jax.nn.log_softmax(logits, -1) + each, axis=-1), event_ndim)
 
 
@@ -290,10 +308,10 @@ def discretised_logistic_mixture_sample(
     (5,)
     """
     key_component, key_level = jax.random.split(key)
-    full = jnp.broadcast_shapes(logits.shape, jnp.shape(mean), jnp.shape(log_scale))
-    which = jax.random.categorical(
-        key_component, _wide(jnp.broadcast_to(logits, full)), shape=shape + full[:-1]
-    )[..., None]
+    logits, mean, log_scale = as_wide(logits, mean, log_scale)
+    full = jnp.broadcast_shapes(logits.shape, mean.shape, log_scale.shape)
+    which = jax.random.categorical(key_component, jnp.broadcast_to(logits, full), shape=shape + full[:-1])
+    which = which[..., None]
 
     def chosen(parameter):
         everywhere = jnp.broadcast_to(parameter, shape + full)
@@ -336,7 +354,8 @@ def discretised_normal_sample(
     Array([1.], dtype=float32)
     """
     _check_levels(levels)
-    draw = normal_sample(key, _wide(jnp.asarray(mean)), log_std, shape)
+    mean, log_std = as_wide(mean, log_std)
+    draw = normal_sample(key, mean, log_std, shape)
     return jnp.clip(jnp.floor(levels * draw), 0, levels - 1)
 
 
@@ -358,4 +377,4 @@ def bits_per_dim(log_prob: Numeric, event_shape: Shape, bin_width: float = 1.0) 
         raise ValueError(
             f"bits per dimension need a non-empty event and a positive bin width, got {event_shape}, {bin_width}"
         )
-    return -jnp.asarray(log_prob) / (dims * math.log(2)) - math.log2(bin_width)
+    return -as_wide(log_prob) / (dims * math.log(2)) - math.log2(bin_width)

@@ -11,7 +11,8 @@ A float32 point can be at most about 14 / sqrt(c) from the origin (35 in float64
 import jax.numpy as jnp
 
 from dlvm_jax.functional import densities
-from dlvm_jax.functional.numerics import log1mexp, sum_event
+from dlvm_jax.functional.numerics import as_wide, inner_product, log1mexp, norm, sum_event, unit_scale
+from dlvm_jax.functional.spherical import to_sphere
 from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
@@ -43,6 +44,9 @@ _ASINH = (1, -1 / 6, 3 / 40, -5 / 112, 35 / 1152, -63 / 2816, 231 / 13312)  # as
 _LOG_SINH = (0, 1 / 6, -1 / 180, 1 / 2835, -1 / 37800, 1 / 467775, -691 / 3831077250)  # log(sinh(t) / t)
 
 
+_FARTHEST = 1e3  # tanh is one long before
+
+
 def _inside(x, curvature):
     """The point, drawn back from the boundary by a few roundings where it would lie on it or beyond."""
     limit = 1 - 8 * jnp.finfo(x.dtype).eps
@@ -62,6 +66,7 @@ def mobius_add(x: Array, y: Array, curvature: Numeric) -> Array:
     >>> mobius_add(jnp.array([0.5, 0.0]), jnp.array([-0.5, 0.0]), 1.0)
     Array([0., 0.], dtype=float32)
     """
+    x, y, curvature = as_wide(x, y, curvature)
     near_x, near_y = 1 - curvature * _square(x), 1 - curvature * _square(y)
     total = x + y
     square = curvature * _square(total)
@@ -79,6 +84,9 @@ def exp_map(base: Array, tangent: Array, curvature: Numeric) -> Array:
     >>> exp_map(jnp.zeros(2), jnp.array([jnp.log(3.0), 0.0]), 1.0)
     Array([0.5, 0. ], dtype=float32)
     """
+    base, tangent, curvature = as_wide(base, tangent, curvature)
+    reach = jnp.sqrt(curvature) * norm(tangent)[..., None]
+    tangent = tangent / jnp.maximum(reach / _FARTHEST, 1.0)  # the end is the same, and squares are in range
     share = _ratio(curvature * _square(tangent), lambda t: jnp.tanh(t / 2) / t, _TANH_HALF)
     return mobius_add(base, _inside(share * tangent, curvature), curvature)
 
@@ -108,6 +116,7 @@ def log_map(base: Array, x: Array, curvature: Numeric) -> Array:
     >>> bool(jnp.allclose(log_map(jnp.zeros(2), exp_map(jnp.zeros(2), tangent, 1.0), 1.0), tangent))
     True
     """
+    base, x, curvature = as_wide(base, x, curvature)
     difference, near_base, near_x, square = _separation(base, x, curvature)
     along = difference / near_x - curvature * _square(difference) / (near_base * near_x) * base
     return 2 * _asinh_ratio(square) / jnp.sqrt(1 + square) * along
@@ -124,10 +133,12 @@ def distance(x: Array, y: Array, curvature: Numeric) -> Array:
     >>> bool(jnp.isclose(distance(jnp.zeros(2), jnp.array([0.5, 0.0]), 1.0), jnp.log(3.0)))
     True
     """
+    x, y, curvature = as_wide(x, y, curvature)
     difference, near_x, near_y, square = _separation(x, y, curvature)
-    flat = _square(difference) / (near_x * near_y)
-    apart = flat > 0
-    root = jnp.where(apart, jnp.sqrt(jnp.where(apart, flat, 1.0)), 0.0)
+    scale = unit_scale(difference)
+    flat = _square(difference / scale) / (near_x * near_y)
+    apart = flat != 0
+    root = scale * jnp.where(apart, jnp.sqrt(jnp.where(apart, flat, 1.0)), 0.0)
     return (2 * _asinh_ratio(square) * root)[..., 0]
 
 
@@ -142,9 +153,29 @@ def log_volume_change(tangent: Array, curvature: Numeric) -> Array:
     >>> log_volume_change(jnp.zeros(3), 1.0)
     Array(0., dtype=float32)
     """
+    tangent, curvature = as_wide(tangent, curvature)
     square = curvature * _square(tangent)[..., 0]
     grown = _ratio(square, lambda t: t + log1mexp(2 * t) - jnp.log(2 * t), _LOG_SINH)
     return (tangent.shape[-1] - 1) * grown
+
+
+def tangent_log_prob(tangent: Array, log_std: Numeric, curvature: Numeric) -> Array:
+    """Log-density of the wrapped normal at the end of a tangent vector, however far that is: [*batch, D] -> [*batch]."""
+    return densities.normal_log_prob(tangent, 0.0, log_std) - log_volume_change(tangent, curvature)
+
+
+def end_distance(base: Array, tangent: Array, curvature: Numeric) -> Array:
+    """Distance from the origin of the end of a far geodesic, by the law of cosines: [*batch], right beyond 14 / sqrt(c)."""
+    root = jnp.sqrt(curvature)
+    start, length = root * distance(jnp.zeros_like(base), base, curvature), root * norm(tangent)
+    cosine = inner_product(to_sphere(base), to_sphere(tangent))
+
+    def log_part(side, sum_of_sides):  # log((1 + cos) / 2 cosh(a + b)), and the same with both signs changed
+        size = jnp.abs(sum_of_sides)
+        tiny = jnp.finfo(cosine.dtype).tiny
+        return jnp.log(jnp.maximum(0.5 * (1 + side * cosine), tiny)) + size + jnp.log1p(jnp.exp(-2 * size))
+
+    return jnp.logaddexp(log_part(1, start + length), log_part(-1, start - length)) / root
 
 
 def wrapped_normal_log_prob(x: Array, mean: Array, log_std: Numeric, curvature: Numeric) -> Array:
@@ -160,7 +191,7 @@ def wrapped_normal_log_prob(x: Array, mean: Array, log_std: Numeric, curvature: 
     True
     """
     tangent = log_map(mean, x, curvature)
-    return densities.normal_log_prob(tangent, 0.0, log_std) - log_volume_change(tangent, curvature)
+    return tangent_log_prob(tangent, log_std, curvature)
 
 
 def wrapped_normal_sample(
@@ -177,4 +208,5 @@ def wrapped_normal_sample(
     >>> wrapped_normal_sample(jax.random.key(0), jnp.zeros(2), 0.0, 1.0, (5,)).shape
     (5, 2)
     """
+    mean, log_std = as_wide(mean, log_std)
     return exp_map(mean, densities.normal_sample(key, jnp.zeros_like(mean), log_std, shape), curvature)

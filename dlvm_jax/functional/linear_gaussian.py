@@ -14,7 +14,15 @@ from jax.scipy.linalg import solve_triangular
 
 from dlvm_jax.functional.conditioning import lower_factor
 from dlvm_jax.functional.densities import multivariate_normal_sample, normal_sample
-from dlvm_jax.functional.numerics import LOG_2PI, as_float, einsum, log_normal_interval
+from dlvm_jax.functional.numerics import (
+    LOG_2PI,
+    as_integer,
+    as_mask,
+    as_wide,
+    einsum,
+    log_normal_interval,
+    unit_scale,
+)
 from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
@@ -34,12 +42,29 @@ __all__ = [
 ]
 
 
+ROUNDING = 10  # of a singular value in units of the largest one's last place
+
+
 class LinearGaussian(NamedTuple):
     """Weights `w` [D, M], mean `mean` [D] and the logarithm of the noise's standard deviation, `log_std` []."""
 
     w: Array
     mean: Array
     log_std: Array
+
+
+def checked(model: LinearGaussian, *data: Array) -> tuple:
+    """The model, and data whose last axis is D, as floats of one type."""
+    w, mean, log_std, *arrays = as_wide(*model, *data)
+    if w.ndim != 2 or mean.shape != w.shape[:1] or log_std.ndim:
+        shapes = [part.shape for part in (w, mean, log_std)]
+        raise ValueError(
+            f"a linear-Gaussian model has w [D, M], mean [D] and log_std [], got shapes {shapes}"
+        )
+    for x in arrays:
+        if x.shape[-1:] != mean.shape:
+            raise ValueError(f"this model is of vectors of {len(mean)} numbers, got shape {x.shape}")
+    return LinearGaussian(w, mean, log_std), *arrays
 
 
 def _factor(model):
@@ -70,6 +95,7 @@ def log_evidence(model: LinearGaussian, x: Array) -> Array:
     >>> round(float(log_evidence(model, jnp.zeros(1))), 6)
     -0.918939
     """
+    model, x = checked(model, x)
     dim, latent = model.w.shape
     q, root = _factor(model)
     centred = x - model.mean
@@ -94,6 +120,7 @@ def posterior(model: LinearGaussian, x: Array) -> tuple[Array, Array]:
     >>> round(float(posterior(model, jnp.ones(1))[0][0]), 6)
     0.5
     """
+    model, x = checked(model, x)
     q, root = _factor(model)  # root root^T = M^-1
     projected = einsum("dm,...d->...m", q[: len(model.w)], x - model.mean)
     return einsum("ij,...j->...i", root, projected), jnp.exp(model.log_std) * lower_factor(root)
@@ -110,6 +137,7 @@ def sample(model: LinearGaussian, key: Key, shape: Shape = ()) -> tuple[Array, A
     >>> [a.shape for a in sample(model, jax.random.key(0), (5,))]
     [(5, 3), (5, 2)]
     """
+    (model,) = checked(model)
     key_z, key_x = jax.random.split(key)
     latent = model.w.shape[1]
     identity = jnp.eye(latent, dtype=model.w.dtype)
@@ -124,14 +152,17 @@ def reconstruct(model: LinearGaussian, x: Array) -> Array:
     $\hat x = W(W^\top W)^{-1}M\,\mathbb E[z\mid x]+\mu = WW^+(x-\mu)+\mu$
 
     The mean $W\,\mathbb E[z\mid x]+\mu$ of the decoder shrinks towards $\mu$ instead.  At the maximum of likelihood the mean
-    squared error is the sum of the left-out eigenvalues, the least there is.
+    squared error is the sum of the left-out eigenvalues, the least there is.  A column of W counts whatever its length; what
+    the others span up to rounding does not.
     Shapes: `x` [*batch, D] -> same.  Source: Bishop 2006, eq. 12.18 and 12.20.
 
     >>> reconstruct(LinearGaussian(jnp.array([[3.0], [0.0]]), jnp.ones(2), jnp.float32(0)), jnp.zeros(2))
     Array([0., 1.], dtype=float32)
     """
-    z = einsum("md,...d->...m", jnp.linalg.pinv(model.w), x - model.mean)
-    return model.mean + einsum("dm,...m->...d", model.w, z)
+    model, x = checked(model, x)
+    w = model.w / unit_scale(model.w.T)[:, 0]  # of one size: their span is the same
+    z = einsum("md,...d->...m", jnp.linalg.pinv(w, rtol=ROUNDING * jnp.finfo(w.dtype).eps), x - model.mean)
+    return model.mean + einsum("dm,...m->...d", w, z)
 
 
 def _masked(model, x, observed):
@@ -139,19 +170,34 @@ def _masked(model, x, observed):
     return model._replace(w=jnp.where(observed[:, None], model.w, 0)), jnp.where(observed, x, model.mean)
 
 
+def _checked_rows(model, x, observed):
+    model, x = checked(model, x)
+    observed = jnp.ones(x.shape, bool) if observed is None else as_mask(observed)
+    if x.ndim != 2 or observed.shape != x.shape:
+        raise ValueError(f"x and observed are both [N, D], got shapes {x.shape} and {observed.shape}")
+    return model, x, observed
+
+
+def _by_rows(function, numbers, *rows):
+    """The function of each row, which takes memory for so many `numbers`: in blocks, computed again for the gradient."""
+    size = max(1, 2**23 // numbers)
+    return jax.lax.map(lambda row: jax.checkpoint(function)(*row), rows, batch_size=size)
+
+
 def log_evidence_observed(model: LinearGaussian, x: Array, observed: Array) -> Array:
     r"""Exact log-evidence of the observed coordinates of each example; what stands at the others (NaN, say) is ignored.
 
     $\log p(x_o) = \log\mathcal N(x_o\mid\mu_o,\ W_oW_o^\top+\sigma^2I)$
 
-    Shapes: `x` [N, D], `observed` [N, D] boolean -> [N], nats; 0 where nothing is observed.
+    Shapes: `x` [N, D], `observed` [N, D] boolean -> [N], nats; 0 where nothing is observed.  Raises ValueError for others.
     Source: Bishop 2006, eq. 2.98, for the marginal of section 12.2.
 
     >>> model = LinearGaussian(jnp.ones((2, 1)), jnp.zeros(2), jnp.float32(0))
     >>> log_evidence_observed(model, jnp.full((1, 2), jnp.nan), jnp.zeros((1, 2), bool))
     Array([0.], dtype=float32)
     """
-    padded = jax.vmap(lambda x, o: log_evidence(*_masked(model, x, o)))(x, observed)
+    model, x, observed = _checked_rows(model, x, observed)
+    padded = _by_rows(lambda x, o: log_evidence(*_masked(model, x, o)), model.w.size, x, observed)
     return padded + jnp.sum(~observed, axis=1) * (model.log_std + 0.5 * LOG_2PI)
 
 
@@ -170,27 +216,32 @@ def ppca_fit(x: Array, latent: int) -> LinearGaussian:
     >>> round(float(jnp.exp(2 * model.log_std)), 6), round(float(model.w[0, 0] ** 2), 6)
     (0.5, 4.0)
     """
-    x = as_float(x)
+    x = as_wide(x)
     if x.ndim != 2:
         raise ValueError(f"pPCA needs data of shape [N, D], got {x.shape}; flatten the events")
     count, dim = x.shape
+    latent = as_integer(latent, "the number of latent dimensions")
     if not 1 <= latent < dim:
         raise ValueError(f"pPCA needs 1 to {dim - 1} latent dimensions for data of {dim}, got {latent}")
     mean = jnp.mean(x, axis=0)
-    _, singular, axes = jnp.linalg.svd(jnp.linalg.qr(x - mean, mode="r"), full_matrices=False)
+    centred = x - mean
+    unit = unit_scale(centred.ravel())[0]  # squares of large or small data are out of range
+    _, singular, axes = jnp.linalg.svd(jnp.linalg.qr(centred / unit, mode="r"), full_matrices=False)
     left, noiseless = singular[latent:], count <= latent + 1
     if not noiseless and not isinstance(left, Tracer):
         if not jnp.isfinite(singular).all():
             raise ValueError("pPCA in closed form needs finite data; with missing values use ppca_em_step")
-        noiseless = bool(left[0] <= max(count, dim) * jnp.finfo(x.dtype).eps * singular[0])
+        # what rounding leaves: of the decomposition, and of data far from zero
+        entries = 4 * jnp.sqrt(jnp.mean(jnp.square(x / unit))) * (count**0.5 + dim**0.5)
+        noiseless = bool(left[0] <= jnp.finfo(x.dtype).eps * (ROUNDING * singular[0] + entries))
     if noiseless:
         raise ValueError(
             f"{latent} latent dimensions explain these {count} examples without noise, where the likelihood has no maximum; "
             "use fewer dimensions or more examples"
         )
     variance = jnp.sum(jnp.square(left)) / (count * (dim - latent))
-    scale = jnp.sqrt(jnp.maximum(jnp.square(singular[:latent]) / count - variance, 0))
-    return LinearGaussian(axes[:latent].T * scale, mean, 0.5 * jnp.log(variance))
+    scale = unit * jnp.sqrt(jnp.maximum(jnp.square(singular[:latent]) / count - variance, 0))
+    return LinearGaussian(axes[:latent].T * scale, mean, 0.5 * jnp.log(variance) + jnp.log(unit))
 
 
 def ppca_em_step(model: LinearGaussian, x: Array, observed: Array | None = None) -> LinearGaussian:
@@ -210,30 +261,52 @@ def ppca_em_step(model: LinearGaussian, x: Array, observed: Array | None = None)
     >>> bool(jnp.allclose(ppca_em_step(best, x).w, best.w, atol=1e-5))
     True
     """
-    ones = jnp.ones((x.shape[0], 1), model.w.dtype)
-    if observed is None:
-        z, tril = posterior(model, x)
-        z = jnp.concatenate([z, ones], axis=1)
-        spread = x.shape[0] * einsum("ij,kj->ik", tril, tril)  # posterior covariances, summed over examples
-        moment = jnp.pad(spread, ((0, 1), (0, 1))) + einsum("ni,nj->ij", z, z)
-        coefficients = jnp.linalg.solve(moment, einsum("ni,nd->id", z, x)).T
-        residual, entries = x - einsum("ni,di->nd", z, coefficients), x.size
-        doubt = x.shape[0] * jnp.square(einsum("di,ij->dj", coefficients[:, :-1], tril))
-    else:
-        z, tril = jax.vmap(lambda x, o: posterior(*_masked(model, x, o)))(x, observed)
-        z, weight = jnp.concatenate([z, ones], axis=1), observed.astype(model.w.dtype)
-        x = jnp.where(observed, x, 0)
-        spread = einsum("nd,nij,nkj->dik", weight, tril, tril)  # over those that show coordinate d
-        moment = jnp.pad(spread, ((0, 0), (0, 1), (0, 1))) + einsum("nd,ni,nj->dij", weight, z, z)
-        unseen = ~jnp.any(observed, axis=0)[:, None]
-        moment = jnp.where(unseen[..., None], jnp.eye(z.shape[1], dtype=z.dtype), moment)
-        coefficients = jnp.linalg.solve(moment, einsum("nd,ni->di", x, z)[..., None])[..., 0]
-        coefficients = jnp.where(unseen, jnp.column_stack([model.w, model.mean]), coefficients)
-        residual, entries = weight * (x - einsum("ni,di->nd", z, coefficients)), jnp.sum(weight)
-        doubt = weight * jnp.square(einsum("di,nij->jnd", coefficients[:, :-1], tril))
+    model, x, seen = _checked_rows(model, x, observed)
+    # relative to the means and in a unit of their size, where squares neither drown what varies nor overflow
+    origin = jnp.where(seen, x, 0).sum(0) / jnp.maximum(seen.sum(0), 1)
+    unit = unit_scale(jnp.where(seen, x - origin, 0).ravel())[0]
+    each = lambda x, o: posterior(*_masked(model, x, o))
+    z, tril = posterior(model, x) if observed is None else _by_rows(each, model.w.size, x, seen)
+    z_origin = z.mean(0)
+    z = jnp.concatenate([z - z_origin, jnp.ones((len(x), 1), z.dtype)], axis=1)
+    x = jnp.where(seen, x - origin, 0) / unit
+    old = jnp.column_stack([model.w, model.mean + einsum("dm,m->d", model.w, z_origin) - origin]) / unit
+    maximise = _maximised if observed is None else _maximised_observed
+    coefficients, square = maximise(old, x, z, tril, seen)
+    log_std = 0.5 * jnp.log(square / seen.sum()) + jnp.log(unit)
+    w = unit * coefficients[:, :-1]
+    mean = origin + (unit * coefficients[:, -1] - einsum("dm,m->d", w, z_origin))
+    return LinearGaussian(w, mean, log_std)
+
+
+def _maximised(old, x, z, tril, seen):
+    """Coefficients [D, M + 1] of the regression of x on z, and the expected squared error, where all is observed."""
+    spread = len(x) * einsum("ij,kj->ik", tril, tril)  # posterior covariances, summed over examples
+    moment = jnp.pad(spread, ((0, 1), (0, 1))) + einsum("ni,nj->ij", z, z)
+    coefficients = jnp.linalg.solve(moment, einsum("ni,nd->id", z, x)).T
+    residual = x - einsum("ni,di->nd", z, coefficients)
     # the doubt about w^T z as squares of w^T L: with the covariances LL^T it would keep half the digits
-    variance = (jnp.sum(jnp.square(residual)) + jnp.sum(doubt)) / entries
-    return LinearGaussian(coefficients[:, :-1], coefficients[:, -1], 0.5 * jnp.log(variance))
+    doubt = len(x) * jnp.square(einsum("di,ij->dj", coefficients[:, :-1], tril))
+    return coefficients, jnp.sum(jnp.square(residual)) + jnp.sum(doubt)
+
+
+def _maximised_observed(old, x, z, tril, seen):
+    """The same from what is observed: each coordinate by the examples that show it, and `old` where none does."""
+    weight = seen.astype(z.dtype)
+    second = (
+        jnp.pad(einsum("nij,nkj->nik", tril, tril), ((0, 0), (0, 1), (0, 1))) + z[:, :, None] * z[:, None]
+    )
+    moment = einsum("nd,nij->dij", weight, second)
+    unseen = ~seen.any(0)[:, None]
+    moment = jnp.where(unseen[..., None], jnp.eye(z.shape[1], dtype=z.dtype), moment)
+    best = jnp.linalg.solve(moment, einsum("nd,ni->di", x, z)[..., None])[..., 0]
+    coefficients = jnp.where(unseen, old, best)
+
+    def square(x, z, tril, weight):
+        doubt = jnp.square(einsum("di,ij->dj", coefficients[:, :-1], tril)).sum(1)
+        return jnp.sum(weight * (jnp.square(x - einsum("di,i->d", coefficients, z)) + doubt))
+
+    return coefficients, _by_rows(square, old.size, x, z, tril, weight).sum()
 
 
 class BetaVaeOptimum(NamedTuple):
@@ -259,7 +332,10 @@ def beta_vae_optimum(
     >>> beta_vae_optimum(jnp.array([4.0, 1.0]), 2, 0.0, beta=2.0)
     BetaVaeOptimum(squared_singular_values=Array([2., 0.], dtype=float32), posterior_variance=Array([0.5, 1. ], dtype=float32))
     """
-    dim = eigenvalues.shape[0]
+    eigenvalues, log_std, beta = as_wide(eigenvalues, log_std, beta)
+    if eigenvalues.ndim != 1:
+        raise ValueError(f"expected eigenvalues [D], got shape {eigenvalues.shape}")
+    dim, latent = len(eigenvalues), as_integer(latent, "the number of latent dimensions")
     if not 1 <= latent <= dim:
         raise ValueError(f"a linear VAE needs 1 to {dim} latent dimensions for data of {dim}, got {latent}")
     if not isinstance(beta, Tracer) and not beta > 0:
@@ -280,6 +356,7 @@ def posterior_mean_variance(model: LinearGaussian) -> Array:
     >>> round(float(posterior_mean_variance(LinearGaussian(jnp.ones((3, 1)), jnp.zeros(3), jnp.float32(0)))[0]), 6)
     0.75
     """
+    (model,) = checked(model)
     _, scale, axes = jnp.linalg.svd(model.w, full_matrices=False)
     share = jnp.square(scale) / (jnp.square(scale) + jnp.exp(2 * model.log_std))
     return einsum("j,ji->i", share, jnp.square(axes))
@@ -310,6 +387,8 @@ def code(model: LinearGaussian, x: Array, step: Numeric) -> Code:
     """
     if not isinstance(step, Tracer) and not step > 0:
         raise ValueError(f"a quantisation step is positive, got {step}")
+    model, x = checked(model, x)
+    step = as_wide(step)
     axes, scale, _ = jnp.linalg.svd(model.w, full_matrices=False)
     total = jnp.square(scale) + jnp.exp(2 * model.log_std)
     gain = scale / total

@@ -1,12 +1,14 @@
 """Sums and logarithms that stay exact in float32."""
 
 import math
+import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike, DTypeLike
 
 from dlvm_jax.functional.types import Array, Key, Numeric, Shape
@@ -26,14 +28,97 @@ GAUSS_NODES, GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
 def as_float(x: ArrayLike) -> Array:
-    """An array of a floating-point dtype: integers, such as levels in 8 bits, would wrap in sums."""
+    """An array of real numbers: integers and booleans become the default float, floats keep their type.
+
+    Integers, such as levels in 8 bits, would wrap in sums.  Raises ValueError for complex numbers, keys and text.
+    """
+    x = jnp.asarray(x) if isinstance(x, list | tuple) else x
+    dtype = getattr(x, "dtype", None) or jnp.result_type(x)
+    if not any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
+        raise ValueError(
+            f"expected real numbers, got an array of type {dtype}; take the real part of complex ones"
+        )
     return jnp.asarray(x, jnp.result_type(x, float))
+
+
+@overload
+def as_wide(value: ArrayLike, /) -> Array: ...
+@overload
+def as_wide(*values: ArrayLike) -> tuple[Array, ...]: ...
+def as_wide(*values: ArrayLike) -> Array | tuple[Array, ...]:
+    """Arrays of one floating-point type of at least 32 bits, that of their arithmetic; a single one by itself.
+
+    Narrower floats would lose nats in sums.  Raises ValueError as `as_float`.
+    """
+    given = [jnp.asarray(value) if isinstance(value, list | tuple) else value for value in values]
+    real = [as_float(value) for value in given]
+    # of the values as given: integers and Python numbers take the type of the others
+    dtype = jnp.promote_types(jnp.result_type(*given, float), jnp.float32)
+    wide = tuple(value.astype(dtype) for value in real)
+    return wide[0] if len(wide) == 1 else wide
 
 
 def draw_normal(key: Key, shape: Shape, dtype: DTypeLike = float) -> Array:
     """Standard normal numbers of a dtype, drawn in float32 at least: in bfloat16 they have 128 values and a mean below zero."""
     wide = jnp.promote_types(jax.dtypes.canonicalize_dtype(dtype), jnp.float32)
     return jax.random.normal(key, shape, wide).astype(dtype)
+
+
+def as_mask(mask: ArrayLike) -> Array:
+    """A mask of booleans: true where it is not zero, whatever its type."""
+    return as_float(mask) != 0
+
+
+def as_integer(value: Any, name: str) -> int:
+    """A Python integer; raises ValueError for floats, such as 2.0, and for traced values."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} is an integer, known when tracing, got {value!r}") from None
+
+
+def check_factor(scale_tril: Array, dim: int) -> None:
+    """Raise ValueError unless this is [*batch, D, D] and, where it is not traced, lower triangular."""
+    if scale_tril.ndim < 2 or scale_tril.shape[-2:] != (dim, dim):
+        raise ValueError(
+            f"vectors of {dim} numbers need a lower Cholesky factor [*batch, {dim}, {dim}], got shape {scale_tril.shape}"
+        )
+    if not isinstance(scale_tril, Tracer) and jnp.triu(scale_tril, 1).any():
+        raise ValueError(
+            "expected a lower Cholesky factor, got a matrix that is not lower triangular; of a covariance take "
+            "jnp.linalg.cholesky"
+        )
+
+
+def check_covariance(covariance: Array) -> None:
+    """Raise ValueError unless this is [*batch, D, D] and, where it is not traced, symmetric up to rounding."""
+    if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
+        raise ValueError(f"a covariance is a square matrix, got shape {covariance.shape}")
+    if not isinstance(covariance, Tracer):
+        skew = jnp.abs(covariance - jnp.swapaxes(covariance, -1, -2))
+        if skew.size and skew.max() > 1e-4 * jnp.abs(covariance).max():
+            raise ValueError(
+                "expected a covariance, got a matrix that is not symmetric; of a factor L take L @ L.T"
+            )
+
+
+def unit_scale(x: Array) -> Array:
+    """A power of two near the largest entry of each vector, [*batch, 1], by which to divide without rounding; 1 for zero.
+
+    No gradient goes through it: it is for functions that give the same whatever it is.
+    """
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    limits = jnp.finfo(x.dtype)
+    exponent = jnp.clip(jnp.frexp(largest)[1], limits.minexp + 1, limits.maxexp - 2)
+    return jnp.ldexp(jnp.ones_like(largest), jnp.where(largest > 0, exponent, 0))
+
+
+def norm(x: Array) -> Array:
+    """Euclidean norm of vectors on the last axis, of any length, [*batch]; with gradient zero at zero."""
+    scale = unit_scale(x)
+    square = jnp.sum(jnp.square(x / scale), axis=-1)
+    some = square != 0
+    return jnp.where(some, scale[..., 0] * jnp.sqrt(jnp.where(some, square, 1.0)), 0.0)
 
 
 def einsum(subscripts: str, *arrays: Array) -> Array:
@@ -53,15 +138,14 @@ def sum_event(values: Array, event_ndim: int) -> Array:
     >>> sum_event(jnp.ones((2, 3, 4)), 2)
     Array([12., 12.], dtype=float32)
     """
-    values = jnp.asarray(values)
+    values, event_ndim = as_wide(values), as_integer(event_ndim, "event_ndim")
     if event_ndim < 0:
         raise ValueError(f"event_ndim counts trailing axes and cannot be negative, got {event_ndim}")
     if values.ndim < event_ndim:
         raise ValueError(
             f"expected at least {event_ndim} event axes, got shape {values.shape}; lower event_ndim or add axes"
         )
-    wide = jnp.promote_types(values.dtype, jnp.float32)
-    return jnp.sum(values, axis=tuple(range(values.ndim - event_ndim, values.ndim)), dtype=wide)
+    return jnp.sum(values, axis=tuple(range(values.ndim - event_ndim, values.ndim)))
 
 
 def inner_product(a: Array, b: Array) -> Array:
@@ -77,6 +161,7 @@ def inner_product(a: Array, b: Array) -> Array:
     >>> inner_product(jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0]))
     Array(11., dtype=float32)
     """
+    a, b = as_wide(a, b)
     return jnp.einsum("...i,...i->...", a, b, precision="highest")
 
 
@@ -90,6 +175,7 @@ def log1mexp(x: Array) -> Array:
     >>> float(log1mexp(jnp.float32(1e-10))) == float(jnp.log(jnp.float32(1e-10)))
     True
     """
+    x = as_wide(x)
     small = x < 0.6931472
     near = jnp.log(-jnp.expm1(-jnp.where(small, x, 0.5)))
     far = jnp.log1p(-jnp.exp(-jnp.where(small, 1.0, x)))
@@ -107,7 +193,7 @@ def log_mean_exp(values: Array, axis: int = 0) -> Array:
     >>> float(log_mean_exp(jnp.array([1000.0, 1000.0])))
     1000.0
     """
-    values = jnp.asarray(values)
+    values = as_wide(values)
     top = jax.lax.stop_gradient(jnp.max(values, axis=axis, keepdims=True))
     anchor = jnp.where(jnp.isfinite(top), top, 0.0)
     mean = jnp.mean(jnp.exp(values - anchor), axis=axis)
@@ -152,6 +238,7 @@ def log_normal_cdf(x: Array) -> Array:
     >>> round(float(log_normal_cdf(jnp.float32(0.0))), 6)
     -0.693147
     """
+    x = as_wide(x)
     tail = x < 0
     low, high = jnp.where(tail, x, -1.0), jnp.where(tail, 1.0, x)
     lower = -0.5 * jnp.square(low) - 0.5 * LOG_2PI + jnp.log(_mills(low))
@@ -170,6 +257,7 @@ def log_normal_interval(a: Array, b: Array, width: Array) -> Array:
     >>> round(float(jnp.exp(log_normal_interval(jnp.float32(-1.0), jnp.float32(1.0), jnp.float32(2.0)))), 5)
     0.68269
     """
+    a, b, width = as_wide(a, b, width)
     centre = 0.5 * (a + b)
     narrow = width * (1 + jnp.abs(centre)) < 2
     m, w = jnp.where(narrow, centre, 0.0), jnp.where(narrow, width, 1.0)
@@ -206,6 +294,7 @@ def runge_kutta(slope: Callable[[Any, Array], Any], state: Any, times: Array, sp
     >>> round(float(runge_kutta(lambda y, t: y, jnp.float32(1.0), jnp.linspace(0.0, 1.0, 21), 1.0)), 4)
     2.7183
     """
+    state, times = jax.tree.map(as_float, (state, times))
     steps = len(times) // 2
     if steps < 1:
         raise ValueError(f"the solver takes at least one step, got {steps}")

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.functional.flows.orthogonal import householder
-from dlvm_jax.functional.numerics import as_float, draw_normal, sum_event
+from dlvm_jax.functional.numerics import as_wide, sum_event
 from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
@@ -111,7 +111,7 @@ def mean_resultant_length(concentration: Numeric, dim: int) -> Array:
     0.53731
     """
     check_dim(dim)
-    concentration = as_float(concentration)
+    concentration = as_wide(concentration)
     angle, mass = _masses(concentration, dim)
     mean = jnp.sum(mass * jnp.square(jnp.sin(angle)), axis=-1) / jnp.sum(mass, axis=-1)
     return concentration * mean / (dim - 1)
@@ -128,6 +128,7 @@ def to_sphere(x: Array) -> Array:
     >>> to_sphere(jnp.array([3.0, -4.0]))
     Array([ 0.6, -0.8], dtype=float32)
     """
+    x = as_wide(x)
     largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True)
     zero = largest == 0
     scale = jax.lax.stop_gradient(jnp.where(zero, 1.0, largest))  # so that squares cannot underflow
@@ -146,8 +147,9 @@ def uniform_sphere_log_prob(x: Array) -> Array:
     >>> round(float(jnp.exp(-uniform_sphere_log_prob(jnp.array([1.0, 0.0]))) / jnp.pi), 5)
     2.0
     """
+    x = as_wide(x)
     check_dim(x.shape[-1])
-    return jnp.full(x.shape[:-1], -_log_area(x.shape[-1]), jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.full(x.shape[:-1], -_log_area(x.shape[-1]), x.dtype)
 
 
 def uniform_sphere_sample(key: Key, dim: int, shape: Shape = ()) -> Array:
@@ -178,13 +180,13 @@ def von_mises_fisher_log_prob(x: Array, mean_direction: Array, concentration: Nu
     >>> bool(jnp.isclose(von_mises_fisher_log_prob(x, x, 0.0), uniform_sphere_log_prob(x)))
     True
     """
+    x, mean_direction, concentration = as_wide(x, mean_direction, concentration)
     dim = mean_direction.shape[-1]
     check_dim(dim)
     if x.shape[-1] != dim:
         raise ValueError(
             f"expected points on the sphere in R^{dim}, as the mean direction, got shape {x.shape}"
         )
-    concentration = as_float(concentration)
     # kappa (mu.x - 1) as a square, exact where x is near mu and kappa is large
     exponent = -0.5 * concentration * sum_event(jnp.square(x - mean_direction), 1)
     return exponent - _log_normaliser(concentration, dim) - _log_area(dim - 1)
@@ -203,7 +205,7 @@ def von_mises_fisher_kl_uniform(concentration: Numeric, dim: int) -> Array:
     0.21048
     """
     check_dim(dim)
-    concentration = as_float(concentration)
+    concentration = as_wide(concentration)
     cross = concentration * _shortfall(concentration, dim)
     return _log_area(dim) - _log_area(dim - 1) - cross - _log_normaliser(concentration, dim)
 
@@ -281,21 +283,20 @@ def von_mises_fisher_sample(
     >>> von_mises_fisher_sample(jax.random.key(0), jnp.array([1.0, 0.0, 0.0]), 2.0, (5,)).shape
     (5, 3)
     """
+    narrow = jnp.result_type(mean_direction, concentration, float)
+    mean_direction, concentration = as_wide(mean_direction, concentration)
     dim = mean_direction.shape[-1]
     check_dim(dim)
-    concentration = as_float(concentration)
-    mean_direction = jnp.asarray(mean_direction, jnp.result_type(mean_direction, concentration))
     batch = jnp.broadcast_shapes(mean_direction.shape[:-1], concentration.shape)
     key_angle, key_side = jax.random.split(key)
     dtype = mean_direction.dtype
-    wide = jnp.promote_types(dtype, jnp.float32)
     half = (
-        float(jnp.finfo(wide).eps) / 2
+        float(jnp.finfo(dtype).eps) / 2
     )  # random floats are eps apart: 0, where the density vanishes, stands for 0 to eps
-    uniform = jax.random.uniform(key_angle, (*shape, *batch), wide, minval=half)
-    angle = _angle(uniform, concentration.astype(wide), dim)[..., None].astype(dtype)
-    side = to_sphere(draw_normal(key_side, (*shape, *batch, dim - 1), dtype))
+    uniform = jax.random.uniform(key_angle, (*shape, *batch), dtype, minval=half)
+    angle = _angle(uniform, concentration, dim)[..., None]
+    side = to_sphere(jax.random.normal(key_side, (*shape, *batch, dim - 1), dtype))
     sign = jnp.where(mean_direction[..., :1] < 0, -1.0, 1.0).astype(dtype)
     normal = mean_direction + sign * jnp.eye(1, dim, dtype=dtype)[0]
     local = jnp.concatenate([jnp.cos(angle) * -sign, jnp.sin(angle) * side], axis=-1)
-    return householder(local, normal)[0]
+    return householder(local, normal)[0].astype(narrow)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.densities import normal_log_prob
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import as_integer, as_wide, check_covariance, sum_event
 from dlvm_jax.functional.types import Array
 
 __all__ = [
@@ -45,6 +45,7 @@ def stratified_log_weights(batch: int, examples: int) -> Array:
     >>> jnp.exp(stratified_log_weights(2, 4)).tolist()
     [[0.25, 0.75], [0.75, 0.25]]
     """
+    batch, examples = as_integer(batch, "batch"), as_integer(examples, "examples")
     if not 2 <= batch <= examples:
         raise ValueError(f"stratified weights need 2 <= batch <= examples, got {batch} and {examples}")
     others = math.log((examples - 1) / (examples * (batch - 1)))
@@ -61,15 +62,24 @@ def total_correlation_terms(
     The means over data and draws are I(x; z), TC(z) and $\sum_j\mathrm{KL}(q(z_j)\Vert p(z_j))$.
     Shapes: `z` [*draws, B, M], row i a draw of q(z|x_i); `mean`, `log_std` [B, M]; `log_prior` [*draws, B], log p(z);
     `log_weights` [B, B] as of `stratified_log_weights`, or equal where the B examples are the whole data set
-    -> `KLTerms` of [*draws, B], nats.  Source: Chen et al. 2018 (beta-TCVAE), eq. 2.
+    -> `KLTerms` of [*draws, B], nats.  Raises ValueError where they do not fit together.
+    Source: Chen et al. 2018 (beta-TCVAE), eq. 2.
 
     >>> same = jnp.zeros((4, 2))  # all posteriors equal: nothing but the KL to the prior N(1, I) is left
     >>> terms = total_correlation_terms(same, same, same, normal_log_prob(same, 1.0, 0.0))
     >>> [abs(round(float(term[0]), 4)) for term in terms]
     [0.0, 0.0, 1.0]
     """
-    if log_weights is None:
-        log_weights = jnp.full((len(mean), len(mean)), -math.log(len(mean)))
+    z, mean, log_std, log_prior = as_wide(z, mean, log_std, log_prior)
+    square = (len(mean), len(mean))
+    log_weights = jnp.full(square, -math.log(len(mean))) if log_weights is None else as_wide(log_weights)
+    if mean.ndim != 2 or not mean.shape == log_std.shape == z.shape[-2:] or log_prior.shape != z.shape[:-1]:
+        raise ValueError(
+            "z is [*draws, B, M], mean and log_std are [B, M] and log_prior is [*draws, B], got shapes "
+            f"{z.shape}, {mean.shape}, {log_std.shape}, {log_prior.shape}"
+        )
+    if log_weights.shape != square:
+        raise ValueError(f"{len(mean)} examples need log_weights {square}, got shape {log_weights.shape}")
     each = normal_log_prob(z[..., None, :], mean, log_std, event_ndim=0)  # [*draws, B, B, M]
     joint = jax.nn.logsumexp(log_weights + sum_event(each, 1), axis=-1)
     product = sum_event(jax.nn.logsumexp(log_weights[..., None] + each, axis=-2), 1)
@@ -83,15 +93,14 @@ def gaussian_total_correlation(covariance: Array) -> Array:
     $\mathrm{TC} = \tfrac12\big(\sum_i\log S_{ii} - \log|S|\big)$
 
     Shapes: `covariance` [*batch, D, D], symmetric positive definite (nan where it is not) -> [*batch], nats.
-    Raises ValueError for a matrix that is not square.
+    Raises ValueError for a matrix that is not square or, unless it is traced, not symmetric.
     Source: Watanabe 1960, with the entropy of Cover & Thomas 2006, theorem 8.4.1.
 
     >>> round(float(gaussian_total_correlation(jnp.array([[1.0, 1.0], [1.0, 4.0]]))), 5)  # log(4 / 3) / 2
     0.14384
     """
-    covariance = jnp.asarray(covariance)
-    if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
-        raise ValueError(f"a covariance is a square matrix, got shape {covariance.shape}")
+    covariance = as_wide(covariance)
+    check_covariance(covariance)
     scale = jax.lax.rsqrt(jnp.diagonal(covariance, axis1=-2, axis2=-1))
     tril = jnp.linalg.cholesky(covariance * scale[..., None] * scale[..., None, :])  # of the correlations
     return -sum_event(jnp.log(jnp.diagonal(tril, axis1=-2, axis2=-1)), 1)

@@ -67,8 +67,8 @@ def von_mises_fisher(net: Net, dim: int) -> Density:
 def _wrapped(init, law, dim, curvature):
     """The wrapped normal with (mean, log_std) = law(params, context); a draw is scored by its tangent vector, which is exact.
 
-    A draw too far out for its number type is moved back (see `hyperbolic`) and no longer has that density.  Its density is
-    given as infinite, so that it has no importance weight and estimates can only be too small.
+    A draw too far out for its number type is moved back (see `hyperbolic`).  What a standard prior gains by that is added to its
+    log-density, so that the ratio of both is that of the true draw.
     """
     check_dim(dim)
     _check_curvature(curvature)
@@ -81,13 +81,17 @@ def _wrapped(init, law, dim, curvature):
     def sample(params, key, context=None, shape=()):
         mean, log_std = law(params, context)
         tangent = densities.normal_sample(key, jnp.zeros_like(mean), log_std, shape)
-        log_density = densities.normal_log_prob(tangent, 0.0, log_std)
-        log_density = log_density - hyperbolic.log_volume_change(tangent, curvature)
+        log_density = hyperbolic.tangent_log_prob(tangent, log_std, curvature)
         x = hyperbolic.exp_map(mean, tangent, curvature)
         stopped = jax.lax.stop_gradient((x, mean, log_std, log_density))
         at_x = hyperbolic.wrapped_normal_log_prob(stopped[0], stopped[1], stopped[2], curvature)
-        kept = jnp.abs(at_x - stopped[3]) < 1
-        return x, jnp.where(kept, log_density, jnp.inf)
+        kept = jnp.abs(at_x - stopped[3]) < 0.1
+        radius = hyperbolic.end_distance(mean, tangent, curvature)
+        true = jnp.zeros_like(tangent).at[..., 0].set(radius)
+        origin = jnp.zeros_like(x)
+        gain = hyperbolic.wrapped_normal_log_prob(x, origin, 0.0, curvature)
+        gain = gain - hyperbolic.tangent_log_prob(true, 0.0, curvature)
+        return x, jnp.where(kept, log_density, log_density + gain)
 
     return Density(
         init,

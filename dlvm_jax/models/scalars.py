@@ -83,7 +83,7 @@ def _then_rotated(forward, inverse):
     """A pair on the circle, followed by a rotation: (angle, shift, parameters of the pair)."""
 
     def onward(z, shift, *parameters):
-        angle, log_det = forward(z, *parameters)
+        angle, log_det = forward(circle.wrap(z), *parameters)  # a spline is the identity beyond its interval
         return circle.wrap(angle + shift), log_det
 
     def back(x, shift, *parameters):

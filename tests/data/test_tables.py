@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import data
+from dlvm_jax.data import tables
 from experiments.flow import report as flow_report
 
 ROWS = np.random.RandomState(0).randn(50, 3) * [1, 10, 0.1] + [5, 0, -2]
@@ -48,6 +49,8 @@ def test_published_parts_are_kept(tmp_path):
             np.stack([np.arange(12.0), np.full(12, 0.1)], 1),
             r"columns \[1\] are constant in training",
         ),
+        ("a.npy", np.stack([ROWS[:, 0], 7 / ROWS[:, 1] * ROWS[:, 1]], 1), r"columns \[1\] are constant"),
+        ("a.npy", ROWS + 1j, "train holds complex128"),
         (
             "a.npz",
             {"train": ROWS, "valid": ROWS, "test": ROWS[:, :1]},
@@ -64,6 +67,17 @@ def test_what_is_no_table_is_refused(tmp_path, name, content, line):
         np.save(path, content)
     with pytest.raises(ValueError, match=line):
         data.load(str(path))
+
+
+def test_a_column_far_from_zero_is_not_constant(tmp_path):
+    """Seconds of one day, in seconds since 1970."""
+    rows = np.stack([ROWS[:, 0], 1.7e9 + ROWS[:, 1]], 1)
+    assert data.load(write(tmp_path / "a.npy", rows)).train.std(0) == pytest.approx([1, 1], rel=1e-4)
+
+
+def test_complex_rows_are_refused_by_the_standardisation_too():
+    with pytest.raises(ValueError, match="train holds complex128; a table is of real numbers"):
+        tables.standardised(3 * [ROWS + 1j], 3 * [None], "a", 0, "", "")
 
 
 def test_rows_in_memory_are_standardised_when_asked_and_keep_their_labels():

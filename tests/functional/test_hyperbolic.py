@@ -209,3 +209,16 @@ def test_series_and_closed_forms_meet(x64, at):
     )
     x = np.sinh(t / 2) / np.cosh(t / 2)
     assert float(h.distance(jnp.zeros(1), jnp.array([float(x)]), 1.0)) == pytest.approx(at, rel=1e-13)
+
+
+def test_the_end_of_a_far_geodesic(x64):
+    """The law of cosines against the distance of the point itself, which float64 holds up to 35 / sqrt(c)."""
+    r = np.random.RandomState(0)
+    base = h.exp_map(jnp.zeros((50, 3)), jnp.asarray(r.randn(50, 3)), 2.0)
+    base = base.at[0].set(0)
+    tangent = jnp.asarray(r.randn(50, 3)) * jnp.linspace(4, 7, 50)[:, None]
+    expected = h.distance(jnp.zeros((50, 3)), h.exp_map(base, tangent, 2.0), 2.0)
+    far = (expected > 9) & (expected < 16)
+    assert far.sum() > 10
+    got = h.end_distance(base, tangent, 2.0)
+    np.testing.assert_allclose(got[far], expected[far], rtol=1e-6)

@@ -137,3 +137,22 @@ def test_reverse_kl_needs_an_exact_density_with_gradients():
         objectives.reverse_kl(normal._replace(kind="weight"), ENERGIES["U1"].log_density)
     with pytest.raises(ValueError, match="samples that carry gradients"):
         objectives.reverse_kl(normal._replace(reparameterised=False), ENERGIES["U1"].log_density)
+
+
+@pytest.mark.parametrize("beta", [0.5, 6.0])
+def test_an_exponential_flow_is_injective_at_the_end_of_its_range(beta):
+    """All strength in potentials of one centre: points around it come nearer and do not cross, so the angle increases."""
+    flow = sphere_flows.exponential(3)
+    north = jnp.array([0.0, 0.0, 1.0])
+    params = {
+        "centres": jnp.broadcast_to(north, (3, 3)),
+        "alpha": jnp.full(3, 50.0),
+        "beta": jnp.full(3, jnp.log(jnp.expm1(beta))),
+    }
+    angle = jnp.concatenate([jnp.linspace(0.02, 0.2, 20), jnp.linspace(0.25, 3.1, 30)])
+    x = jnp.stack([jnp.sin(angle), jnp.zeros_like(angle), jnp.cos(angle)], axis=-1)
+    y, log_det = jax.jit(flow.forward)(params, x)
+    moved = jnp.arctan2(y[:, 0], y[:, 2])  # negative on the other side of the centre
+    assert (moved > 0).all() and (jnp.diff(moved) > 0).all()
+    np.testing.assert_allclose(moved[0] / angle[0], 0.01, atol=0.001 + 0.2 * angle[0] ** 2 * (1 + 3 * beta))
+    assert np.isfinite(log_det).all()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import as_float, sum_event
+from dlvm_jax.functional.numerics import as_wide, sum_event
 from dlvm_jax.functional.types import Array
 
 __all__ = ["autoregressive", "autoregressive_inverse", "forward_substitution", "gate"]
@@ -27,6 +27,7 @@ def gate(m: Array, s: Array) -> tuple[Array, Array]:
     >>> gate(jnp.array([4.0]), jnp.array([0.0]))
     (Array([2.], dtype=float32), Array([-0.6931472], dtype=float32))
     """
+    m, s = as_wide(m, s)
     return jax.nn.sigmoid(-s) * m, jax.nn.log_sigmoid(s)
 
 
@@ -41,7 +42,8 @@ def autoregressive(z: Array, conditioner: Conditioner) -> tuple[Array, Array]:
     >>> autoregressive(jnp.array([3.0]), lambda z: (jnp.ones(1), jnp.zeros(1)))
     (Array([4.], dtype=float32), Array(0., dtype=float32))
     """
-    shift, log_scale = conditioner(z)
+    z = as_wide(z)
+    shift, log_scale = as_wide(*conditioner(z))
     return shift + jnp.exp(log_scale) * z, sum_event(log_scale, 1)
 
 
@@ -67,8 +69,7 @@ def forward_substitution(
         z_i, more = solve(z, x_i, i)
         return (z.at[..., i].set(z_i), log_det + more), None
 
-    x = as_float(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = as_wide(x)
     start = (jnp.zeros_like(x), jnp.zeros(x.shape[:-1], x.dtype))
     return jax.lax.scan(fill, start, (jnp.moveaxis(x, -1, 0), jnp.arange(x.shape[-1])))[0]
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.flows.roots import monotone_root
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import as_wide, sum_event
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
@@ -35,6 +35,7 @@ def wrap(theta: Array) -> Array:
     >>> wrap(jnp.array([-3.0, 7.0])).round(4)
     Array([-3.    ,  0.7168], dtype=float32)
     """
+    theta = as_wide(theta)
     return theta - 2 * jnp.pi * jnp.floor((theta + jnp.pi) / (2 * jnp.pi))
 
 
@@ -49,6 +50,7 @@ def rotation(theta: Array, shift: Numeric) -> tuple[Array, Array]:
     >>> rotation(jnp.array([3.0]), 4.0)[0].round(4)
     Array([0.7168], dtype=float32)
     """
+    theta, shift = as_wide(theta, shift)
     moved = wrap(theta + shift)
     return moved, jnp.zeros_like(moved)
 
@@ -85,7 +87,7 @@ def moebius(theta: Array, centre: Array) -> tuple[Array, Array]:
     >>> moebius(jnp.array([0.0, 1.0]), jnp.zeros(2))[0]
     Array([0., 1.], dtype=float32)
     """
-    lifted, log_det = _lifted_moebius(theta, centre)
+    lifted, log_det = _lifted_moebius(*as_wide(theta, centre))
     return wrap(lifted), log_det
 
 
@@ -102,6 +104,7 @@ def moebius_inverse(phi: Array, centre: Array) -> tuple[Array, Array]:
     >>> bool(jnp.allclose(theta, 2.0, atol=1e-6))
     True
     """
+    phi, centre = as_wide(phi, centre)
     psi = phi + 2 * _turn(jnp.zeros_like(phi), centre)[0]
     turn, square = _turn(psi, -centre)
     return wrap(psi + 2 * turn), _kernel(square, centre)
@@ -134,6 +137,7 @@ def moebius_mixture(theta: Array, centres: Array, log_weights: Array) -> tuple[A
     >>> moebius_mixture(jnp.array([0.0, 1.0]), jnp.zeros((3, 2)), jnp.zeros(3))[0].round(6)
     Array([0., 1.], dtype=float32)
     """
+    theta, centres, log_weights = as_wide(theta, centres, log_weights)
     lifted, log_det = _combine(_lifted_moebius(theta[..., None], centres), log_weights)
     return wrap(lifted), log_det
 
@@ -151,6 +155,7 @@ def moebius_mixture_inverse(phi: Array, centres: Array, log_weights: Array) -> t
     >>> bool(jnp.allclose(theta, 2.0, atol=1e-6))
     True
     """
+    phi, centres, log_weights = as_wide(phi, centres, log_weights)
     # The combination keeps -2 pi, 0 and 2 pi, so the bracket holds the root of every angle in it.
     theta, log_det = _mixture_inverse(
         phi,
@@ -180,6 +185,7 @@ def non_compact_projection(theta: Array, alpha: Numeric, beta: Numeric) -> tuple
     >>> non_compact_projection(jnp.array([0.0, 1.0]), 1.0, 0.0)[0]
     Array([0., 1.], dtype=float32)
     """
+    theta, alpha, beta = as_wide(theta, alpha, beta)
     sin, cos = jnp.sin(theta / 2), jnp.cos(theta / 2)
     angle, square = _from_tangent(alpha * sin + beta * cos, cos)
     return angle, jnp.log(alpha) - jnp.log(square)
@@ -198,6 +204,7 @@ def non_compact_projection_inverse(phi: Array, alpha: Numeric, beta: Numeric) ->
     >>> bool(jnp.allclose(theta, 2.0, atol=1e-6))
     True
     """
+    phi, alpha, beta = as_wide(phi, alpha, beta)
     sin, cos = jnp.sin(phi / 2), jnp.cos(phi / 2)
     angle, square = _from_tangent(sin - beta * cos, alpha * cos)
     return angle, jnp.log(alpha) - jnp.log(square)
@@ -216,6 +223,7 @@ def non_compact_projection_mixture(
     >>> non_compact_projection_mixture(jnp.array([0.0, 1.0]), jnp.ones(3), jnp.zeros(3), jnp.zeros(3))[0].round(6)
     Array([0., 1.], dtype=float32)
     """
+    theta, alpha, beta, log_weights = as_wide(theta, alpha, beta, log_weights)
     lifted, log_det = _combine(non_compact_projection(theta[..., None], alpha, beta), log_weights)
     return wrap(lifted), log_det  # rounding may carry a sum over pi
 
@@ -235,6 +243,7 @@ def non_compact_projection_mixture_inverse(
     >>> bool(jnp.allclose(non_compact_projection_mixture_inverse(phi, *parameters)[0], 2.0, atol=1e-6))
     True
     """
+    phi, alpha, beta, log_weights = as_wide(phi, alpha, beta, log_weights)
     return _mixture_inverse(
         phi,
         lambda theta: _combine(non_compact_projection(theta[..., None], alpha, beta), log_weights),

@@ -8,7 +8,7 @@ import math
 
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import inner_product
+from dlvm_jax.functional.numerics import as_wide, inner_product, norm, unit_scale
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["MIN_SLOPE", "moebius_centre", "planar_u_hat", "positive", "radial_beta_hat", "sylvester_triangle"]
@@ -37,9 +37,12 @@ def planar_u_hat(w: Array, u: Array) -> Array:
     >>> planar_u_hat(jnp.array([1.0, 0.0]), jnp.array([0.0, 5.0]))
     Array([0., 5.], dtype=float32)
     """
-    dot, square = inner_product(w, u), inner_product(w, w)
-    length = (_above_minus_one(dot) - dot) / jnp.where(square > 0, square, 1.0)
-    return u + length[..., None] * w
+    w, u = as_wide(w, u)
+    dot, scale = inner_product(w, u), unit_scale(w)
+    w = w / scale  # so that its square is in range
+    square = inner_product(w, w)
+    length = (_above_minus_one(dot) - dot) / jnp.where(square == 0, 1.0, square)
+    return u + length[..., None] * w / scale
 
 
 def radial_beta_hat(alpha: Numeric, beta: Array) -> Array:
@@ -54,6 +57,7 @@ def radial_beta_hat(alpha: Numeric, beta: Array) -> Array:
     >>> radial_beta_hat(2.0, jnp.array([0.0]))
     Array([0.], dtype=float32)
     """
+    alpha, beta = as_wide(alpha, beta)
     return alpha * _above_minus_one(beta)
 
 
@@ -62,13 +66,16 @@ def sylvester_triangle(a: Array) -> Array:
 
     $r_{ij} = a_{ij}\ (i<j),\quad r_{ii} = \sqrt{1-\delta}\,\tanh a_{ii},\quad\text{so } r_{ii}\tilde r_{ii} > -1 + \delta$
 
-    Shapes: `a` [*batch, M, M], of which the upper triangle is read -> [*batch, M, M].
+    Shapes: `a` [*batch, M, M], of which the upper triangle is read -> [*batch, M, M].  Raises ValueError for others.
     Source: van den Berg et al. 2018, theorem 2 (with tanh diagonals; the factor keeps them from rounding to 1).
 
     >>> sylvester_triangle(jnp.zeros((2, 2)).at[0, 1].set(3.0))
     Array([[0., 3.],
            [0., 0.]], dtype=float32)
     """
+    a = as_wide(a)
+    if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
+        raise ValueError(f"a triangle is of square matrices [*batch, M, M], got shape {a.shape}")
     identity = jnp.eye(a.shape[-1], dtype=a.dtype)
     return jnp.triu(a, 1) + math.sqrt(1 - MIN_SLOPE) * jnp.tanh(a * identity)
 
@@ -83,7 +90,7 @@ def positive(a: Array) -> Array:
     >>> positive(jnp.array([0.0]))
     Array([1.], dtype=float32)
     """
-    return 1 + _above_minus_one(a)
+    return 1 + _above_minus_one(as_wide(a))
 
 
 def moebius_centre(w: Array) -> Array:
@@ -96,6 +103,5 @@ def moebius_centre(w: Array) -> Array:
     >>> moebius_centre(jnp.array([0.0, 1.0]))
     Array([0.   , 0.495], dtype=float32)
     """
-    square = inner_product(w, w)
-    length = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-    return 0.99 * w / (1 + length[..., None])
+    w = as_wide(w)
+    return 0.99 * w / (1 + norm(w)[..., None])

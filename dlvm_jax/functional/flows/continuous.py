@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion.score_matching import exact_divergence, hutchinson_divergence
-from dlvm_jax.functional.numerics import as_float, runge_kutta, sum_event
+from dlvm_jax.functional.numerics import as_integer, as_wide, runge_kutta, sum_event
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["continuous", "continuous_inverse", "flow_matching_loss"]
 
 
 def _integrate(z, velocity, start, stop, steps, event_ndim, probe):
-    z = as_float(z)
+    z = as_wide(z)
     z = z.astype(jnp.result_type(z, jax.eval_shape(velocity, z, jnp.zeros((), z.dtype)).dtype))
 
     def slope(state, t):
@@ -28,7 +28,7 @@ def _integrate(z, velocity, start, stop, steps, event_ndim, probe):
         return hutchinson_divergence(field, state[0], jnp.asarray(probe, z.dtype), event_ndim)
 
     state = z, sum_event(jnp.zeros_like(z), event_ndim)
-    times = jnp.linspace(start, stop, 2 * steps + 1, dtype=z.dtype)
+    times = jnp.linspace(start, stop, 2 * as_integer(steps, "the number of steps") + 1, dtype=z.dtype)
     return runge_kutta(slope, state, times, stop - start)
 
 
@@ -91,6 +91,7 @@ def flow_matching_loss(
     >>> flow_matching_loss(lambda x, t: 0 * x, jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.array([0.5]))
     Array([2.], dtype=float32)
     """
-    share = jnp.reshape(t, jnp.shape(t) + (1,) * event_ndim)
+    x0, x1, t = as_wide(x0, x1, t)
+    share = jnp.reshape(t, t.shape + (1,) * event_ndim)
     error = velocity((1 - share) * x0 + share * x1, t) - (x1 - x0)
     return sum_event(jnp.square(error), event_ndim)

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import as_integer, as_wide, sum_event
 from dlvm_jax.functional.types import Array, Key, Shape
 
 __all__ = [
@@ -159,6 +159,7 @@ def logit(x: Array, alpha: float = 0.05, event_ndim: int = 3) -> tuple[Array, Ar
     Array([-2.94444,  0.     ,  2.94444], dtype=float32)
     """
     _check_alpha(alpha)
+    x = as_wide(x)
     low = jnp.log(alpha + (1 - 2 * alpha) * x)
     high = jnp.log(alpha + (1 - 2 * alpha) * (1 - x))  # 1 - p would lose the digits of a small alpha
     return low - high, sum_event(math.log1p(-2 * alpha) - low - high, event_ndim)
@@ -176,6 +177,7 @@ def logit_inverse(y: Array, alpha: float = 0.05, event_ndim: int = 3) -> tuple[A
     Array([0.5], dtype=float32)
     """
     _check_alpha(alpha)
+    y = as_wide(y)
     x = (jax.nn.sigmoid(y) - alpha) / (1 - 2 * alpha)
     log_slope = jax.nn.log_sigmoid(y) + jax.nn.log_sigmoid(-y) - math.log1p(-2 * alpha)
     return x, sum_event(log_slope, event_ndim)
@@ -190,15 +192,15 @@ def dequantise(key: Key, x: Array, levels: int = 256, event_ndim: int = 3) -> tu
     logit is infinite; noise of full precision rounds up to the next level now and then.
     The log-volume $-D\log L$ makes nats of the levels of nats of v: add it to log p(v).  The uniform density then has log2(L)
     bits per dimension.  Shapes: `x` in 0..L-1 [*batch, *event] -> v alike, log-volume [*batch].  Raises ValueError for
-    fewer than one level.  Source: Theis, van den Oord, Bethge 2016, section 3.1.
+    fewer than one level or more than 2^16.  Source: Theis, van den Oord, Bethge 2016, section 3.1.
 
     >>> v, log_volume = dequantise(jax.random.key(0), jnp.full((1, 2, 2, 1), 128), levels=256)
     >>> bool(((v >= 0.5) & (v < 0.5 + 1 / 256)).all()), bool(jnp.isclose(log_volume[0], -4 * math.log(256)))
     (True, True)
     """
-    if levels < 1:
-        raise ValueError(f"there is at least one level, got {levels}")
-    x = jnp.asarray(x, float)
+    if not 1 <= as_integer(levels, "the number of levels") <= 2**16:
+        raise ValueError(f"there are 1 to 2^16 levels, which float32 can tell apart with noise, got {levels}")
+    x = as_wide(x)
     steps = noise_steps(levels)
     step = jax.random.bits(key, x.shape, jnp.uint16) // (2**16 // steps)
     v = (x + (step + jnp.asarray(0.5, x.dtype)) / steps) / levels

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dlvm_jax.functional.numerics import einsum, sum_event
+from dlvm_jax.functional.numerics import as_float, as_wide, einsum, sum_event
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
@@ -23,7 +24,8 @@ __all__ = [
 
 
 def _broadcast(*values):
-    shape = jnp.broadcast_shapes(*(jnp.shape(value) for value in values))
+    values = as_wide(*values)
+    shape = jnp.broadcast_shapes(*(value.shape for value in values))
     return [jnp.broadcast_to(value, shape) for value in values]
 
 
@@ -69,6 +71,7 @@ def actnorm_statistics(x: Array) -> tuple[Array, Array]:
     >>> actnorm_statistics(jnp.array([[1.0, 7.0], [3.0, 7.0]]))
     (Array([-2., -7.], dtype=float32), Array([-0., -0.], dtype=float32))
     """
+    x = as_wide(x)
     x = x.reshape(-1, x.shape[-1])
     offset = x - x[0]  # exactly zero in a constant channel, and small compared with a large mean
     mean, std = x[0] + jnp.mean(offset, 0), jnp.std(offset, 0)
@@ -81,18 +84,28 @@ def _no_volume(z, event_ndim):
     return jnp.zeros(z.shape[: z.ndim - event_ndim], jnp.promote_types(z.dtype, jnp.float32))
 
 
+def _check_order(z, order):
+    if jnp.shape(order) != z.shape[-1:] or not jnp.issubdtype(jnp.result_type(order), np.integer):
+        raise ValueError(
+            f"the order of {z.shape[-1]} numbers is an integer for each, got {jnp.result_type(order)}{list(jnp.shape(order))}"
+        )
+
+
 def permute(z: Array, order: Array, event_ndim: int = 1) -> tuple[Array, Array]:
     r"""Reorder the last axis.
 
     $y_i = z_{\pi_i},\quad \log|\det| = 0$
 
-    Shapes: `z` [*batch, *event], event [..., C]; `order` [C], a permutation of 0..C-1 -> y alike, log_det [*batch].
+    Shapes: `z` [*batch, *event], event [..., C]; `order` [C], a permutation of 0..C-1 -> y alike, log_det [*batch].  Raises
+    ValueError for an order of another shape or type.
     Source: Dinh, Sohl-Dickstein, Bengio 2017, section 3.5.
 
     >>> permute(jnp.array([5.0, 6.0, 7.0]), jnp.array([2, 0, 1]))[0]
     Array([7., 5., 6.], dtype=float32)
     """
-    return jnp.take(z, order, axis=-1), _no_volume(z, event_ndim)
+    z = as_float(z)
+    _check_order(z, order)
+    return jnp.take(z, jnp.asarray(order), axis=-1), _no_volume(z, event_ndim)
 
 
 def permute_inverse(y: Array, order: Array, event_ndim: int = 1) -> tuple[Array, Array]:
@@ -105,7 +118,9 @@ def permute_inverse(y: Array, order: Array, event_ndim: int = 1) -> tuple[Array,
     >>> permute_inverse(jnp.array([7.0, 5.0, 6.0]), jnp.array([2, 0, 1]))[0]
     Array([5., 6., 7.], dtype=float32)
     """
-    return permute(y, jnp.argsort(order), event_ndim)
+    y = as_float(y)
+    _check_order(y, order)
+    return permute(y, jnp.argsort(jnp.asarray(order)), event_ndim)
 
 
 class LU(NamedTuple):
@@ -132,6 +147,7 @@ def lu_from_matrix(matrix: Array) -> LU:
     >>> lu_from_matrix(jnp.array([[0.0, 2.0], [-1.0, 0.0]])).signs
     Array([-1.,  1.], dtype=float32)
     """
+    matrix = as_wide(matrix)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"an invertible map needs one square matrix, got shape {matrix.shape}")
     packed, _, rows = jax.lax.linalg.lu(matrix)  # matrix[rows] = L U
@@ -143,6 +159,14 @@ def lu_from_matrix(matrix: Array) -> LU:
         jnp.log(jnp.abs(diagonal)),
         jnp.sign(diagonal),
     )
+
+
+def _floats(z, lu):
+    z, lower, upper, log_diagonal, signs = as_wide(z, lu.lower, lu.upper, lu.log_diagonal, lu.signs)
+    size = z.shape[-1]
+    if lower.shape != (size, size) or upper.shape != (size, size) or log_diagonal.shape != (size,):
+        raise ValueError(f"this map is of vectors of {len(log_diagonal)} numbers, got shape {z.shape}")
+    return z, LU(lu.order, lower, upper, log_diagonal, signs)
 
 
 def _triangles(lu):
@@ -169,6 +193,7 @@ def lu_linear(z: Array, lu: LU, event_ndim: int = 1) -> tuple[Array, Array]:
     >>> lu_linear(jnp.array([3.0, 4.0]), turn)[0]
     Array([ 8., -3.], dtype=float32)
     """
+    z, lu = _floats(z, lu)
     lower, upper = _triangles(lu)
     matrix = jnp.matmul(lower, upper, precision="highest")[lu.order]
     return einsum("ij,...j->...i", matrix, z), _lu_log_det(z, lu, event_ndim)
@@ -185,10 +210,8 @@ def lu_linear_inverse(y: Array, lu: LU, event_ndim: int = 1) -> tuple[Array, Arr
     >>> lu_linear_inverse(jnp.array([8.0, -3.0]), turn)[0]
     Array([3., 4.], dtype=float32)
     """
-    triangles = _triangles(lu)
+    y, lu = _floats(y, lu)
     rows = permute_inverse(y, lu.order)[0].reshape(-1, y.shape[-1])
-    rows = rows.astype(jnp.result_type(rows, triangles[1]))  # the solver takes one type
-    for triangle, below in zip(triangles, (True, False), strict=True):
-        triangle = triangle.astype(rows.dtype)
+    for triangle, below in zip(_triangles(lu), (True, False), strict=True):
         rows = jax.lax.linalg.triangular_solve(triangle, rows, left_side=False, lower=below, transpose_a=True)
     return rows.reshape(y.shape), -_lu_log_det(y, lu, event_ndim)

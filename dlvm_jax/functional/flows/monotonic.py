@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.functional.flows.roots import monotone_root
+from dlvm_jax.functional.numerics import as_wide
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["monotonic", "monotonic_inverse"]
@@ -45,6 +46,7 @@ def monotonic(z: Array, g: Callable[[Array], Array], offset: Numeric, nodes: int
     >>> bool(jnp.allclose(y, 12.0)), bool(jnp.allclose(log_det, jnp.log(10.0)))
     (True, True)
     """
+    z, offset = as_wide(z, offset)
     return _with_log_slope(_integral(g, offset, nodes), z)
 
 
@@ -77,6 +79,7 @@ def monotonic_inverse(
     >>> bool(jnp.allclose(z, 3.0))
     True
     """
+    y, offset = as_wide(y, offset)
     f = _integral(g, offset, nodes)
     sign = jnp.where(y >= offset, 1.0, -1.0).astype(y.dtype)  # f(0) is the offset
     end = _beyond(f, jax.lax.stop_gradient(y), sign)

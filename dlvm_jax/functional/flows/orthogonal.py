@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import inner_product
+from dlvm_jax.functional.numerics import as_wide, inner_product, unit_scale
 from dlvm_jax.functional.types import Array
 
 __all__ = ["householder", "householder_product", "householder_product_inverse", "orthonormal"]
@@ -20,14 +20,18 @@ def householder(z: Array, v: Array) -> tuple[Array, Array]:
     >>> householder(jnp.array([1.0, 2.0]), jnp.array([3.0, 0.0]))[0]
     Array([-1.,  2.], dtype=float32)
     """
+    z, v = as_wide(z, v)
+    v = v / unit_scale(v)
     square = inner_product(v, v)
-    along = inner_product(v, z) / jnp.where(square > 0, square, 1.0)
+    along = inner_product(v, z) / jnp.where(square == 0, 1.0, square)
     return z - 2 * along[..., None] * v, jnp.zeros_like(along)
 
 
 def _reflections(z, v, reverse):
-    shape = jnp.broadcast_shapes(z.shape, v.shape[:-2] + v.shape[-1:])
-    z = jnp.broadcast_to(z, shape).astype(jnp.result_type(z, v))
+    z, v = as_wide(z, v)
+    if v.ndim < 2 or v.shape[-1] != z.shape[-1]:
+        raise ValueError(f"z [*batch, D] needs mirrors [*batch, n, D], got shapes {z.shape} and {v.shape}")
+    z = jnp.broadcast_to(z, jnp.broadcast_shapes(z.shape, v.shape[:-2] + v.shape[-1:]))
     z, log_det = jax.lax.scan(householder, z, jnp.moveaxis(v, -2, 0), reverse=reverse)
     return z, jnp.sum(log_det, axis=0)
 
@@ -37,7 +41,8 @@ def householder_product(z: Array, v: Array) -> tuple[Array, Array]:
 
     $y = H_1 H_2\cdots H_n z,\quad H_k = I - 2\,v_k v_k^\top/\|v_k\|^2$
 
-    Shapes: `z` [*batch, D], `v` [*batch, n, D] -> y [*batch, D], log_det [*batch] (zero); O(nD), no matrix is formed.
+    Shapes: `z` [*batch, D], `v` [*batch, n, D] -> y [*batch, D], log_det [*batch] (zero); O(nD), no matrix is formed.  Raises
+    ValueError for others.
     Source: Tomczak & Welling 2016, section 3; van den Berg et al. 2018, section 3 (H-SNF).
 
     >>> householder_product(jnp.array([1.0, 2.0]), jnp.array([[1.0, 0.0], [1.0, -1.0]]))[0]
@@ -51,7 +56,7 @@ def householder_product_inverse(y: Array, v: Array) -> tuple[Array, Array]:
 
     $z = H_n\cdots H_2 H_1 y$
 
-    Shapes: `y` [*batch, D], `v` [*batch, n, D] -> z [*batch, D], log_det [*batch] (zero).
+    Shapes: `y` [*batch, D], `v` [*batch, n, D] -> z [*batch, D], log_det [*batch] (zero).  Raises ValueError for others.
     Source: Tomczak & Welling 2016, section 3.
 
     >>> householder_product_inverse(jnp.array([-2.0, 1.0]), jnp.array([[1.0, 0.0], [1.0, -1.0]]))[0]
@@ -72,7 +77,8 @@ def orthonormal(a: Array) -> Array:
     >>> bool(jnp.allclose(orthonormal(jnp.array([[3.0], [4.0]])), jnp.array([[0.6], [0.8]])))
     True
     """
-    if a.shape[-1] > a.shape[-2]:
+    a = as_wide(a)
+    if a.ndim < 2 or a.shape[-1] > a.shape[-2]:
         raise ValueError(
             f"at most D columns can be orthonormal, got a matrix of shape {a.shape[-2:]}; use M <= D"
         )

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from dlvm_jax.functional.flows.roots import monotone_root
-from dlvm_jax.functional.numerics import inner_product
+from dlvm_jax.functional.numerics import as_wide, inner_product
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["planar", "planar_inverse"]
@@ -26,6 +26,7 @@ def planar(z: Array, w: Array, u: Array, b: Numeric) -> tuple[Array, Array]:
     >>> y, float(jnp.exp(log_det))
     (Array([0., 0.], dtype=float32), 2.0)
     """
+    z, w, u, b = as_wide(z, w, u, b)
     h = jnp.tanh(inner_product(w, z) + b)
     return z + u * h[..., None], _log_det(inner_product(w, u), h)
 
@@ -43,6 +44,7 @@ def planar_inverse(y: Array, w: Array, u: Array, b: Numeric) -> tuple[Array, Arr
     >>> bool(jnp.allclose(z, 1.0, atol=1e-6))
     True
     """
+    y, w, u, b = as_wide(y, w, u, b)
     overlap = inner_product(w, u)
     target, reach = inner_product(w, y), jnp.abs(overlap)
     t = monotone_root(lambda t: t + overlap * jnp.tanh(t + b), target, target - reach, target + reach)

@@ -2,16 +2,10 @@
 
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import as_wide, norm
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["radial", "radial_inverse"]
-
-
-def _distance(offset):
-    """Euclidean norm, with gradient zero at the centre."""
-    square = sum_event(jnp.square(offset), 1)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
 
 def _stretch(r, alpha, beta, dim):
@@ -34,8 +28,9 @@ def radial(z: Array, centre: Array, alpha: Numeric, beta: Numeric) -> tuple[Arra
     >>> radial(jnp.array([1.0, 0.0]), jnp.zeros(2), 1.0, 2.0)[0]
     Array([2., 0.], dtype=float32)
     """
+    z, centre, alpha, beta = as_wide(z, centre, alpha, beta)
     offset = z - centre
-    factor, log_det = _stretch(_distance(offset), alpha, beta, offset.shape[-1])
+    factor, log_det = _stretch(norm(offset), alpha, beta, offset.shape[-1])
     return centre + factor[..., None] * offset, log_det
 
 
@@ -52,8 +47,9 @@ def radial_inverse(y: Array, centre: Array, alpha: Numeric, beta: Numeric) -> tu
     >>> radial_inverse(jnp.array([2.0, 0.0]), jnp.zeros(2), 1.0, 2.0)[0]
     Array([1., 0.], dtype=float32)
     """
+    y, centre, alpha, beta = as_wide(y, centre, alpha, beta)
     offset = y - centre
-    rho = _distance(offset)
+    rho = norm(offset)
     s = rho - alpha - beta
     larger = 0.5 * (jnp.where(s > 0, s, -s) + jnp.sqrt(jnp.square(s) + 4 * alpha * rho))
     r = jnp.where(s > 0, larger, alpha * rho / larger)  # the other form would cancel

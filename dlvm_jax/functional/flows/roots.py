@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional.numerics import as_wide
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["monotone_root"]
@@ -27,9 +28,7 @@ def monotone_root(f: Callable[[Array], Array], y: Numeric, lower: Numeric, upper
     >>> monotone_root(lambda x: x**3, jnp.array([8.0, -27.0]), -10.0, 10.0)
     Array([ 2., -3.], dtype=float32)
     """
-    shape = jnp.broadcast_shapes(jnp.shape(y), jnp.shape(lower), jnp.shape(upper))
-    dtype = jnp.result_type(y, lower, upper, float)
-    y, lower, upper = (jnp.broadcast_to(jnp.asarray(v, dtype), shape) for v in (y, lower, upper))
+    y, lower, upper = jnp.broadcast_arrays(*as_wide(y, lower, upper))
 
     def solve(residual, start):
         def halve(_, bracket):

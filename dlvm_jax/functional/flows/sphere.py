@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import einsum, inner_product
+from dlvm_jax.functional.numerics import as_wide, einsum, inner_product, unit_scale
 from dlvm_jax.functional.types import Array
 
 __all__ = [
@@ -43,13 +43,16 @@ def to_cylinder(x: Array) -> tuple[tuple[Array, Array], Array]:
     >>> round(float(height), 6), side.tolist(), abs(float(log_det))
     (0.8, [0.0, 1.0], 0.0)
     """
+    x = as_wide(x)
     if x.shape[-1] < 3:
         raise ValueError(f"a cylinder needs unit vectors of at least 3 coordinates, got shape {x.shape}")
     height, side = x[..., -1], x[..., :-1]
     square = inner_product(side, side)
-    pole = square == 0
+    pole = jnp.all(side == 0, axis=-1)
     first = jnp.eye(1, side.shape[-1], dtype=side.dtype)[0]
-    side = jnp.where(pole[..., None], first, side) / jnp.sqrt(jnp.where(pole, 1.0, square))[..., None]
+    side = jnp.where(pole[..., None], first, side)
+    side = side / unit_scale(side)
+    side = side / jnp.sqrt(inner_product(side, side))[..., None]
     return (height, side), -_log_stretch(square, side.shape[-1])
 
 
@@ -64,6 +67,7 @@ def from_cylinder(height: Array, side: Array) -> tuple[Array, Array]:
     >>> from_cylinder(jnp.array(1.0), jnp.array([0.0, 1.0]))[0]
     Array([0., 0., 1.], dtype=float32)
     """
+    height, side = as_wide(height, side)
     square = (1 - height) * (1 + height)
     inside = square > 0
     radius = jnp.where(inside, jnp.sqrt(jnp.where(inside, square, 1.0)), 0.0)[..., None]
@@ -87,6 +91,7 @@ def on_circle(
     """
 
     def side_map(side, height):
+        side = as_wide(side)
         angle, log_det = angle_map(jnp.arctan2(side[..., 1], side[..., 0]), height)
         return jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=-1), log_det
 
@@ -159,6 +164,7 @@ def radial_gradient(x: Array, centres: Array, alpha: Array, beta: Array) -> Arra
     >>> radial_gradient(x, x[None], jnp.array([0.5]), jnp.array([3.0]))
     Array([0.5, 0. , 0. ], dtype=float32)
     """
+    x, centres, alpha, beta = as_wide(x, centres, alpha, beta)
     nearness = inner_product(centres, x[..., None, :]) - 1
     weights = alpha * jnp.exp(beta * nearness)
     return einsum("...k,...kd->...d", weights, centres)
@@ -177,6 +183,7 @@ def polynomial_gradient(x: Array, mu: Array, a: Array) -> Array:
     >>> polynomial_gradient(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]), jnp.eye(2))
     Array([2., 1.], dtype=float32)
     """
+    x, mu, a = as_wide(x, mu, a)
     return mu + inner_product(a + jnp.swapaxes(a, -1, -2), x[..., None, :])
 
 
@@ -224,6 +231,7 @@ def exponential_map(x: Array, gradient: Callable[[Array], Array]) -> tuple[Array
     >>> exponential_map(jnp.array([0.0, 0.0, 1.0]), lambda x: jnp.array([jnp.pi / 2, 0.0, 0.0]))[0].round(6)
     Array([ 1.,  0., -0.], dtype=float32)
     """
+    x = as_wide(x)
     y, push = jax.linearize(lambda x: _moved(gradient, x), x)
     return y, jnp.log(jnp.abs(jnp.linalg.det(_columns(push, x))))
 
@@ -250,6 +258,7 @@ def exponential_map_inverse(y: Array, gradient: Callable[[Array], Array]) -> tup
     >>> bool(jnp.allclose(x, jnp.array([0.0, 0.0, 1.0]), atol=1e-6)), bool(jnp.isclose(log_det, -log_det_back))
     (True, True)
     """
+    y = as_wide(y)
 
     def solve(residual, start):
         def newton(_, x):

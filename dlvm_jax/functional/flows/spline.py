@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional.numerics import as_wide
 from dlvm_jax.functional.types import Array
 
 __all__ = [
@@ -59,6 +60,7 @@ def spline_knots(widths: Array, heights: Array, slopes: Array, low: float, high:
     >>> spline_knots(jnp.zeros(2), jnp.zeros(2), jnp.zeros(3), -1.0, 1.0).x
     Array([-1.,  0.,  1.], dtype=float32)
     """
+    widths, heights, slopes = as_wide(widths, heights, slopes)
     bins = widths.shape[-1]
     if heights.shape[-1] != bins or slopes.shape[-1] != bins + 1:
         raise ValueError(
@@ -80,6 +82,7 @@ def linear_tails(slopes: Array) -> Array:
     >>> linear_tails(jnp.array([5.0]))
     Array([0., 5., 0.], dtype=float32)
     """
+    slopes = as_wide(slopes)
     return jnp.pad(slopes, [(0, 0)] * (slopes.ndim - 1) + [(1, 1)])
 
 
@@ -93,6 +96,7 @@ def circular_slopes(slopes: Array) -> Array:
     >>> circular_slopes(jnp.array([5.0, 6.0]))
     Array([5., 6., 5.], dtype=float32)
     """
+    slopes = as_wide(slopes)
     return jnp.concatenate([slopes, slopes[..., :1]], axis=-1)
 
 
@@ -147,6 +151,8 @@ def rational_quadratic(z: Array, knots: Knots) -> tuple[Array, Array]:
     >>> rational_quadratic(jnp.array([-1.0, 0.0, 1.0, 7.0]), knots)[0]
     Array([-1.,  0.,  1.,  7.], dtype=float32)
     """
+    z, *parts = as_wide(z, *knots)
+    knots = Knots(*parts)
     inside, at = _into(z, knots.x)
     x0, width, y0, height, d0, d1 = _bin_of(at, knots.x, knots)
     share, log_det = _curve((at - x0) / width, height / width, d0, d1)
@@ -170,6 +176,8 @@ def rational_quadratic_inverse(y: Array, knots: Knots) -> tuple[Array, Array]:
     >>> bool(jnp.allclose(z, 0.3, atol=1e-6))
     True
     """
+    y, *parts = as_wide(y, *knots)
+    knots = Knots(*parts)
     inside, at = _into(y, knots.y)
     x0, width, y0, height, d0, d1 = _bin_of(at, knots.y, knots)
     eta, s = (at - y0) / height, height / width

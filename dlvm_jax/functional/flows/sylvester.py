@@ -4,10 +4,22 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.flows.roots import monotone_root
-from dlvm_jax.functional.numerics import einsum, inner_product, sum_event
+from dlvm_jax.functional.numerics import as_wide, einsum, inner_product, sum_event
 from dlvm_jax.functional.types import Array
 
 __all__ = ["sylvester", "sylvester_inverse"]
+
+
+def _floats(z, q, r, r_tilde, b):
+    z, r, r_tilde, b = as_wide(z, r, r_tilde, b)
+    q = q if q is None else as_wide(q)
+    size = z.shape[-1] if q is None else q.shape[-1]
+    if not r.shape[-2:] == r_tilde.shape[-2:] == (size, size) or b.shape[-1:] != (size,):
+        raise ValueError(
+            f"r and r_tilde are [*batch, {size}, {size}] here and b [*batch, {size}], got shapes "
+            f"{r.shape}, {r_tilde.shape}, {b.shape}"
+        )
+    return z, q, r, r_tilde, b
 
 
 def _product(matrix, vector):
@@ -38,12 +50,14 @@ def sylvester(z: Array, q: Array | None, r: Array, r_tilde: Array, b: Array) -> 
 
     Shapes: `z` [*batch, D], `q` [*batch, D, M] with orthonormal columns (`orthogonal.orthonormal`) or None for the identity,
     `r` and `r_tilde` [*batch, M, M] upper triangular with $r_{ii}\tilde r_{ii} > -1$ (`constraints.sylvester_triangle`),
-    `b` [*batch, M] -> y [*batch, D], log_det [*batch].  Source: van den Berg et al. 2018, theorems 1 and 2, section 3.
+    `b` [*batch, M] -> y [*batch, D], log_det [*batch].  Raises ValueError for others.
+    Source: van den Berg et al. 2018, theorems 1 and 2, section 3.
 
     >>> two = 2 * jnp.eye(1)
     >>> float(jnp.exp(sylvester(jnp.zeros(1), None, two, two, jnp.zeros(1))[1]))
     5.0
     """
+    z, q, r, r_tilde, b = _floats(z, q, r, r_tilde, b)
     h = jnp.tanh(_product(r_tilde, _coordinates(z, q)) + b)
     return z + _shift(h, q, r), _log_det(h, r, r_tilde)
 
@@ -63,8 +77,9 @@ def sylvester_inverse(y: Array, q: Array | None, r: Array, r_tilde: Array, b: Ar
     >>> bool(jnp.allclose(z, 1.0, atol=1e-6))
     True
     """
+    y, q, r, r_tilde, b = _floats(y, q, r, r_tilde, b)
     target = _coordinates(y, q)
-    shape = jnp.broadcast_shapes(target.shape, r.shape[:-1], r_tilde.shape[:-1], jnp.shape(b))
+    shape = jnp.broadcast_shapes(target.shape, r.shape[:-1], r_tilde.shape[:-1], b.shape)
     target, b = jnp.broadcast_to(target, shape), jnp.broadcast_to(b, shape)
     columns = jnp.arange(shape[-1])
 
