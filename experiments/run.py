@@ -1,6 +1,7 @@
 """What every script shares: settings, the command line, a run from its settings to its report, one line for each error."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -8,7 +9,7 @@ import re
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,7 @@ __all__ = [
     "guarded",
     "main",
     "recipe_of",
+    "run_folder",
     "training_of",
     "with_training_of",
 ]
@@ -79,7 +81,7 @@ class OnData(Common):
         None, "split and transformation by name (an unknown name lists them); default: what suits the model"
     )
     resize: tuple[int, int] | None = setting(None, "height and width of the images of a folder", at_least=1)
-    eval_limit: int | None = setting(None, "evaluate on the first so many test examples only", at_least=1)
+    eval_limit: int | None = setting(None, "evaluate on the first so many test examples only", at_least=2)
 
 
 def with_training_of(config: type) -> type:
@@ -230,20 +232,20 @@ def experiment(
     parallel.initialise(config.coordinator, config.processes, config.process_id)
     data = None if recipe.own_spec(1) else (load or load_data)(config, recipe)
     name = data.name if data else recipe.own_spec(1).name.replace(" ", "-")
-    root = config.out or new_folder(f"{family}-{name}")
-    if parallel.is_primary():
-        if data is not None:
-            print(f"{data.name}, {data.protocol.name}: {data.protocol.description}")
-        print(f"run folder {root}")
-    fitted = train.fit(
-        recipe,
-        data,
-        out=root,
-        resume=config.resume,
-        tensorboard=config.tensorboard,
-        record=config.as_dict(),
-        **training_of(config),
-    )
+    with run_folder(config, f"{family}-{name}") as root:
+        if parallel.is_primary():
+            if data is not None:
+                print(f"{data.name}, {data.protocol.name}: {data.protocol.description}")
+            print(f"run folder {root}")
+        fitted = train.fit(
+            recipe,
+            data,
+            out=root,
+            resume=config.resume,
+            tensorboard=config.tensorboard,
+            record=config.as_dict(),
+            **training_of(config),
+        )
     further = (more(config, data, fitted),) if more else ()
     if not parallel.is_primary():
         return None
@@ -255,9 +257,25 @@ def experiment(
     return result
 
 
+@contextlib.contextmanager
+def run_folder(config: Any, name: str) -> Iterator[Path]:
+    """The folder of a run, new where the settings name none; a new one that stays empty is taken away again."""
+    root = config.out or new_folder(name)
+    try:
+        yield root
+    finally:
+        if config.out is None and not any(root.iterdir()):
+            root.rmdir()
+
+
 def load_data(config: Any, recipe: Recipe) -> datasets.Data:
     """The data set of a configuration, under the protocol that it names or that suits the recipe."""
-    return datasets.load(config.data, config.protocol, transform=recipe.transform, resize=config.resize)
+    data = datasets.load(config.data, config.protocol, transform=recipe.transform, resize=config.resize)
+    if len(data.test) < 2:
+        raise ValueError(
+            f"{data.name} has {len(data.test)} test example(s), and a standard error needs two; give more data, or a split"
+        )
+    return data
 
 
 def finished(config: Any) -> bool:

@@ -25,7 +25,7 @@ from dlvm_jax.train import parallel, trees
 
 __all__ = ["CheckpointError", "Checkpoints"]
 
-logging.getLogger("absl").setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax prints each error many times, and raises it too
 
 
 class CheckpointError(ValueError):
@@ -57,6 +57,13 @@ def _differences(theirs, ours):
     """The settings in which two flat configurations differ, as text."""
     names = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
     return ", ".join(f"{k} {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in names)
+
+
+def _why(error: Exception) -> str:
+    """The reason of a failed write, on one line; Orbax's own says much before it."""
+    text = str(error) or type(error).__name__
+    known = [reason for reason in ("No space left on device", "Disk quota exceeded") if reason in text]
+    return known[0] if known else text.splitlines()[0][:200]
 
 
 class Checkpoints:
@@ -218,8 +225,7 @@ class Checkpoints:
         )
 
     def _write_error(self, step, error):
-        why = (str(error) or type(error).__name__).splitlines()[0][:200]
         return CheckpointError(
-            f"checkpoint {step} could not be written to {self.folder} ({why}); "
+            f"checkpoint {step} could not be written to {self.folder} ({_why(error)}); "
             f"free disk space or choose another folder, then resume: complete checkpoints are {self.steps()}"
         )

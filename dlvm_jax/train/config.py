@@ -2,13 +2,18 @@
 
 import dataclasses
 import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import optax
 
 from dlvm_jax.settings import Settings, choice, setting
 from dlvm_jax.train import optimisers, order
 
-__all__ = ["TrainConfig"]
+__all__ = ["TrainConfig", "configured", "say_if_stretched"]
+
+STRETCHED = ("cosine", "stages")  # schedules over the whole length of training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,4 +111,41 @@ class TrainConfig(Settings):
             schedule=self.schedule,
             warm_up=int(self.warm_up),
             clip=self.clip,
+        )
+
+
+def configured(
+    usual: Mapping[str, Any], settings: Mapping[str, Any], before: Mapping[str, Any] | None, examples: int
+) -> TrainConfig:
+    """How to train, resolved: as said by `settings`, else as the run was trained `before` this, else as is usual of the model.
+
+    A usual warm-up that is longer than training becomes a tenth of it.
+    """
+    usual = dict(usual)
+    if {"steps", "epochs"} & settings.keys():
+        usual.pop("steps", None)
+    config = TrainConfig(**{**usual, **settings})
+    config.check()
+    if before is not None:
+        old = TrainConfig.from_dict(before)
+        if not {"steps", "epochs"} & settings.keys():
+            config = dataclasses.replace(config, steps=old.steps, epochs=None)
+        kept = [] if {"eval_every", "evaluations"} & settings.keys() else ["eval_every"]
+        kept += [] if "patience" in settings else ["patience"]
+        kept += [] if settings.get("warm_up", 0) >= 1 else ["warm_up"]  # a share is of the first length
+        config = dataclasses.replace(config, **{name: getattr(old, name) for name in kept})
+    elif "warm_up" not in settings:
+        steps = dataclasses.replace(config, warm_up=0).resolved(examples).steps or 0
+        if config.warm_up >= steps:
+            config = dataclasses.replace(config, warm_up=steps // 10)
+    return config.resolved(examples)
+
+
+def say_if_stretched(config: TrainConfig, first: int | None) -> None:
+    """Warn where a run of `first` steps goes on to another length under a schedule of the learning rate over all steps."""
+    if config.schedule in STRETCHED and first not in (None, config.steps):
+        warnings.warn(
+            f"the {config.schedule} schedule of the learning rate, which went over {first} steps, now goes over "
+            f"{config.steps}; the result is not that of one run of so many steps",
+            stacklevel=3,
         )

@@ -4,7 +4,6 @@ A run is a folder: what the model is (`model.json`, `constants.npz`), checkpoint
 the data.
 """
 
-import dataclasses
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,10 +19,11 @@ from dlvm_jax.data import Data, Spec
 from dlvm_jax.digest import digest
 from dlvm_jax.models import objectives
 from dlvm_jax.models.spaces import check_points
+from dlvm_jax.progress import Progress
 from dlvm_jax.recipes.base import Model, Recipe, examples_of
 from dlvm_jax.train import engine, loop, parallel, validation
 from dlvm_jax.train.checkpoint import Checkpoints
-from dlvm_jax.train.config import TrainConfig
+from dlvm_jax.train.config import TrainConfig, configured, say_if_stretched
 from dlvm_jax.train.cost import training_cost
 from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.run import RunFolder, new_folder, updated_manifest
@@ -41,7 +41,6 @@ NOT_IDENTITY = (
     "on_device",
 )  # what may change when a run goes on
 SWITCHES = ("clip", "ema", "patience")  # settings of which None means none, not the usual
-STRETCHED = ("cosine", "stages")  # schedules over the whole length of training
 
 
 def fit(
@@ -80,30 +79,34 @@ def fit(
     spec = _spec(recipe, data, settings)
     there = Path(out or "")  # looked at where a run goes on
     before = _read(there) if resume and (there / MODEL).exists() else None
-    config = _config(recipe, spec, settings, before).resolved(spec.examples)
+    trained = before["train"] if before else None
+    config = configured(recipe.training_for(spec), settings, trained, spec.examples)
     steps = config.steps or 0  # which `resolved` fills in
-    _say_if_stretched(config, before)
-    seed = config.seeds[0]
-    identity = _identity(recipe, config, spec, start)
-    if before and before["identity"] == identity:  # as measured when the run began
-        constants = _constants(there)
-    else:
-        constants = _measured(recipe, data, seed) if start is None else start.constants
-    recipe.check_data(spec)
-    model = _built(recipe, spec, constants, start)
-    validate = _validator(recipe, model, data, config)
-    _check(recipe, model, config, validate, start)
-    _check_values(model, spec, data)
-    arrays = _arrays(model, data, "train") if data else np.zeros((config.batch_size, 1), np.float32)
-    trainer = _engine(model, config, data, parallel.devices_for(config.batch_size // config.accumulate))
-    root = new_folder(f"{type(recipe).__name__.lower()}-{spec.name}") if out is None else Path(out)
-    folder = RunFolder(root, tensorboard=tensorboard, logger=logger, writes=parallel.is_primary())
-    kept = Checkpoints(root / "checkpoints", identity)
-    state = _restored(kept, trainer.init(_stacked(start.per_seed) if start else None), resume)
-    if (trained := int(np.max(state.step))) > steps:
-        raise ValueError(f"{root} is trained to step {trained}; steps must not be below, got {steps}")
-    _save(folder, recipe, spec, constants, config, identity, record or {})
-    folder.write("cost.json", training_cost(trainer, config, state, arrays))
+    say_if_stretched(config, trained["steps"] if trained else None)
+    shown = progress and parallel.is_primary()
+    with Progress("preparing", shown=shown):
+        seed = config.seeds[0]
+        identity = _identity(recipe, config, spec, start)
+        if before and before["identity"] == identity:  # as measured when the run began
+            constants = _constants(there)
+        else:
+            constants = _measured(recipe, data, seed) if start is None else start.constants
+        recipe.check_data(spec)
+        model = _built(recipe, spec, constants, start)
+        validate = _validator(recipe, model, data, config)
+        _check(recipe, model, config, validate, start)
+        _check_values(model, spec, data)
+        _rehearse(model, spec)
+        arrays = _arrays(model, data, "train") if data else np.zeros((config.batch_size, 1), np.float32)
+        trainer = _engine(model, config, data, parallel.devices_for(config.batch_size // config.accumulate))
+        root = new_folder(f"{type(recipe).__name__.lower()}-{spec.name}") if out is None else Path(out)
+        folder = RunFolder(root, tensorboard=tensorboard, logger=logger, writes=parallel.is_primary())
+        kept = Checkpoints(root / "checkpoints", identity)
+        state = _restored(kept, trainer.init(_stacked(start.per_seed) if start else None), resume)
+        if (trained := int(np.max(state.step))) > steps:
+            raise ValueError(f"{root} is trained to step {trained}; steps must not be below, got {steps}")
+        _save(folder, recipe, spec, constants, config, identity, record or {})
+        folder.write("cost.json", training_cost(trainer, config, state, arrays))
     if model.solve is None:
         state = loop.run(
             trainer,
@@ -196,35 +199,6 @@ def _save(folder, recipe, spec, constants, config, identity, record) -> None:
     folder.write("manifest.json", updated_manifest(folder.root))
 
 
-def _config(recipe: Recipe, spec: Spec, settings: Mapping[str, Any], before: dict | None) -> TrainConfig:
-    """How to train: as said, else as the run was trained `before` this, else as the recipe's family usually is."""
-    usual = dict(recipe.training_for(spec))
-    if {"steps", "epochs"} & settings.keys():
-        usual.pop("steps", None)
-    config = TrainConfig(**{**usual, **settings})
-    config.check()
-    if before is None:
-        return config
-    old = TrainConfig.from_dict(before["train"])
-    if not {"steps", "epochs"} & settings.keys():
-        config = dataclasses.replace(config, steps=old.steps, epochs=None)
-    kept = [] if {"eval_every", "evaluations"} & settings.keys() else ["eval_every"]
-    kept += [] if "patience" in settings else ["patience"]
-    kept += [] if settings.get("warm_up", 0) >= 1 else ["warm_up"]  # a share is of the first length
-    return dataclasses.replace(config, **{name: getattr(old, name) for name in kept})
-
-
-def _say_if_stretched(config: TrainConfig, before: dict | None) -> None:
-    """Warn where a run goes on to another length under a schedule of the learning rate over all steps."""
-    first = config.steps if before is None else before["train"]["steps"]
-    if config.schedule in STRETCHED and config.steps != first:
-        warnings.warn(
-            f"the {config.schedule} schedule of the learning rate, which went over {first} steps, now goes over "
-            f"{config.steps}; the result is not that of one run of so many steps",
-            stacklevel=3,
-        )
-
-
 def _spec(recipe: Recipe, data: Data | None, settings: Mapping[str, Any]) -> Spec:
     """What the model is of: the data, or what a recipe that needs none says itself."""
     own = recipe.own_spec(settings.get("batch_size") or recipe.training.get("batch_size", 100))
@@ -289,6 +263,21 @@ def _check_values(model: Model, spec: Spec, data: Data | None) -> None:
         )
     first = data.preprocess(jax.random.key(0), jnp.asarray(data.train[:FIRST]))
     check_points(space, first, "the training data")
+
+
+def _rehearse(model: Model, spec: Spec) -> None:
+    """Trace one sample, so that a sampler that is impossible is refused before training."""
+    density = model.density
+    if density is None:
+        return
+
+    def once(key):
+        x = jnp.zeros((1, *spec.event_shape))
+        given = (x, jnp.zeros(1, jnp.int32)) if model.labels else x
+        _, context = objectives.unpack(model.split(given))
+        return density.sample(model.init(key), key, context, (1,))[0]
+
+    jax.eval_shape(once, jax.random.key(0))
 
 
 def _identity(recipe, config, spec, start) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from dlvm_jax import data as datasets
 from dlvm_jax import train
 from dlvm_jax.data import Data
 from dlvm_jax.settings import setting
-from dlvm_jax.train.run import new_folder
 from experiments import run as common
 from experiments.diffusion import prior_report
 from experiments.diffusion.latent import LatentDiffusion, check_vae
@@ -37,17 +36,17 @@ class Config(common.OnData, LatentDiffusion):
     eval_samples: int = setting(
         50, "importance samples of each test example; each is a solution of an ODE", at_least=1
     )
-    eval_limit: int | None = setting(1000, "evaluate on the first so many test examples", at_least=1)
+    eval_limit: int | None = setting(1000, "evaluate on the first so many test examples", at_least=2)
 
 
 def run(config: Config) -> Mapping[str, Any] | None:
     """One experiment from its settings to its report: its result."""
     config.check()
-    out = config.out or new_folder("diffusion-prior")
-    config = dataclasses.replace(config, out=out, vae=Path(config.vae or out / "vae"))
-    return common.experiment(
-        config, LatentDiffusion, prior_report.evaluate_and_write, "diffusion-prior", _load
-    )
+    with common.run_folder(config, "diffusion-prior") as out:
+        own = dataclasses.replace(config, out=out, vae=Path(config.vae or out / "vae"))
+        return common.experiment(
+            own, LatentDiffusion, prior_report.evaluate_and_write, "diffusion-prior", _load
+        )
 
 
 def _load(config: Config, recipe: LatentDiffusion) -> Data:

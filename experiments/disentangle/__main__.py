@@ -8,12 +8,12 @@ import hashlib
 
 import numpy as np
 
-from dlvm_jax import recipes, train
+from dlvm_jax import progress, recipes, train
 from dlvm_jax.data import Data, Protocol, factors
 from dlvm_jax.data.protocol import TRANSFORMS
 from dlvm_jax.settings import setting
 from dlvm_jax.train import parallel
-from dlvm_jax.train.run import RunFolder, new_folder, updated_manifest
+from dlvm_jax.train.run import RunFolder, updated_manifest
 from experiments import run as common
 from experiments.disentangle import report
 
@@ -83,24 +83,26 @@ def run(config: Config) -> None:
     """All models, their scores, pictures and the report."""
     config.check()
     parallel.initialise(config.coordinator, config.processes, config.process_id)
-    data, root = shapes(), config.out or new_folder("disentangle")
+    data = shapes()
     settings = {name: getattr(config, name) for name in train.TrainConfig.names()}
     settings["steps"] = config.steps or (None if config.epochs else STEPS)
     fitted = {}
-    for name, recipe in config.models.items():
-        out = root / report.slug(name)
-        fitted[name] = train.fit(
-            recipe,
-            data,
-            out=out,
-            resume=config.resume and (out / "checkpoints").is_dir(),
-            tensorboard=config.tensorboard,
-            **settings,
-        )
+    with common.run_folder(config, "disentangle") as root:
+        for name, recipe in config.models.items():
+            out = root / report.slug(name)
+            fitted[name] = train.fit(
+                recipe,
+                data,
+                out=out,
+                resume=config.resume and (out / "checkpoints").is_dir(),
+                tensorboard=config.tensorboard,
+                **settings,
+            )
     if not parallel.is_primary():
         return
     folder = RunFolder(root)
-    result = report.evaluate_and_write(config, fitted, root)
+    with progress.phase("scoring"):
+        result = report.evaluate_and_write(config, fitted, root)
     folder.write("config.json", config.as_dict())
     folder.write("manifest.json", updated_manifest(root))
     folder.write("result.json", result)

@@ -10,6 +10,7 @@ python -m experiments.flow.energy                           # instead of data, a
 import dataclasses
 
 from dlvm_jax import recipes
+from dlvm_jax.data import Data
 from dlvm_jax.settings import setting
 from experiments import run as common
 from experiments.flow import report
@@ -31,7 +32,14 @@ class Config(common.OnData, recipes.Flow):
 
 def run(config: Config) -> None:
     """One experiment from its settings to its report."""
-    common.experiment(config, recipes.Flow, report.evaluate_and_write, "flow")
+    common.experiment(config, recipes.Flow, report.evaluate_and_write, "flow", _load)
+
+
+def _load(config: Config, recipe: recipes.Flow) -> Data:
+    """The data, with a warning where they have no density."""
+    data = common.load_data(config, recipe)
+    report.warn_of(data)
+    return data
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Evaluation, pictures and report of a flow that was fitted to data."""
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,9 @@ from dlvm_jax.train.run import RunFolder
 if TYPE_CHECKING:
     from experiments.flow.__main__ import Config
 
-__all__ = ["evaluate_and_write", "gaussian_log_prob", "round_trip"]
+__all__ = ["dependent", "evaluate_and_write", "gaussian_log_prob", "round_trip", "warn_of"]
+
+REPEATED = 0.1  # share of a column's rows above which one value makes it discrete
 
 
 def _plane(path, fitted, test, drawn):
@@ -74,8 +77,9 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
     if kind == "plane" and toys.TOYS[data.name].log_prob is not None:
         truth = np.asarray(toys.TOYS[data.name].log_prob(test), np.float64)
         result["KL(data, model)"] = paired(truth - record.per_example)
-    if kind == "table":
-        result["Gaussian"] = gaussian_log_prob(data.train, test)
+    gaussian = gaussian_log_prob(data.train, test) if kind == "table" else None
+    if gaussian is not None:
+        result["Gaussian"] = gaussian
     if kind == "images" and data.levels:
         raw = datasets.load(config.data, transform="levels", resize=config.resize)
         result["bits_per_dim_of_baseline_codes"] = baseline_code_lengths(raw.train, raw.test, raw.levels)
@@ -93,12 +97,44 @@ def _kind(fitted: Fitted) -> str:
     return "plane" if fitted.spec.name in toys.TOYS else "table"
 
 
-def gaussian_log_prob(train: np.ndarray, test: np.ndarray) -> tuple[float, float]:
-    """Log-density of rows under the Gaussian of greatest likelihood, what a flow has to beat: mean and standard error."""
-    factor = np.linalg.cholesky(np.cov(train.T, bias=True))
+def gaussian_log_prob(train: np.ndarray, test: np.ndarray) -> tuple[float, float] | None:
+    """Log-density of rows under the Gaussian of greatest likelihood, what a flow has to beat: mean and standard error.
+
+    None where the training rows lie in a hyperplane, on which that density is infinite.
+    """
+    if dependent(train):
+        return None
+    factor = np.linalg.cholesky(np.atleast_2d(np.cov(train.T, bias=True)))
     return paired(
         np.asarray(multivariate_normal_log_prob(test, train.mean(0), np.float32(factor)), np.float64)
     )
+
+
+def dependent(rows: np.ndarray) -> int:
+    """How many columns of standardised rows the others determine, up to rounding."""
+    scales = np.linalg.svd(rows - rows.mean(0, dtype=np.float64), compute_uv=False)
+    return rows.shape[1] - int((scales > 1e-5 * scales.max()).sum())
+
+
+def warn_of(data: Data) -> None:
+    """Warn of a table that has no density: where columns depend on each other, or repeat their values."""
+    if data.train.ndim != 2 or data.name in toys.TOYS:
+        return
+    train = np.asarray(data.train)
+    if count := dependent(train):
+        warnings.warn(
+            f"the others determine {count} of {data.name}'s {train.shape[1]} columns on its {len(train)} training rows: "
+            "there the likelihood has no upper bound and means little; leave columns out",
+            stacklevel=2,
+        )
+    share = [np.unique(column, return_counts=True)[1].max() / len(column) for column in train.T]
+    discrete = [i for i, each in enumerate(share) if each > REPEATED]
+    if discrete:
+        warnings.warn(
+            f"one value takes up more than {REPEATED:.0%} of the columns {discrete} of {data.name}, as of labels or counts: a "
+            "density of real numbers has no upper bound there; leave them out, or add noise",
+            stacklevel=2,
+        )
 
 
 def round_trip(fitted: Fitted, x: np.ndarray) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import jax
 
-from dlvm_jax import recipes, train
+from dlvm_jax import progress, recipes, train
 from dlvm_jax.settings import choice, setting
 from dlvm_jax.train import parallel
 from dlvm_jax.train.optimisers import OPTIMISERS, SCHEDULES
@@ -106,7 +106,8 @@ def run(config: Config) -> None:
             for latent in config.latent_dim
         }
         if parallel.is_primary():
-            folder.write("result.json", report.evaluate_and_write(config, data, fitted, root))
+            with progress.phase("evaluating and drawing"):
+                folder.write("result.json", report.evaluate_and_write(config, data, fitted, root))
             print(f"report in {root / 'report.md'}")
 
 

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
 
+from dlvm_jax import data, recipes
 from dlvm_jax.recipes.flow import FLOWS
 from experiments.flow import __main__ as flow
+from experiments.flow import report
 
 TINY = flow.Config(steps=20, batch_size=32, depth=2, width=8, hidden=1, bins=4, eval_limit=50)
 
@@ -77,3 +80,40 @@ def test_impossible_settings_are_refused(settings, message, tmp_path):
     out = {} if settings.get("resume") else {"out": tmp_path / "run"}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         flow.run(dataclasses.replace(TINY, **out, **settings))
+
+
+def a_table(rows, tmp_path):
+    np.save(tmp_path / "rows.npy", rows)
+    return data.load(tmp_path / "rows.npy", transform=recipes.Flow().transform)
+
+
+def test_the_gaussian_of_one_column_is_that_of_closed_form(tmp_path):
+    table = a_table(np.random.RandomState(0).randn(400, 1), tmp_path)
+    x = np.asarray(table.test, np.float64)[:, 0]  # of mean 0 and variance 1 in training
+    value, error = report.gaussian_log_prob(table.train, table.test)
+    assert value == pytest.approx(-0.5 * np.mean(x**2) - 0.5 * np.log(2 * np.pi), abs=1e-5)
+    assert error == pytest.approx(0.5 * np.std(x**2, ddof=1) / np.sqrt(len(x)), rel=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report.warn_of(table)
+
+
+def test_a_table_without_a_density_is_warned_of_and_has_no_gaussian(tmp_path):
+    rng = np.random.RandomState(0)
+    free = rng.randn(400, 3)
+    sums = np.c_[free, free[:, 0] + free[:, 1]]
+    classes = np.c_[free, np.eye(3)[rng.randint(0, 3, 400)]]
+    for rows, count, discrete in (
+        (sums, 1, None),
+        (rng.randn(60, 50), 3, None),  # 48 training rows lie in a space of 47 dimensions
+        (classes, 1, "[3, 4, 5]"),
+    ):
+        table = a_table(rows, tmp_path)
+        with pytest.warns(UserWarning) as told:
+            report.warn_of(table)
+        lines = [str(each.message) for each in told]
+        assert f"the others determine {count} of rows's {rows.shape[1]} columns" in lines[0]
+        assert len(lines) == (2 if discrete else 1) and (
+            discrete is None or f"the columns {discrete}" in lines[1]
+        )
+        assert report.gaussian_log_prob(table.train, table.test) is None

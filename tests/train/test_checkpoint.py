@@ -1,6 +1,7 @@
 """Checkpoints: round trip, retention, and every way they can be damaged."""
 
 import json
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -238,3 +239,22 @@ def test_a_failed_write_names_what_is_left(tmp_path, monkeypatch):
         CheckpointError, match=r"No space left on device.* complete checkpoints are \[20, 40, 50\]"
     ):
         kept.save(60, state)
+
+
+def test_a_full_disk_is_one_line(tmp_path, capfd):
+    """Orbax says much before the reason, and logs it too."""
+    long = (
+        'RESOURCE_EXHAUSTED: Error writing "params/w" '
+        + 300 * "x"
+        + ": No space left on device [os_error_code='28']"
+    )
+    kept = Checkpoints(tmp_path, CONFIG)
+    assert (
+        kept._write_error(5, ValueError(long + "\nTraceback"))
+        .args[0]
+        .startswith(
+            f"checkpoint 5 could not be written to {tmp_path} (No space left on device); free disk space"
+        )
+    )
+    logging.getLogger("absl").error("the same")
+    assert "the same" not in capfd.readouterr().err

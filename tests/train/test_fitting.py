@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import data, evaluate, recipes, train
-from dlvm_jax.train import export
+from dlvm_jax.train import config, export
 from tests.train.common import assert_same
 
 SMALL = {"latent_dim": 2, "hidden": (16,)}
@@ -332,3 +332,30 @@ def test_labels_are_checked(tmp_path):
         for x in (BITS, (BITS, np.zeros(60, int)))
     ]
     assert both[0].log_likelihood == both[1].log_likelihood  # labels that a model does not take are left out
+
+
+def test_what_sampling_or_evaluation_refuses_is_refused_before_training(tmp_path):
+    """Before anything is written, too."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Unsampled(recipes.VAE):
+        def build(self, spec, constants):
+            def sample(*_, **__):
+                raise ValueError("this density has no samples")
+
+            model = super().build(spec, constants)
+            return model._replace(density=model.density._replace(sample=sample))
+
+    with pytest.raises(ValueError, match="this density has no samples"):
+        train.fit(Unsampled(hidden=(4,)), data.load("digits"), steps=2, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_usual_warm_up_is_shorter_than_a_short_training():
+    """One that is asked for is refused."""
+    usual = {"warm_up": 100, "steps": 4000}
+    assert config.configured(usual, {"steps": 50}, None, 1000).warm_up == 5
+    assert config.configured(usual, {"steps": 101}, None, 1000).warm_up == 100
+    assert config.configured(usual, {}, None, 1000).warm_up == 100
+    with pytest.raises(ValueError, match="warm_up must be below the 50 steps of training, got 60"):
+        config.configured(usual, {"steps": 50, "warm_up": 60}, None, 1000)
