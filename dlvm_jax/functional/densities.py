@@ -15,6 +15,7 @@ from dlvm_jax.functional.numerics import (
     LOG_2PI,
     as_float,
     as_integer,
+    as_level,
     as_wide,
     check_factor,
     einsum,
@@ -175,11 +176,6 @@ def bernoulli_sample(key: Key, logits: Array, shape: Shape = ()) -> Array:
     return draw.astype(logits.dtype)
 
 
-def _level(x, levels):
-    """Levels 0..L-1, and NaN for other values."""
-    return jnp.where((x >= 0) & (x < levels) & (x == jnp.floor(x)), x, jnp.nan)
-
-
 def categorical_log_prob(x: Array, logits: Array, event_ndim: int = 1) -> Array:
     r"""Log-probability of integer levels under categorical logits.
 
@@ -192,7 +188,7 @@ def categorical_log_prob(x: Array, logits: Array, event_ndim: int = 1) -> Array:
     -1.3862943649291992
     """
     log_probs = jax.nn.log_softmax(as_wide(logits), axis=-1)
-    x = _level(as_wide(x), log_probs.shape[-1])
+    x = as_level(as_wide(x), log_probs.shape[-1])
     shape = jnp.broadcast_shapes(x.shape, log_probs.shape[:-1])
     log_probs = jnp.broadcast_to(log_probs, shape + log_probs.shape[-1:])
     index = jnp.broadcast_to(jnp.nan_to_num(x).astype(jnp.int32), shape)
@@ -223,7 +219,7 @@ def _bin_edges(x, mean, log_std, levels):
     """Standardised bin edges a < b and their distance, computed in units of bins so that neighbours share an edge."""
     _check_levels(levels)
     x, mean, log_std = as_wide(x, mean, log_std)
-    x, width = _level(x, levels), jnp.exp(-log_std) / levels
+    x, width = as_level(x, levels), jnp.exp(-log_std) / levels
     a = (x - levels * mean) * width
     b = (x + 1 - levels * mean) * width
     return a, b, jnp.broadcast_to(width, a.shape)

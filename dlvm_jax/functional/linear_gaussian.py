@@ -224,9 +224,8 @@ def ppca_fit(x: Array, latent: int) -> LinearGaussian:
     if not 1 <= latent < dim:
         raise ValueError(f"pPCA needs 1 to {dim - 1} latent dimensions for data of {dim}, got {latent}")
     mean = jnp.mean(x, axis=0)
-    centred = x - mean
-    unit = unit_scale(centred.ravel())[0]  # squares of large or small data are out of range
-    _, singular, axes = jnp.linalg.svd(jnp.linalg.qr(centred / unit, mode="r"), full_matrices=False)
+    unit = unit_scale((x - mean).ravel())[0]  # squares of large or small data are out of range
+    _, singular, axes = jnp.linalg.svd(jnp.linalg.qr((x - mean) / unit, mode="r"), full_matrices=False)
     left, noiseless = singular[latent:], count <= latent + 1
     if not noiseless and not isinstance(left, Tracer):
         if not jnp.isfinite(singular).all():
@@ -281,8 +280,7 @@ def ppca_em_step(model: LinearGaussian, x: Array, observed: Array | None = None)
 
 def _maximised(old, x, z, tril, seen):
     """Coefficients [D, M + 1] of the regression of x on z, and the expected squared error, where all is observed."""
-    spread = len(x) * einsum("ij,kj->ik", tril, tril)  # posterior covariances, summed over examples
-    moment = jnp.pad(spread, ((0, 1), (0, 1))) + einsum("ni,nj->ij", z, z)
+    moment = len(x) * jnp.pad(einsum("ij,kj->ik", tril, tril), (0, 1)) + einsum("ni,nj->ij", z, z)
     coefficients = jnp.linalg.solve(moment, einsum("ni,nd->id", z, x)).T
     residual = x - einsum("ni,di->nd", z, coefficients)
     # the doubt about w^T z as squares of w^T L: with the covariances LL^T it would keep half the digits
@@ -299,8 +297,8 @@ def _maximised_observed(old, x, z, tril, seen):
     moment = einsum("nd,nij->dij", weight, second)
     unseen = ~seen.any(0)[:, None]
     moment = jnp.where(unseen[..., None], jnp.eye(z.shape[1], dtype=z.dtype), moment)
-    best = jnp.linalg.solve(moment, einsum("nd,ni->di", x, z)[..., None])[..., 0]
-    coefficients = jnp.where(unseen, old, best)
+    coefficients = jnp.linalg.solve(moment, einsum("nd,ni->di", x, z)[..., None])[..., 0]
+    coefficients = jnp.where(unseen, old, coefficients)
 
     def square(x, z, tril, weight):
         doubt = jnp.square(einsum("di,ij->dj", coefficients[:, :-1], tril)).sum(1)
@@ -358,7 +356,8 @@ def posterior_mean_variance(model: LinearGaussian) -> Array:
     """
     (model,) = checked(model)
     _, scale, axes = jnp.linalg.svd(model.w, full_matrices=False)
-    share = jnp.square(scale) / (jnp.square(scale) + jnp.exp(2 * model.log_std))
+    square = jnp.square(scale * jnp.exp(-model.log_std))  # in units of the noise, where it is in range
+    share = square / (square + 1)
     return einsum("j,ji->i", share, jnp.square(axes))
 
 
@@ -390,11 +389,12 @@ def code(model: LinearGaussian, x: Array, step: Numeric) -> Code:
     model, x = checked(model, x)
     step = as_wide(step)
     axes, scale, _ = jnp.linalg.svd(model.w, full_matrices=False)
-    total = jnp.square(scale) + jnp.exp(2 * model.log_std)
-    gain = scale / total
-    codes = jnp.round(gain * einsum("dm,...d->...m", axes, x - model.mean) / step)
-    tau = scale / jnp.sqrt(total)
+    noise = jnp.exp(model.log_std)
+    scale = scale / noise  # in units of the noise, where squares are in range
+    gain = scale / (jnp.square(scale) + 1)
+    codes = jnp.round(gain * einsum("dm,...d->...m", axes, (x - model.mean) / noise) / step)
+    tau = scale / jnp.sqrt(jnp.square(scale) + 1)
     width = step / jnp.maximum(tau, 1e-6 * step)  # a collapsed unit has code 0 and costs nothing
     rate = -jnp.sum(log_normal_interval((codes - 0.5) * width, (codes + 0.5) * width, width), axis=-1)
-    latent = step * codes / jnp.where(gain > 0, gain, 1)
+    latent = noise * step * codes / jnp.where(gain > 0, gain, 1)
     return Code(codes.astype(jnp.int32), rate, model.mean + einsum("dm,...m->...d", axes, latent))

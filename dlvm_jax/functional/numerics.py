@@ -69,6 +69,11 @@ def as_mask(mask: ArrayLike) -> Array:
     return as_float(mask) != 0
 
 
+def as_level(x: Array, levels: int) -> Array:
+    """Levels 0..L-1 of floats, and NaN for other values."""
+    return jnp.where((x >= 0) & (x < levels) & (x == jnp.floor(x)), x, jnp.nan)
+
+
 def as_integer(value: Any, name: str) -> int:
     """A Python integer; raises ValueError for floats, such as 2.0, and for traced values."""
     try:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.functional.flows.orthogonal import householder
-from dlvm_jax.functional.numerics import as_wide, sum_event
+from dlvm_jax.functional.numerics import as_integer, as_wide, sum_event
 from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
@@ -49,7 +49,7 @@ def _nodes(low, high, rule):
 
 def check_dim(dim: int) -> None:
     """Raise ValueError unless `dim` is an integer of at least 2."""
-    if not isinstance(dim, int) or dim < 2:
+    if as_integer(dim, "the ambient dimension") < 2:
         raise ValueError(f"a sphere needs an integer ambient dimension of at least 2, got {dim!r}")
 
 

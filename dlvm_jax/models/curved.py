@@ -134,6 +134,8 @@ def wrapped_normal(net: Net, dim: int, curvature: float) -> Density:
 
     def law(params, context):
         out = net.apply(params, context)
+        if out.shape[-2:] != (dim, 2):
+            raise ValueError(f"a wrapped normal law needs [*batch, {dim}, 2] numbers, got shape {out.shape}")
         centre = out[..., 0]
         return hyperbolic.exp_map(jnp.zeros_like(centre), centre, curvature), out[..., 1]
 

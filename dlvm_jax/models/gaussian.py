@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, mixtures
+from dlvm_jax.functional.numerics import as_integer
 from dlvm_jax.models.density import Density, Net, batch_of, check_dim, check_event
 
 __all__ = ["full_normal", "learned_normal", "mixture", "triangle_size"]
@@ -37,7 +38,7 @@ def mixture(dim: int, components: int) -> Density:
     dimension by dimension.  Source: Bishop 2006, eq. 9.7.
     """
     check_dim(dim)
-    if components < 1:
+    if as_integer(components, "the number of components") < 1:
         raise ValueError(f"a mixture needs at least one component, got {components}")
 
     def init(key):

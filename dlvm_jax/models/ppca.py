@@ -9,13 +9,16 @@ from jax.typing import ArrayLike
 
 from dlvm_jax.functional import linear_gaussian
 from dlvm_jax.functional.linear_gaussian import LinearGaussian
+from dlvm_jax.functional.numerics import as_integer
 from dlvm_jax.models.density import Density, batch_of
 
 __all__ = ["em_objective", "ppca"]
 
 
 def _flat(x: jax.Array, event_shape: tuple[int, ...]) -> jax.Array:
-    """Events as vectors: [*batch, *event] -> [*batch, D]."""
+    """Events as vectors: [*batch, *event] -> [*batch, D].  Raises ValueError for other events."""
+    if x.shape[x.ndim - len(event_shape) :] != event_shape:
+        raise ValueError(f"expected examples of shape {event_shape}, got an array of shape {x.shape}")
     return x.reshape(*x.shape[: x.ndim - len(event_shape)], math.prod(event_shape))
 
 
@@ -29,7 +32,7 @@ def ppca(event_shape: Sequence[int], latent_dim: int, mean: ArrayLike = 0.0) -> 
     Source: Tipping & Bishop 1999, eq. 6.
     """
     event_shape = tuple(event_shape)
-    size = math.prod(event_shape)
+    size, latent_dim = math.prod(event_shape), as_integer(latent_dim, "the latent dimension")
 
     def init(key):
         w = jax.random.normal(key, (size, latent_dim)) / math.sqrt(size)

@@ -18,9 +18,11 @@ from dlvm_jax.functional import (
     linear_gaussian,
     mixtures,
     numerics,
+    spherical,
     total_correlation,
 )
 from dlvm_jax.functional.linear_gaussian import LinearGaussian
+from dlvm_jax.models import gaussian, ppca
 
 MODEL = LinearGaussian(jnp.ones((4, 1)), jnp.zeros(4), jnp.float32(0))
 
@@ -87,6 +89,8 @@ def test_a_value_that_a_law_cannot_have_is_nan():
         assert np.isnan(at(function)).tolist() == [True] * 4 + [False], name
     bits = at(lambda x: densities.bernoulli_log_prob(x, jnp.zeros(1)))
     assert np.isnan(bits).tolist() == [True, False, True, True, False]
+    noisy = at(lambda x: flows.image.dequantise(KEY, x, 4, event_ndim=1)[0][:, 0])
+    assert np.isnan(noisy).tolist() == [True] * 4 + [False]
     model = exact.discrete.DiscreteMixture(jnp.zeros(2), jnp.zeros((2, 1)))
     for function in (exact.discrete.log_joint, exact.discrete.log_evidence, exact.discrete.posterior):
         assert np.isnan(function(model, jnp.array([2.0]))).all()
@@ -149,6 +153,15 @@ energy = lambda z: z.sum(-1)
         (lambda: flows.linear.permute(ROW, jnp.array([0.0, 1.0, 2.0])), "an integer for each"),
         (lambda: flows.linear.permute_inverse(ROW, jnp.array([0, 1])), "an integer for each"),
         (lambda: flows.image.dequantise(KEY, jnp.ones((1, 2, 2, 1)), 2**17), r"1 to 2\^16 levels"),
+        (lambda: flows.linear.permute(ROW, jnp.array([0, 1, 1])), "each of 0 to 2 once"),
+        (lambda: flows.image.space_to_depth(jnp.ones((2, 2, 1)), 2.0), "patches is an integer"),
+        (
+            lambda: flows.continuous.flow_matching_loss(lambda x, t: x, EYE, EYE, jnp.ones((2, 1))),
+            r"t \[\*batch\]",
+        ),
+        (lambda: spherical.uniform_sphere_sample(KEY, 3.0), "ambient dimension is an integer"),
+        (lambda: ppca.ppca((2, 2), 1).log_prob(None, None, jnp.ones((3, 4))), r"examples of shape \(2, 2\)"),
+        (lambda: gaussian.mixture(2, 1.5), "components is an integer"),
         (lambda: flows.orthogonal.householder_product(ROW, ROW), r"needs mirrors \[\*batch, n, D\]"),
         (lambda: flows.sylvester.sylvester(ROW, None, EYE, EYE, ROW), "r and r_tilde are"),
         (

@@ -187,3 +187,5 @@ def test_impossible_spaces_are_refused():
     wide = density.Net(lambda key: {}, lambda params, x: x)
     with pytest.raises(ValueError, match="needs 3 numbers, got 4"):
         curved.von_mises_fisher(wide, 2).mean({}, jnp.ones((1, 4)))
+    with pytest.raises(ValueError, match=r"needs \[\*batch, 3, 2\] numbers"):
+        curved.wrapped_normal(wide, 3, 1.0).log_prob({}, None, jnp.zeros((1, 3)), jnp.ones((1, 6)))

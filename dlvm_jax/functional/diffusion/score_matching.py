@@ -5,6 +5,7 @@ A score is a function [*batch, *event] -> the same shape that treats the batch r
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,9 @@ __all__ = [
     "implicit_score_matching",
     "sliced_score_matching",
 ]
+
+
+_DIRECTIONS = 128  # at once, also where each example is by itself under vmap
 
 
 def exact_divergence(
@@ -41,7 +45,10 @@ def exact_divergence(
     def entry(direction):
         return sum_event(push(jnp.broadcast_to(direction, x.shape)) * direction, event_ndim)
 
-    return value, jax.vmap(entry)(basis).sum(0)
+    # in blocks, since each direction takes the memory of x and of all layers between
+    block = max(1, min(_DIRECTIONS, 2**24 // max(1, x.size)))
+    entries = jax.vmap(entry) if len(basis) <= block else partial(jax.lax.map, entry, batch_size=block)
+    return value, entries(basis).sum(0)
 
 
 def hutchinson_divergence(

@@ -85,13 +85,18 @@ def flow_matching_loss(
 
     Its minimiser over independent draws $x_0\sim p_0$, $x_1\sim$ data, $t\sim U(0,1)$ is a velocity whose `continuous` flow takes
     p_0 to the distribution of the data.
-    Shapes: `x0`, `x1` [*batch, *event], `t` [*batch]; `velocity(x_t, t)` -> [*batch, *event] -> [*batch].
+    Shapes: `x0`, `x1` [*batch, *event], `t` [*batch]; `velocity(x_t, t)` -> [*batch, *event] -> [*batch].  Raises ValueError
+    for others.
     Source: Lipman et al. 2023, eq. 23 (sigma_min = 0); Liu, Gong, Liu 2023, eq. 1.
 
     >>> flow_matching_loss(lambda x, t: 0 * x, jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.array([0.5]))
     Array([2.], dtype=float32)
     """
     x0, x1, t = as_wide(x0, x1, t)
+    if x0.shape != x1.shape or t.shape not in ((), x0.shape[: x0.ndim - event_ndim]):
+        raise ValueError(
+            f"x0, x1 are [*batch, *event] and t [*batch], got shapes {x0.shape}, {x1.shape}, {t.shape}"
+        )
     share = jnp.reshape(t, t.shape + (1,) * event_ndim)
     error = velocity((1 - share) * x0 + share * x1, t) - (x1 - x0)
     return sum_event(jnp.square(error), event_ndim)

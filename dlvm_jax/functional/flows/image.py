@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import as_integer, as_wide, sum_event
+from dlvm_jax.functional.numerics import as_integer, as_level, as_wide, sum_event
 from dlvm_jax.functional.types import Array, Key, Shape
 
 __all__ = [
@@ -28,7 +28,7 @@ def noise_steps(levels: int) -> int:
 
 def check_tiles(shape: Shape, size: int) -> None:
     """Raise ValueError unless patches of `size` x `size` pixels tile images of a shape [*batch, H, W, C]."""
-    if len(shape) < 3 or shape[-3] % size or shape[-2] % size:
+    if len(shape) < 3 or as_integer(size, "the size of patches") < 1 or shape[-3] % size or shape[-2] % size:
         raise ValueError(
             f"patches of {size} x {size} do not tile images [*batch, H, W, C] of shape {shape}; pad or crop"
         )
@@ -62,7 +62,7 @@ def depth_to_space(y: Array, size: int) -> Array:
     >>> depth_to_space(jnp.arange(4.0).reshape(1, 1, 4), 2).tolist()
     [[[0.0], [1.0]], [[2.0], [3.0]]]
     """
-    if y.ndim < 3 or y.shape[-1] % size**2:
+    if y.ndim < 3 or as_integer(size, "the size of blocks") < 1 or y.shape[-1] % size**2:
         raise ValueError(
             f"blocks of {size} x {size} need channels [*batch, H, W, {size**2} C], got shape {y.shape}"
         )
@@ -192,7 +192,7 @@ def dequantise(key: Key, x: Array, levels: int = 256, event_ndim: int = 3) -> tu
     logit is infinite; noise of full precision rounds up to the next level now and then.
     The log-volume $-D\log L$ makes nats of the levels of nats of v: add it to log p(v).  The uniform density then has log2(L)
     bits per dimension.  Shapes: `x` in 0..L-1 [*batch, *event] -> v alike, log-volume [*batch].  Raises ValueError for
-    fewer than one level or more than 2^16.  Source: Theis, van den Oord, Bethge 2016, section 3.1.
+    fewer than one level or more than 2^16; what is no level gives NaN.  Source: Theis, van den Oord, Bethge 2016, section 3.1.
 
     >>> v, log_volume = dequantise(jax.random.key(0), jnp.full((1, 2, 2, 1), 128), levels=256)
     >>> bool(((v >= 0.5) & (v < 0.5 + 1 / 256)).all()), bool(jnp.isclose(log_volume[0], -4 * math.log(256)))
@@ -200,7 +200,7 @@ def dequantise(key: Key, x: Array, levels: int = 256, event_ndim: int = 3) -> tu
     """
     if not 1 <= as_integer(levels, "the number of levels") <= 2**16:
         raise ValueError(f"there are 1 to 2^16 levels, which float32 can tell apart with noise, got {levels}")
-    x = as_wide(x)
+    x = as_level(as_wide(x), levels)
     steps = noise_steps(levels)
     step = jax.random.bits(key, x.shape, jnp.uint16) // (2**16 // steps)
     v = (x + (step + jnp.asarray(0.5, x.dtype)) / steps) / levels

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dlvm_jax.functional.numerics import as_float, as_wide, einsum, sum_event
 from dlvm_jax.functional.types import Array, Numeric
@@ -85,10 +86,13 @@ def _no_volume(z, event_ndim):
 
 
 def _check_order(z, order):
+    order = order if isinstance(order, Tracer) else np.asarray(order)
     if jnp.shape(order) != z.shape[-1:] or not jnp.issubdtype(jnp.result_type(order), np.integer):
         raise ValueError(
             f"the order of {z.shape[-1]} numbers is an integer for each, got {jnp.result_type(order)}{list(jnp.shape(order))}"
         )
+    if not isinstance(order, Tracer) and (np.sort(order) != np.arange(order.size)).any():
+        raise ValueError(f"an order has each of 0 to {order.size - 1} once, got {order.tolist()}")
 
 
 def permute(z: Array, order: Array, event_ndim: int = 1) -> tuple[Array, Array]:
@@ -97,7 +101,7 @@ def permute(z: Array, order: Array, event_ndim: int = 1) -> tuple[Array, Array]:
     $y_i = z_{\pi_i},\quad \log|\det| = 0$
 
     Shapes: `z` [*batch, *event], event [..., C]; `order` [C], a permutation of 0..C-1 -> y alike, log_det [*batch].  Raises
-    ValueError for an order of another shape or type.
+    ValueError for an order of another shape or type and, unless it is traced, for one that is no permutation.
     Source: Dinh, Sohl-Dickstein, Bengio 2017, section 3.5.
 
     >>> permute(jnp.array([5.0, 6.0, 7.0]), jnp.array([2, 0, 1]))[0]
