@@ -122,6 +122,10 @@ def _along_axes(law, process, x, t):
     """Deviations of x from each component's mean along its axes, [*batch, K, D], and the variances there, [K, D]."""
     if x.shape[-1:] != law.means.shape[1:]:
         raise ValueError(f"this law is of vectors of {law.means.shape[1]} numbers, got shape {x.shape}")
+    if jnp.ndim(t):
+        raise ValueError(
+            f"all points are at one time, got times of shape {jnp.shape(t)}; map over them with jax.vmap"
+        )
     centred = x[..., None, :] - alpha(process, t) * law.means
     deviations = einsum("...kd,kde->...ke", centred, law.axes)
     return deviations, jnp.square(alpha(process, t)) * law.variances + jnp.square(sigma(process, t))
@@ -259,14 +263,18 @@ def output_law(
 
     On Gaussian data with the exact denoiser a sampler is such an affine map of its start and of its standard-normal draws.
     Shapes: sampler: (x_T [D], noise [*noise_shape, D]) -> [D];  `mean` [D], `covariance` [D, D] of x_T -> the same two.
-    Raises ValueError if the sampler is not affine, which is looked at in two points, three standard deviations to either side
-    of the mean.  Source: linear algebra.
+    Raises ValueError for other shapes, and if the sampler is not affine, which is looked at in two points, three standard
+    deviations to either side of the mean.  Source: linear algebra.
 
     >>> law = output_law(lambda x, z: 2 * x + z[0], jnp.ones(1), jnp.eye(1), (1,))
     >>> law[0].tolist(), law[1].tolist()
     ([2.0], [[5.0]])
     """
     mean, covariance = as_wide(mean, covariance)
+    if covariance.shape != (*mean.shape, *mean.shape) or mean.ndim != 1:
+        raise ValueError(
+            f"a mean [D] has a covariance [D, D], got shapes {mean.shape} and {covariance.shape}"
+        )
     dim, product = len(mean), functools.partial(jnp.matmul, precision="highest")
     start, draws = mean, jnp.zeros((*noise_shape, dim), mean.dtype)
     out, (a, b) = sampler(start, draws), jax.jacrev(sampler, argnums=(0, 1))(start, draws)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.diffusion.process import Process, alpha, expand_to_event, sigma
+from dlvm_jax.functional.numerics import as_float
 from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = ["classifier", "classifier_free"]
@@ -37,7 +38,7 @@ def classifier_free(
     """
 
     def denoise(x, t):
-        w = expand_to_event(weight(t) if callable(weight) else weight, x)
+        w = as_float(expand_to_event(weight(t) if callable(weight) else weight, x))
         return (1 + w) * conditional(x, t) - w * unconditional(x, t)
 
     return denoise
@@ -70,6 +71,7 @@ def classifier(
         return log_prob.sum()
 
     def guided(x, t):
+        x = as_float(x)
         gain = jnp.square(sigma(process, t)) / alpha(process, t)
         return denoise(x, t) + scale * expand_to_event(gain, x) * jax.grad(total)(x, t)
 

@@ -128,6 +128,7 @@ def _informed(process, denoise, observe, y, weigh):
     """
 
     def informed(x, t):
+        x = as_float(x)
         x0, pull = jax.vjp(lambda x: denoise(x, t).astype(x.dtype), x)
         observed = observe(x0)
         if jnp.shape(y) != observed.shape[observed.ndim - jnp.ndim(y) :]:

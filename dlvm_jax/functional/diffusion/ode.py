@@ -15,7 +15,7 @@ from jax import lax
 from dlvm_jax.functional.diffusion.process import Process, alpha, transition
 from dlvm_jax.functional.diffusion.solvers import Solver, check_inside, finish, known_clean, time_between
 from dlvm_jax.functional.diffusion.targets import from_x0
-from dlvm_jax.functional.numerics import as_float
+from dlvm_jax.functional.numerics import as_float, as_wide
 from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = [
@@ -78,6 +78,7 @@ def probability_flow(process: Process, denoise: Denoiser, x: Array, t: Numeric) 
     >>> probability_flow(edm(), lambda x, t: 0 * x, jnp.array([6.0]), 2.0).tolist()
     [3.0]
     """
+    x = as_float(x)
     return from_x0(process, "velocity", denoise(x, t), x, t).astype(x.dtype)
 
 
@@ -214,7 +215,7 @@ def integrate(
     >>> bool(jnp.isclose(out.x[0], jnp.exp(-1.0), atol=1e-5)), bool(out.time == 1.0)
     (True, True)
     """
-    x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(as_float(leaf).dtype, jnp.float32)), x)
+    x = jax.tree.map(as_wide, x)
     leaves = jax.tree.leaves(x)
     dtype = jnp.result_type(*leaves)
     start, stop = jnp.asarray(start, dtype), jnp.asarray(stop, dtype)
@@ -286,7 +287,7 @@ def adaptive(
     field = functools.partial(probability_flow, process, denoise)
     if process.smooth:
         return integrate(field, x, start, stop, rtol, atol, max_steps)
-    dtype = jnp.promote_types(as_float(x).dtype, jnp.float32)
+    dtype = as_wide(x).dtype
     start, stop = jnp.asarray(start, dtype), jnp.asarray(stop, dtype)
     low, high = jnp.minimum(start, stop), jnp.maximum(start, stop)
 

@@ -11,7 +11,14 @@ from jax.scipy.special import log_ndtr
 
 from dlvm_jax.functional.densities import discretised_normal_log_prob
 from dlvm_jax.functional.diffusion.process import Process, alpha, expand_to_event, sigma
-from dlvm_jax.functional.numerics import GAUSS_NODES, GAUSS_WEIGHTS, as_float, log1mexp, sum_event
+from dlvm_jax.functional.numerics import (
+    GAUSS_NODES,
+    GAUSS_WEIGHTS,
+    as_float,
+    as_wide,
+    log1mexp,
+    sum_event,
+)
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = ["categorical_decoder", "expected_in_bins", "expected_level", "gaussian_decoder", "unit_levels"]
@@ -47,6 +54,7 @@ def gaussian_decoder(
     >>> bool(gaussian_decoder(jnp.zeros(1), unit_levels(jnp.zeros(1)), -9.0) > -1e-6)
     True
     """
+    x, mean, log_std = as_wide(x), as_wide(mean), as_wide(log_std)
     # from [-1, 1] with ends at the levels to [0, 1] with ends at the outer edges
     half = 0.5 * (levels - 1) / levels
     return discretised_normal_log_prob(x, 0.5 + half * mean, log_std + jnp.log(half), levels, event_ndim)
@@ -66,7 +74,7 @@ def categorical_decoder(
     $p(x\mid z) = \prod_i\mathrm{softmax}_{x_i}\big(-\tfrac{(z_i-\alpha_ty_k)^2}{2\sigma_t^2}\big),\quad y_k = \frac{2k}{L-1}-1$
 
     Shapes: `x` in 0..L-1, `z` [*batch, *event], t scalar or [*batch] -> [*batch], nats; takes L times the memory of z.
-    -inf for an x that is no level.  Raises ValueError for fewer than two levels.
+    NaN for an x that is no level.  Raises ValueError for fewer than two levels.
     Source: Kingma, Salimans, Poole, Ho 2021, section 3.3, eq. 8.
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
@@ -78,7 +86,7 @@ def categorical_decoder(
     level = (x >= 0) & (x < levels) & (x == jnp.floor(x))
     chosen = jnp.where(level, x, 0).astype(int)[..., None]
     each = jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), chosen, axis=-1)[..., 0]
-    return sum_event(jnp.where(level, each, jnp.where(jnp.isnan(x), jnp.nan, -jnp.inf)), event_ndim)
+    return sum_event(jnp.where(level, each, jnp.nan), event_ndim)
 
 
 def expected_level(process: Process, logits: Array, z: Array, t: Numeric) -> Array:
@@ -156,6 +164,7 @@ def expected_in_bins(process: Process, logits: Array, z: Array, t: Numeric, low:
     >>> expected_in_bins(edm(), jnp.zeros((1, 4)), jnp.array([9.0]), 80.0, -3.0, 5.0).round(2)
     Array([1.01], dtype=float32)
     """
+    z, logits = as_wide(z), as_wide(logits)
     s = jnp.broadcast_to(expand_to_event(sigma(process, t) / alpha(process, t), z), z.shape)
     u = z / expand_to_event(alpha(process, t), z)
     edges = jnp.linspace(low, high, logits.shape[-1] + 1, dtype=z.dtype)

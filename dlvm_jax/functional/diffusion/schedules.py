@@ -10,7 +10,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from dlvm_jax.functional.diffusion.process import Process
-from dlvm_jax.functional.numerics import as_float
+from dlvm_jax.functional.numerics import as_wide
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
@@ -63,6 +63,8 @@ def piecewise_log_snr(low: Numeric, high: Numeric, logits: Array) -> Process:
 
     if jnp.ndim(logits) != 1 or jnp.size(logits) == 0:
         raise ValueError(f"logits are one number for each piece, got shape {jnp.shape(logits)}")
+    if not isinstance(logits, Tracer) and not jnp.isfinite(jnp.asarray(logits)).all():
+        raise ValueError(f"logits are finite, got {logits}")
     known = not any(isinstance(end, Tracer) for end in (low, high))
     if known and not -math.inf < low < high < math.inf:
         raise ValueError(f"the log signal-to-noise ratio needs finite low < high, got {low} and {high}")
@@ -80,9 +82,8 @@ def _preserving(log_snr, t_min):
 
 def _time(t):
     """A time in float32 at least: integers would wrap, and in a narrower type neighbours coincide."""
-    t = jnp.asarray(t)
-    wide = jnp.promote_types(as_float(t).dtype, jnp.float32)
-    return t if t.dtype == wide else t.astype(wide)  # a Python number stays weakly typed
+    t, wide = jnp.asarray(t), as_wide(t)
+    return t if t.dtype == wide.dtype else wide  # a Python number stays weakly typed
 
 
 def _beta_integral(t, beta_min, beta_max):
@@ -147,7 +148,12 @@ def variance_exploding(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Proc
     """
     _checked("sigma", sigma_min, sigma_max)
     low, span = math.log(sigma_min), math.log(sigma_max / sigma_min)
-    return Process(lambda t: -2 * (low + span * _time(t)), lambda t: jnp.zeros_like(_time(t)), 0.0, 1.0)
+    return Process(
+        lambda t: -2 * (low + span * _time(t)),
+        lambda t: jnp.zeros_like(_time(t)),
+        0.0,
+        1.0,
+    )
 
 
 def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
@@ -163,7 +169,12 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Process:
     2.0
     """
     _checked("sigma", sigma_min, sigma_max)
-    return Process(lambda t: -2 * jnp.log(_time(t)), lambda t: jnp.zeros_like(_time(t)), sigma_min, sigma_max)
+    return Process(
+        lambda t: -2 * jnp.log(_time(t)),
+        lambda t: jnp.zeros_like(_time(t)),
+        sigma_min,
+        sigma_max,
+    )
 
 
 def rectified() -> Process:
@@ -187,17 +198,24 @@ def rectified() -> Process:
     )
 
 
+def _check_steps(steps):
+    if not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(f"a table has a whole number of steps, one or more, got {steps!r}")
+
+
 def linear_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> np.ndarray:
     r"""The variances of DDPM.
 
     $\beta_t = \beta_1 + \tfrac{t-1}{T-1}(\beta_T-\beta_1),\ t=1,\ldots,T$
 
-    Shapes: -> numpy float64 [T].  For other T the published table is often rescaled: first = 0.1 / T, last = 20 / T.
+    Shapes: -> numpy float64 [T].  For other T the published table is often rescaled: first = 0.1 / T, last = 20 / T.  Raises
+    ValueError for no steps.
     Source: Ho, Jain, Abbeel 2020, section 4.
 
     >>> [round(float(beta), 6) for beta in linear_betas(3)]
     [0.0001, 0.01005, 0.02]
     """
+    _check_steps(steps)
     return np.linspace(first, last, steps)
 
 
@@ -206,11 +224,12 @@ def cosine_betas(steps: int = 1000, offset: float = 0.008, cap: float = 0.999) -
 
     $\beta_t = \min(1 - \bar\alpha_t/\bar\alpha_{t-1},\ 0.999),\quad \bar\alpha_t \propto \cos^2\frac{\pi}{2}\frac{t/T+s}{1+s}$
 
-    Shapes: -> numpy float64 [T].  Source: Nichol & Dhariwal 2021, eq. 17.
+    Shapes: -> numpy float64 [T].  Raises ValueError for no steps.  Source: Nichol & Dhariwal 2021, eq. 17.
 
     >>> float(cosine_betas(1000)[-1])
     0.999
     """
+    _check_steps(steps)
     levels = np.cos(np.pi / 2 * (np.arange(steps + 1) / steps + offset) / (1 + offset)) ** 2
     return np.minimum(1 - levels[1:] / levels[:-1], cap)
 
@@ -226,7 +245,7 @@ def from_recursion(betas: ArrayLike, alphas: ArrayLike | None = None) -> Process
     continuous slope, from 0 at t = 0, and log-SNR is $-\log(e^L-1)$.  A preserving chain has $\bar\alpha = e^{-L}$ at all
     times; in any other $\log\bar\alpha$ is a cubic too.
     For a variance-exploding chain alphas = 1 and beta_t = sigma_t^2 - sigma_{t-1}^2 (without a root).  Raises ValueError for no
-    steps and for variances that are not positive.
+    steps, for variances that are not positive and for products that are not finite.
     Source: Ho, Jain, Abbeel 2020, eq. 2 and 4, for general alpha.
 
     >>> chain = from_recursion(linear_betas(1000))
@@ -249,7 +268,12 @@ def from_recursion(betas: ArrayLike, alphas: ArrayLike | None = None) -> Process
     if alphas is None:
         log_beta_bar = np.log(-np.expm1(log_alpha_bar))
     else:
-        log_beta_bar = log_alpha_bar + np.log(np.cumsum(betas * np.exp(-log_alpha_bar)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            log_beta_bar = log_alpha_bar + np.log(np.cumsum(betas * np.exp(-log_alpha_bar)))
+    if not np.isfinite([log_alpha_bar, log_beta_bar]).all():
+        raise ValueError(
+            f"variances, scales and their products must be finite, got scales down to {scales.min()}"
+        )
     return _table(log_alpha_bar, log_beta_bar, np.array_equal(scales, 1 - betas))
 
 
@@ -260,7 +284,7 @@ def _cubic(values, monotone):
     """
     values = np.append(0.0, values)
     chords = np.diff(values)
-    slopes = np.gradient(values, edge_order=min(2, len(chords)))
+    slopes = np.gradient(values, edge_order=2 if len(chords) > 1 else 1)
     if monotone:
         slopes = np.clip(
             slopes, 0.0, 2 * np.minimum(np.append(chords[0], chords), np.append(chords, chords[-1]))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from dlvm_jax.functional.diffusion.process import Process, diffusion, drift, expand_to_event, sigma
 from dlvm_jax.functional.diffusion.solvers import Solver, finish
 from dlvm_jax.functional.diffusion.targets import from_x0
+from dlvm_jax.functional.numerics import as_float
 from dlvm_jax.functional.types import Array, Denoiser, Numeric
 
 __all__ = ["euler_maruyama", "langevin", "langevin_size", "predictor_corrector"]
@@ -52,7 +53,7 @@ def langevin(x: Array, score: Array, size: Numeric, noise: Array) -> Array:
     >>> langevin(jnp.ones(1), -jnp.ones(1), 0.5, jnp.zeros(1)).tolist()
     [0.5]
     """
-    size = expand_to_event(size, x)
+    x, size = as_float(x), as_float(expand_to_event(size, x))
     return x + size * score + jnp.sqrt(2 * size) * noise
 
 

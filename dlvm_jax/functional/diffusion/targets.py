@@ -23,8 +23,9 @@ def coefficients(process: Process, target: str, t: Numeric) -> tuple[Array, Arra
     of $q(x_t\mid x_0)$, $-\epsilon/\sigma_t$; $v = \alpha_t\epsilon-\sigma_tx_0$; the velocity
     $\dot x_t = \dot\alpha_tx_0+\dot\sigma_t\epsilon$
 
-    Shapes: t any -> (a, b), same.  Raises ValueError for an unknown target.  For alpha = 1 - t, sigma = t the velocity is
-    $\epsilon - x_0$.  Source: Salimans & Ho 2022, section 4 and appendix D; Albergo & Vanden-Eijnden 2023 (velocity).
+    Shapes: t any -> (a, b), same.  At a clean t they are finite for x0 alone.  Raises ValueError for an unknown target.  For
+    alpha = 1 - t, sigma = t the velocity is $\epsilon - x_0$.
+    Source: Salimans & Ho 2022, section 4 and appendix D; Albergo & Vanden-Eijnden 2023 (velocity).
 
     >>> from dlvm_jax.functional.diffusion.schedules import edm
     >>> a, b = coefficients(edm(), "epsilon", 2.0)

@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jax.scipy.special import ndtri
 
 from dlvm_jax.functional.diffusion.process import Process
+from dlvm_jax.functional.numerics import as_wide
 from dlvm_jax.functional.types import Array, Key, Numeric
 
 __all__ = ["Times", "importance_times", "log_normal_times", "stratified_uniform", "uniform_times"]
@@ -50,6 +51,7 @@ def uniform_times(process: Process, uniform: Array) -> Array:
     >>> uniform_times(from_recursion(linear_betas(4)), jnp.array([0.0, 0.3, 0.99])).tolist()
     [0.25, 0.5, 1.0]
     """
+    uniform = as_wide(uniform)
     if process.steps is not None:  # a product may round up to T itself
         return (jnp.minimum(jnp.floor(uniform * process.steps), process.steps - 1) + 1) / process.steps
     return process.t_min + (process.t_max - process.t_min) * uniform

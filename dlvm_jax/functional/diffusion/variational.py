@@ -262,7 +262,8 @@ def continuous_bound(
 
     The integrand is also $\tfrac12(-\dot\lambda)\|\epsilon-\hat\epsilon\|^2$; the integral depends on the schedule through its
     ends alone.
-    Shapes: `x0` [*batch, *event], `t`, `t_weight` [*batch] or scalars -> `VariationalBound` of [*batch], nats.
+    Shapes: `x0` [*batch, *event], `t`, `t_weight` [*batch] or scalars -> `VariationalBound` of [*batch], nats.  Raises ValueError
+    for others.
     decoder: x at t_min -> log p(x | x_{t_min}) [*batch].
     t: uniform over the process (`times.uniform_times`), or with a `t_weight` (`times.importance_times`).
     Source: Kingma, Salimans, Poole, Ho 2021, eq. 15 and 16.
@@ -277,7 +278,12 @@ def continuous_bound(
     x_t = _noisy(process, key_noise, x0, t)
     span = (process.t_max - process.t_min) * t_weight
     per_time = weight("likelihood", process, t)
-    integral = span * denoising_loss(process, "x0", denoise(x_t, t), x0, x_t, t, per_time, event_ndim)
+    integral = denoising_loss(process, "x0", denoise(x_t, t), x0, x_t, t, per_time, event_ndim)
+    if jnp.broadcast_shapes(jnp.shape(span), integral.shape) != integral.shape:
+        raise ValueError(
+            f"t_weight is a scalar or has the batch's shape {integral.shape}, got {jnp.shape(span)}"
+        )
+    integral = span * integral
     first = decoder(_noisy(process, key_first, x0, process.t_min))
     return VariationalBound(first, integral, prior_kl(process, x0, event_ndim, prior_std))
 

@@ -249,7 +249,7 @@ BAD = [
     (lambda: schedules.linear_log_snr(-np.inf, 5.0), "finite low < high"),
     (lambda: schedules.piecewise_log_snr(5.0, -5.0, np.zeros(2)), "finite low < high"),
     (lambda: schedules.piecewise_log_snr(-5.0, 5.0, np.zeros((2, 2))), "one number for each piece"),
-    (lambda: schedules.from_recursion(schedules.linear_betas(0)), "at least one step"),
+    (lambda: schedules.from_recursion([]), "at least one step"),
     (lambda: schedules.from_recursion([0.1, 0.0]), "positive variances"),
     (lambda: schedules.from_recursion([0.1, 1.0]), "below 1"),
     (lambda: schedules.from_recursion([0.1, 0.2], [1.0]), "as many positive variances as scales"),

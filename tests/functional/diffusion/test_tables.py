@@ -133,7 +133,7 @@ def test_integration_is_in_single_precision_at_least():
 
 
 PROCESSES = {
-    "table": (TABLES["short"], 120),  # more steps than the table has
+    "table": (TABLES["short"], 200),  # more steps than the table has
     "straight": (schedules.rectified, 60),
     "preserving": (schedules.variance_preserving, 60),
     "sub": (schedules.sub_variance_preserving, 60),
@@ -141,7 +141,7 @@ PROCESSES = {
     "exploding": (schedules.variance_exploding, 60),
     "linear": (schedules.linear_log_snr, 60),
     "learned": (lambda: schedules.piecewise_log_snr(-6.0, 12.0, jnp.array([0.3, -0.5, 1.0])), 60),
-    "cosine": (lambda: schedules.from_recursion(schedules.cosine_betas(50)), 120),
+    "cosine": (lambda: schedules.from_recursion(schedules.cosine_betas(50)), 200),
     "exploding table": (exploding, 100),
     "general table": (general, 100),
 }
