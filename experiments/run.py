@@ -1,20 +1,17 @@
 """What every script shares: settings, the command line, a run from its settings to its report, one line for each error."""
 
-import argparse
 import contextlib
 import dataclasses
 import json
 import os
 import re
 import sys
-import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
-import tyro
 
 from dlvm_jax import data as datasets
 from dlvm_jax import progress, train
@@ -24,8 +21,9 @@ from dlvm_jax.train import TrainConfig, parallel
 from dlvm_jax.train.checkpoint import CheckpointError
 from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.loop import Interrupted, NonFiniteError
-from dlvm_jax.train.run import RunFolder, new_folder, program
+from dlvm_jax.train.run import RunFolder, new_folder
 from experiments import leaving
+from experiments.command import command_line
 
 __all__ = [
     "Common",
@@ -43,7 +41,6 @@ __all__ = [
 ]
 
 FILLED_IN = ("steps", "eval_every")  # by training, where they are not given
-ALIASES = {"seeds": ["--seed"], "likelihood": ["--decoder"]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,48 +101,11 @@ def with_training_of(config: type) -> type:
     )
 
 
-def _typed(config: type) -> type:
-    """A dataclass for tyro of the same settings: their help texts, choices and other names."""
-    hints, fields = typing.get_type_hints(config), []
-    for field in dataclasses.fields(config):
-        kind = hints[field.name]
-        if "choices" in field.metadata:
-            kind = Literal[tuple(field.metadata["choices"])]
-            kind = kind | None if field.default is None else kind
-        arg = tyro.conf.arg(help=field.metadata.get("help", ""), aliases=ALIASES.get(field.name))
-        fields.append((field.name, Annotated[kind, arg], dataclasses.field(default=field.default)))
-    return dataclasses.make_dataclass(config.__name__, fields, frozen=True, kw_only=True)
-
-
-def command_line(config: type, description: str, arguments: list[str] | None = None) -> Any:
-    """The configuration that the command line says; `--config FILE` has what a run folder's config.json has."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", type=Path)
-    file, rest = parser.parse_known_args(arguments)
-    typed = _typed(config)
-    default = None if file.config is None else typed(**_read(file.config, config))
-    text = f"{description}\n\n--config FILE starts from the settings in a run folder's config.json."
-    said = tyro.cli(typed, prog=program(), args=rest, default=default, description=text)
-    return config(**{field.name: getattr(said, field.name) for field in dataclasses.fields(said)})
-
-
-def _read(path: Path, config: type) -> dict[str, Any]:
-    """The settings of a file, without the folder that they were for."""
-    try:
-        values = json.loads(path.read_text())
-        config.check_names(values)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} holds no settings of this script: {error}") from None
-    if values.get("epochs"):
-        values.pop("steps", None)  # which the run filled in
-    values = config.from_dict(values | {"out": None, "resume": False})
-    return {field.name: getattr(values, field.name) for field in dataclasses.fields(values)}
-
-
 def main(
     run: Callable[[Any], Any], config: type, description: str, arguments: list[str] | None = None
 ) -> None:
     """Run a script from its command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     guarded(lambda: run(command_line(config, description, arguments)), config.names())
 
 

@@ -60,6 +60,7 @@ CASES = {
             "autoencoder",
             "disentangle",
             "papers",
+            "bad_inputs",
         )
     },
     **dict.fromkeys(("recipes/test_diffusion.py", "recipes/test_autoencoder.py"), 20),

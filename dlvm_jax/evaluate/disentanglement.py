@@ -11,12 +11,6 @@ Settings are those of Locatello et al. 2019 unless a docstring says otherwise.
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, mutual_info_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.tree import DecisionTreeClassifier
 
 __all__ = ["DCI", "Scores", "beta_vae_score", "dci", "evaluate", "factor_vae_score", "mig", "sap"]
 
@@ -95,6 +89,10 @@ def beta_vae_score(
     It is a logistic regression on standardised inputs: the score does not depend on the codes' scale.
     Source: Higgins et al. 2017, section 3 (their classifier is trained by gradient steps).
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     codes, factors = _checked(codes, factors)
     rng, groups = np.random.default_rng(seed), _Groups(factors)
 
@@ -164,6 +162,8 @@ def mig(codes: np.ndarray, factors: np.ndarray, *, bins: int = 20) -> float:
 
     Source: Chen et al. 2018 (beta-TCVAE), section 4.1; they estimate I from q(z|x), here from the codes.
     """
+    from sklearn.metrics import mutual_info_score
+
     codes, factors = _checked(codes, factors)
     cut = [np.digitize(c, np.histogram_bin_edges(c, bins)[1:-1]) for c in codes.T]
     information = np.array([[mutual_info_score(v, c) for v in factors.T] for c in cut])
@@ -185,6 +185,9 @@ def sap(codes: np.ndarray, factors: np.ndarray, *, seed: int = 0) -> float:
     one-versus-rest linear classifiers of some implementations cannot find a level between two others.
     Source: Kumar et al. 2018 (DIP-VAE), section 3.
     """
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.tree import DecisionTreeClassifier
+
     codes, factors = _checked(codes, factors)
     train, test = _halves(len(codes), seed)
 
@@ -215,6 +218,8 @@ def dci(codes: np.ndarray, factors: np.ndarray, *, trees: int = 50, seed: int = 
     their mean accuracy on held-out rows.
     Source: Eastwood & Williams 2018, section 2.
     """
+    from sklearn.ensemble import RandomForestClassifier
+
     codes, factors = _checked(codes, factors)
     train, test = _halves(len(codes), seed)
     all_codes: Any = None  # scikit-learn says "all" so, and its stubs do not know it

@@ -14,7 +14,7 @@ from dlvm_jax.recipes.base import Constants, Model, Recipe
 from dlvm_jax.recipes.conditions import CONDITIONS, condition_of, say_which_labels_are_missing
 from dlvm_jax.recipes.networks import DTYPES, NETS
 from dlvm_jax.recipes.vae_objectives import OBJECTIVES, build_objective
-from dlvm_jax.recipes.vae_parts import LIKELIHOODS, POSTERIORS, PRIORS, Place
+from dlvm_jax.recipes.vae_parts import FLAT, LIKELIHOODS, POSTERIORS, PRIORS, Place
 from dlvm_jax.settings import choice, pick, setting
 
 __all__ = ["VAE"]
@@ -95,11 +95,22 @@ class VAE(Recipe):
             return self.latent_dim + self.upper_dim
         return self.layers * (self.latent_dim + (self.prior == "sphere"))
 
+    def _check_space(self) -> None:
+        """Raise ValueError where prior and posterior live on different spaces, with what goes with the one that is not usual."""
+        where = {"prior": PRIORS[self.prior].space, "posterior": POSTERIORS[self.posterior].space}
+        if where["prior"] == where["posterior"]:
+            return
+        told, other = ("prior", "posterior") if where["prior"] != FLAT else ("posterior", "prior")
+        fitting = _names({"prior": PRIORS, "posterior": POSTERIORS}[other], space=where[told])
+        raise ValueError(
+            f"{told}={getattr(self, told)!r} lives on {where[told]}, {other}={getattr(self, other)!r} on {where[other]}; "
+            f"give {' or '.join(f'{other}={name!r}' for name in fitting)}"
+        )
+
     def _requirements(self) -> list[tuple[str, dict[str, tuple[str, ...]]]]:
         """(what asks for it, the names of each setting that go with it), for all that the settings ask for."""
-        posterior, objective = POSTERIORS[self.posterior], OBJECTIVES[self.objective]
+        objective = OBJECTIVES[self.objective]
         found = [
-            (f"posterior={self.posterior!r}", {"prior": _names(PRIORS, space=posterior.space)}),
             (f"prior={self.prior!r}", {"objective": PRIORS[self.prior].objectives or tuple(OBJECTIVES)}),
         ]
         if objective.prior:
@@ -145,6 +156,7 @@ class VAE(Recipe):
         for name in ("curvature", "std"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        self._check_space()
         for wish, requirements in self._requirements():
             for name, allowed in requirements.items():
                 value = getattr(self, name)

@@ -88,6 +88,10 @@ class TrainConfig(Settings):
                 f"patience={self.patience} needs more than the {evaluations} evaluations of this run; "
                 "lower it or eval_every"
             )
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"accumulate must divide the batch_size of {self.batch_size}, got {self.accumulate}"
+            )
         if not self.shuffle and examples % self.batch_size:
             raise ValueError(
                 f"without shuffle, batch_size must divide the {examples} training examples, got {self.batch_size}"

@@ -306,10 +306,10 @@ def test_decoder_and_network(recipe):
 
 
 REFUSED = {
-    "prior='standard' does not go with posterior='von-mises-fisher'; possible: sphere": {
+    "posterior='von-mises-fisher' lives on the sphere, prior='standard' on R^M; give prior='sphere'": {
         "posterior": "von-mises-fisher"
     },
-    "prior='sphere' does not go with posterior='normal'; possible: standard, learned, mixture": {
+    "prior='sphere' lives on the sphere, posterior='normal' on R^M; give posterior='von-mises-fisher'": {
         "prior": "sphere"
     },
     "objective='iwae' does not go with prior='implicit'; possible: elbo": {
