@@ -1,7 +1,7 @@
 """From a formula to its function: `python -m dlvm_jax.formulas elbo` prints equation, shapes, file:line, source and test.
 
-A word that is no function's name, such as iwae, lists the functions whose documentation has it.  Without a word all are listed;
-`--write` writes them with their equations to FORMULAS.md.
+What people call a method, such as IWAE or DDIM, finds its functions; any other word those whose documentation has it.
+Without a word all are listed; `--write` writes them with their equations to FORMULAS.md.
 
 The test of a formula is marked by hand: `@checks(bounds.elbo)` stands on a test that compares the function's value with an
 independent answer.
@@ -24,6 +24,95 @@ __all__ = ["Formula", "document", "formulas", "search", "show"]
 PACKAGES = ("dlvm_jax.functional", "dlvm_jax.exact")
 ROOT = Path(__file__).parent.parent
 DOCUMENT = Path(__file__).parent / "FORMULAS.md"
+
+# What people call the functions: letters and digits alone, in small letters.
+KNOWN = {
+    "vae": "bounds.elbo bounds.elbo_sampled kl_standard_normal reparameterise",
+    "elbo": "bounds.elbo bounds.elbo_sampled",
+    "vlb": "bounds.elbo continuous_bound discrete_bound",
+    "iwae": "importance_weighted evidence",
+    "iwelbo": "importance_weighted",
+    "dreg": "dreg",
+    "stl": "dreg",
+    "renyi": "renyi",
+    "betavae": "bounds.elbo beta_vae_optimum",
+    "freebits": "bounds.elbo kl_normal",
+    "tcvae": "total_correlation_terms stratified_log_weights",
+    "betatcvae": "total_correlation_terms stratified_log_weights",
+    "factorvae": "total_correlation_terms gaussian_total_correlation discriminator_loss",
+    "infovae": "mmd bounds.elbo",
+    "wae": "mmd inverse_multiquadratic_kernel",
+    "aae": "discriminator_loss generator_loss",
+    "gan": "discriminator_loss generator_loss",
+    "vamp": "normal_mixture_log_prob",
+    "vampprior": "normal_mixture_log_prob",
+    "mixtureprior": "normal_mixture_log_prob",
+    "elbosurgery": "normal_mixture_log_prob kl_monte_carlo",
+    "ais": "ais adapt_step_size",
+    "hmc": "ais adapt_step_size",
+    "ess": "summarise",
+    "kl": "kl_normal kl_standard_normal kl_multivariate_normal kl_bernoulli kl_categorical kl_monte_carlo",
+    "reparameterizationtrick": "reparameterise",
+    "reparameterization": "reparameterise",
+    "reparametrization": "reparameterise",
+    "reparam": "reparameterise",
+    "gaussian": "normal_log_prob multivariate_normal_log_prob normal_sample",
+    "bitsdim": "bits_per_dim",
+    "bpd": "bits_per_dim",
+    "pca": "ppca_fit ppca_em_step linear_gaussian.reconstruct",
+    "ppca": "ppca_fit ppca_em_step functional.linear_gaussian.log_evidence functional.linear_gaussian.posterior",
+    "probabilisticpca": "ppca_fit ppca_em_step functional.linear_gaussian.log_evidence",
+    "em": "ppca_em_step",
+    "dae": "gaussian_corruption masking_corruption squared_error",
+    "cae": "contractive_penalty",
+    "sparsecoding": "sparse_code soft_threshold sparse_penalty",
+    "svae": "von_mises_fisher_log_prob von_mises_fisher_sample von_mises_fisher_kl_uniform",
+    "vmf": "von_mises_fisher_log_prob von_mises_fisher_sample von_mises_fisher_kl_uniform",
+    "vonmisesfisher": "von_mises_fisher_log_prob von_mises_fisher_sample von_mises_fisher_kl_uniform",
+    "hyperbolic": "wrapped_normal_log_prob wrapped_normal_sample exp_map log_map",
+    "poincare": "wrapped_normal_log_prob mobius_add exp_map",
+    "ddpm": "ancestral.ancestral linear_betas denoising_loss discrete_bound",
+    "ddim": "ancestral.ddim",
+    "iddpm": "cosine_betas hybrid_loss learned_log_std",
+    "vdm": "continuous_bound linear_log_snr",
+    "edm": "schedules.edm edm_heun preconditioning karras_times",
+    "karras": "schedules.edm edm_heun preconditioning karras_times",
+    "dpmsolver": "dpm_multistep dpm_singlestep dpm_sde",
+    "vp": "variance_preserving",
+    "ve": "variance_exploding",
+    "subvp": "sub_variance_preserving",
+    "sde": "euler_maruyama predictor_corrector drift process.diffusion",
+    "ode": "probability_flow diffusion.ode.runge_kutta adaptive",
+    "cfg": "classifier_free",
+    "guidance": "classifier_free guidance.classifier",
+    "minsnr": "objectives.weight",
+    "scorematching": "denoising_score_matching implicit_score_matching sliced_score_matching",
+    "dsm": "denoising_score_matching",
+    "langevin": "langevin langevin_size",
+    "flowmatching": "flow_matching_loss rectified",
+    "rectifiedflow": "rectified flow_matching_loss",
+    "ffjord": "continuous.continuous hutchinson_divergence",
+    "neuralode": "continuous.continuous",
+    "cnf": "continuous.continuous continuous_inverse",
+    "nice": "linear.affine",
+    "realnvp": "linear.affine squeeze checkerboard_split",
+    "glow": "linear.affine lu_linear actnorm_statistics squeeze",
+    "1x1convolution": "lu_linear",
+    "actnorm": "actnorm_statistics",
+    "maf": "autoregressive.autoregressive autoregressive_inverse linear.affine",
+    "iaf": "autoregressive.autoregressive gate",
+    "made": "autoregressive.autoregressive",
+    "nsf": "rational_quadratic spline_knots linear_tails",
+    "neuralsplineflow": "rational_quadratic spline_knots linear_tails",
+    "umnn": "monotonic.monotonic",
+    "planarflow": "planar.planar planar_u_hat",
+    "radialflow": "radial.radial radial_beta_hat",
+    "sylvesterflow": "sylvester.sylvester sylvester_triangle",
+    "dequantization": "dequantise dequantised_log_prob",
+    "pixelcnn": "discretised_logistic_mixture_log_prob discretised_logistic_log_prob",
+    "discretizedlogistic": "discretised_logistic_log_prob discretised_logistic_sample",
+    "mixtureoflogistics": "discretised_logistic_mixture_log_prob discretised_logistic_mixture_sample",
+}
 
 
 class Formula(NamedTuple):
@@ -147,15 +236,25 @@ def _is_name(word: str, f: Formula) -> bool:
     return f".{f.full_name}".endswith(f".{word.lower()}")
 
 
+def _known(word: str, everything: list[Formula]) -> list[Formula]:
+    """The functions of what people call a method."""
+    names = KNOWN.get("".join(c for c in word.lower() if c.isalnum()), "").split()
+    return [f for name in names for f in everything if _is_name(name, f)]
+
+
 def search(word: str) -> list[Formula]:
-    """The functions of a name; else those with the word in name or docstring.  Raises ValueError, with close names, for none."""
+    """The functions that a word finds; raises ValueError, with close names, for none.
+
+    They are those of the name, else of a method that people call so, such as IWAE, else those with the word in name or docstring.
+    """
     everything = formulas()
-    found = [f for f in everything if _is_name(word, f)]
+    found = [f for f in everything if _is_name(word, f)] or _known(word, everything)
     if not found:
+        spelt = word.lower().replace("-", "_").replace(" ", "_").replace("iz", "is")
         pattern = re.compile(rf"(?<![a-z]){re.escape(word)}(?![a-z])", re.IGNORECASE)
-        found = [f for f in everything if word.lower() in f.name or pattern.search(f.text)]
+        found = [f for f in everything if spelt in f.full_name or pattern.search(f.text)]
     if not found:
-        close = difflib.get_close_matches(word.lower(), {f.name for f in everything}, 3, 0.4)
+        close = difflib.get_close_matches(word.lower(), {*KNOWN, *(f.name for f in everything)}, 3, 0.4)
         hint = f"perhaps {', '.join(close)}" if close else "without a word all are listed"
         raise ValueError(f"no formula named {word!r}; {hint}")
     return found
@@ -164,7 +263,7 @@ def search(word: str) -> list[Formula]:
 def show(word: str) -> str:
     """Docstring, place and tests of the functions of a name, or a list of the functions that the word finds."""
     found = search(word)
-    if not _is_name(word, found[0]):
+    if len(found) > 1 and not _is_name(word, found[0]):
         return _listed(found)
     return "\n\n".join(
         "\n".join([f"{f.full_name}  ({f.place})", *(f"checked by {test}" for test in f.tests), "", f.text])

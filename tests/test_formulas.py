@@ -79,3 +79,25 @@ def test_a_name_of_any_case_comes_before_words():
 def test_unknown_formula_is_refused():
     with pytest.raises(ValueError, match="no formula named 'zzzz'; without a word all are listed"):
         formulas.show("zzzz")
+
+
+def test_every_name_of_a_method_finds_functions_that_there_are():
+    everything = formulas.formulas()
+    for word, names in formulas.KNOWN.items():
+        for name in names.split():
+            found = [f.full_name for f in everything if formulas._is_name(name, f)]
+            assert len(found) == 1, f"{word}: {name} is {found}"
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["beta-VAE VampPrior RealNVP MAF IAF DDPM DDIM free-bits neural-ODE score-matching 1x1-convolution"],
+)
+def test_names_are_found_however_they_are_spelt(word, monkeypatch):
+    everything = formulas.formulas()
+    monkeypatch.setattr(formulas, "formulas", lambda: everything)
+    for one in words.split():
+        found = [f.full_name for f in formulas.search(one)]
+        for spelling in (one.lower(), one.upper(), one.replace("-", " "), one.replace("-", "_")):
+            assert [f.full_name for f in formulas.search(spelling)] == found
+    assert formulas.show("DDIM").startswith("functional.diffusion.ancestral.ddim  (dlvm_jax/")
