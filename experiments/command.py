@@ -25,6 +25,8 @@ NOT_KEPT = (
     "processes",
     "process_id",
 )  # of a file of settings: what is of one run alone
+RENAMED = {"seed": "seeds", "every": "eval_every", "process": "process_id"}  # in files of older versions
+MEASURED = ("data_std",)  # which older versions wrote, and a run measures
 # What people type, where it is not near to the name here.
 MEANT = {
     "lr": "learning-rate",
@@ -141,9 +143,13 @@ def _default(config: type, joined: type, groups: Mapping[str, list[str]], path: 
 def _read(path: Path, config: type) -> dict[str, Any]:
     """The settings of a file, without the folder and the machines that they were for."""
     try:
-        values = json.loads(path.read_text())
+        old = {name: new for name, new in RENAMED.items() if name not in config.names()}
+        values = {old.get(name, name): value for name, value in json.loads(path.read_text()).items()}
+        values = {name: value for name, value in values.items() if name not in MEASURED}
+        if isinstance(values.get("seeds"), int):
+            values["seeds"] = [values["seeds"]]
         config.check_names(values)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} holds no settings of this script: {error}") from None
     if values.get("epochs"):
         values.pop("steps", None)  # which the run filled in

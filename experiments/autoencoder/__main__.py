@@ -6,13 +6,17 @@ python -m experiments.autoencoder --data mnist --train-limit 1000 --latent-dim 2
 """
 
 import dataclasses
+import json
 import math
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dlvm_jax import data as datasets
 from dlvm_jax import recipes, train
 from dlvm_jax.data import Data
+from dlvm_jax.digest import digest
 from dlvm_jax.settings import setting
 from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.run import RunFolder
@@ -82,7 +86,9 @@ def _load(config: Config, recipe: recipes.Autoencoder) -> Data:
 def load_outliers(config: Config, recipe: recipes.Autoencoder) -> Data | None:
     """The data of outliers, None where there are none."""
     against = config.against or OUTLIERS.get(config.data)
-    return None if against is None else datasets.load(against, transform=recipe.transform)
+    if against is None:
+        return None
+    return datasets.load(against, transform=recipe.transform, resize=config.resize)
 
 
 def _first(data: Data, count: int) -> Data:
@@ -101,12 +107,20 @@ def _vae(config: Config) -> recipes.VAE:
     return recipes.VAE(likelihood="fixed-normal", std=config.vae_std, **shared)
 
 
+def _outdated(out: Path, start: Fitted) -> bool:
+    """Whether a run in a folder started from other parameters."""
+    about = out / "model.json"
+    return about.exists() and json.loads(about.read_text())["identity"].get("start") != digest(start.per_seed)
+
+
 def _train_further(config: Config, data: Data, fitted: Fitted) -> Further:
     """Train classifiers and VAE, each in a folder of its own, with the first seed."""
 
     def fit(recipe, data, name, **settings):
         out = fitted.folder / name.replace(" ", "-")
         usual = {**recipes.Autoencoder.training, **common.training_of(config), "seeds": config.seeds[:1]}
+        if settings.get("start") and _outdated(out, settings["start"]):
+            shutil.rmtree(out)  # the autoencoder was trained further: its classifiers begin again
         resume = config.resume and (out / "checkpoints").is_dir()
         return train.fit(recipe, data, out=out, resume=resume, **{**usual, **settings})
 

@@ -93,6 +93,19 @@ def test_a_run_leaves_a_report_and_goes_on(tmp_path):
         autoencoder.run(dataclasses.replace(config, resume=True, train_limit=300))
 
 
+@pytest.mark.slow
+def test_a_run_is_extended_and_its_classifiers_begin_again(tmp_path):
+    config = dataclasses.replace(TINY, out=tmp_path / "run")
+    autoencoder.run(config)
+    before = train.load(config.out / "classifier-frozen")
+    autoencoder.run(dataclasses.replace(config, resume=True, steps=2 * config.steps))
+    longer, after = train.load(config.out), train.load(config.out / "classifier-frozen")
+    assert longer.config.steps == 2 * config.steps
+    encoder = lambda fitted: jax.tree.leaves(fitted.params["encoder"])[0]
+    np.testing.assert_array_equal(encoder(after), encoder(longer))
+    assert not np.array_equal(encoder(after), encoder(before))
+
+
 def test_classifiers_start_from_the_encoder_and_the_same_head(tmp_path):
     """The frozen encoder stays that of the autoencoder, the fine-tuned one moves; the head of all starts alike."""
     config = dataclasses.replace(TINY, steps=4, classifier_steps=2, out=tmp_path / "run")

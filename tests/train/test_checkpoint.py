@@ -258,3 +258,15 @@ def test_a_full_disk_is_one_line(tmp_path, capfd):
     )
     logging.getLogger("absl").error("the same")
     assert "the same" not in capfd.readouterr().err
+
+
+def test_a_checkpoint_in_double_precision_says_what_reads_it(tmp_path):
+    kept = Checkpoints(tmp_path, CONFIG)
+    with jax.enable_x64(True):
+        double = engine.build(objective, lambda key: {"w": jnp.zeros((5, 5))}, optax.sgd(0.1))
+        kept.save(5, double.init())
+        kept.wait()
+    with pytest.raises(
+        CheckpointError, match=r"is in double precision; start Python with .* JAX_ENABLE_X64=1"
+    ):
+        kept.restore(engine.build(objective, init, optax.sgd(0.1)).init())
