@@ -292,7 +292,13 @@ def conditional(net: Net, distribution: OutputDistribution, event_shape: Sequenc
             raise ValueError(
                 f"this density is of events of shape {event_shape}, got an array of shape {x.shape}"
             )
-        return distribution.log_prob(flatten(x), outputs_at(params, context))
+        flat, outputs = flatten(x), outputs_at(params, context)
+        batches = flat.shape[:-1], outputs.shape[:-2]
+        if jnp.broadcast_shapes(*batches) not in batches:  # as of labels in a column
+            raise ValueError(
+                f"x and its context are of one batch, got batches {batches[0]} and {batches[1]}, whose every pair this would be"
+            )
+        return distribution.log_prob(flat, outputs)
 
     def mean(params, context=None):
         return unflatten(distribution.mean(outputs_at(params, context)))

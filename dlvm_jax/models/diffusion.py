@@ -107,7 +107,7 @@ def denoiser(
         bins (`quantised.expected_in_bins`)
     null_label: the label that stands for none, taken where none is given; for a model trained with `drop_labels`
 
-    Raises ValueError for an unknown target, and where these two do not go with the target.
+    Raises ValueError for an unknown target, where level_log_prob and bins do not go with it, and for data that are one point.
     """
     names = ("edm", "levels", "bins", *targets.TARGETS)
     if target not in names:
@@ -120,6 +120,8 @@ def denoiser(
         raise ValueError(
             f"bins=(low, high) belongs to the target 'bins', which needs it; the target is {target!r}"
         )
+    if not 0 < data_std < math.inf or (bins and not bins[0] < bins[1]):
+        raise ValueError(f"data have a positive deviation and a range that rises, got {data_std} and {bins}")
     event_shape = tuple(event_shape)
 
     def init(key):
@@ -212,6 +214,8 @@ def _bound(model, params, key, x, context, levels, key_dropout=None):
 
 
 def _generate(model, params, key, context, shape, sampler, levels):
+    if sampler is None:
+        raise ValueError("this density has no samples, since it was made without a sampler")
     noise = model.process(params)
     solver, grid = sampler(noise, lambda x, t: model.denoise(params, x, t, context))
     key_start, key_steps = jax.random.split(key)

@@ -8,8 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from dlvm_jax.functional.diffusion import process, targets
+from dlvm_jax.functional.numerics import as_wide
 from dlvm_jax.models.density import Density
 from dlvm_jax.models.diffusion import Denoiser
 from dlvm_jax.models.objectives import Objective, transformed
@@ -46,8 +48,8 @@ def standardised(density: Density, mean: jax.Array, std: jax.Array) -> Density:
     r"""The density of z = mean + std u for u of a density: $\log p(z) = \log p_u((z-\mu)/s) - \sum_i\log s_i$.
 
     mean, std: of the event's shape.  It gives the diffusion of latent vectors, which are of any scale, data of variance one
-    (Rombach et al. 2022, section 4.3.2, for one scale).  Raises ValueError for a mean and std of different shapes, or one number,
-    for vectors of another shape, and for a density of a curved space.
+    (Rombach et al. 2022, section 4.3.2, for one scale).  Raises ValueError for a std that is not positive, for a mean and std of
+    different shapes, or one number, for vectors of another shape, and for a density of a curved space.
     """
     if density.space != REALS:
         raise ValueError(f"only vectors of R^M are standardised, got a density on {density.space}")
@@ -55,6 +57,10 @@ def standardised(density: Density, mean: jax.Array, std: jax.Array) -> Density:
         raise ValueError(
             f"mean and std must have the event's shape, got {jnp.shape(mean)} and {jnp.shape(std)}; repeat a common scale"
         )
+    mean, std = as_wide(mean), as_wide(std)
+    wrong = (std <= 0) | ~jnp.isfinite(std)
+    if not isinstance(wrong, Tracer) and wrong.any():
+        raise ValueError(f"a standard deviation is positive and finite, got {std}")
     log_volume = jnp.log(std).sum()
 
     def sample(params, key, context=None, shape=()):

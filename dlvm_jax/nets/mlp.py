@@ -17,14 +17,19 @@ SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")  # 
 def concatenate_events(inputs: Inputs, event_ndim: int | tuple[int, ...]) -> jax.Array:
     """Flatten the last `event_ndim` axes of an array, or of each array of a tuple, and join them on the last axis.
 
-    Shapes: [*batch, *event] each (batches broadcast) -> [*batch, features].
+    Shapes: [*batch, *event] each (batches broadcast to that of one of them) -> [*batch, features].  Raises ValueError for others.
     """
     arrays = inputs if isinstance(inputs, tuple) else (inputs,)
     ndims = event_ndim if isinstance(event_ndim, tuple) else (event_ndim,) * len(arrays)
     flat = [x.reshape(*x.shape[: x.ndim - n], -1) for x, n in zip(arrays, ndims, strict=True)]
     if len(flat) == 1:
         return flat[0]
-    batch = jnp.broadcast_shapes(*(x.shape[:-1] for x in flat))
+    batches = [x.shape[:-1] for x in flat]
+    batch = jnp.broadcast_shapes(*batches)
+    if batch not in batches:  # as of labels in a column
+        raise ValueError(
+            f"batches {', '.join(map(str, batches))} would give every pair of examples; give them one shape"
+        )
     return jnp.concatenate([jnp.broadcast_to(x, batch + x.shape[-1:]) for x in flat], axis=-1)
 
 

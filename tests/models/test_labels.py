@@ -9,8 +9,9 @@ import pytest
 
 from dlvm_jax.data.dataset import Spec
 from dlvm_jax.functional.diffusion import ancestral, schedules, solvers
-from dlvm_jax.models import diffusion
+from dlvm_jax.models import density, diffusion, latent_diffusion
 from dlvm_jax.nets.denoisers import Conditioning, DenoisingMLP, Transformer, UNet, VDMResNet
+from dlvm_jax.nets.mlp import concatenate_events
 from dlvm_jax.recipes.conditions import condition_of
 
 NETS = {
@@ -134,3 +135,36 @@ def test_labels_of_a_conditional_vae():
         with pytest.raises(ValueError, match=r"labels are integers 0\.\.2, got"):
             split((x, jnp.full(6, bad)))
         assert np.isnan(jax.jit(split)((x, jnp.full(6, bad)))[1]).all()
+
+
+def test_columns_pair_no_examples_with_every_context():
+    """Labels or one-hot rows of shape [B, 1, ...] for a network of the context, as of a decoder, a flow or a VAE's encoder."""
+    given = density.conditional(
+        density.Net(lambda key: {}, lambda params, label: jnp.zeros((*label.shape, 2, 2))),
+        density.normal(),
+        (2,),
+    )
+    x = jnp.zeros((6, 2))
+    assert given.log_prob({}, None, x, LABELS).shape == (6,)
+    assert given.log_prob({}, None, x, jnp.zeros((5, 6))).shape == (5, 6)  # samples of the context
+    with pytest.raises(ValueError, match=r"one batch, got batches \(6,\) and \(6, 1\)"):
+        given.log_prob({}, None, x, LABELS[:, None])
+    assert concatenate_events((x, jnp.zeros((5, 6, 3))), 1).shape == (5, 6, 5)
+    with pytest.raises(ValueError, match="every pair of examples"):
+        concatenate_events((x, jax.nn.one_hot(LABELS[:, None], 3)), 1)
+
+
+def test_what_cannot_be_meant_is_refused_where_it_is_made():
+    net, noise = diffusion.denoising_net(DenoisingMLP((8,)), (2,)), diffusion.fixed(schedules.edm())
+    for options in ({"data_std": 0.0}, {"data_std": np.nan}, {"target": "bins", "bins": (1.0, 1.0)}):
+        with pytest.raises(ValueError, match="a positive deviation and a range that rises"):
+            diffusion.denoiser(net, noise, (2,), **options)
+    model = build()
+    with pytest.raises(ValueError, match="made without a sampler"):
+        diffusion.bound_density(model, None).sample(None, jax.random.key(0))
+    with pytest.raises(ValueError, match=r"events of shape \(2,\), got an array of shape \(6, 3\)"):
+        density_of(model).log_prob(
+            jax.eval_shape(model.init, jax.random.key(0)), jax.random.key(0), jnp.zeros((6, 3)), LABELS
+        )
+    with pytest.raises(ValueError, match="a standard deviation is positive"):
+        latent_diffusion.standardised(density.standard_normal(2), jnp.zeros(2), jnp.array([1, 0]))

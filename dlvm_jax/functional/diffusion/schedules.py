@@ -63,7 +63,7 @@ def piecewise_log_snr(low: Numeric, high: Numeric, logits: Array) -> Process:
 
     if jnp.ndim(logits) != 1 or jnp.size(logits) == 0:
         raise ValueError(f"logits are one number for each piece, got shape {jnp.shape(logits)}")
-    if not isinstance(logits, Tracer) and not jnp.isfinite(jnp.asarray(logits)).all():
+    if not isinstance(logits, Tracer) and not np.isfinite(np.asarray(logits)).all():
         raise ValueError(f"logits are finite, got {logits}")
     known = not any(isinstance(end, Tracer) for end in (low, high))
     if known and not -math.inf < low < high < math.inf:
