@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from dlvm_jax.functional.diffusion.process import Process, alpha, sigma
@@ -84,7 +85,8 @@ def mixture(weights: Array, means: Array, covariances: Array) -> GaussianMixture
             f"means {means.shape} need weights ({count},) and covariances ({count}, {dim}, {dim}), "
             f"got {weights.shape} and {covariances.shape}"
         )
-    if not isinstance(weights, Tracer) and not ((weights >= 0).all() and weights.sum() > 0):
+    share = None if isinstance(weights, Tracer) else np.asarray(weights)
+    if share is not None and not ((share >= 0).all() and share.sum() > 0):
         raise ValueError(f"weights are not negative and have a positive sum, got {weights}")
     check_covariance(covariances)
     variances, axes = jnp.linalg.eigh(covariances)

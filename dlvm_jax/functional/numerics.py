@@ -88,7 +88,8 @@ def check_factor(scale_tril: Array, dim: int) -> None:
         raise ValueError(
             f"vectors of {dim} numbers need a lower Cholesky factor [*batch, {dim}, {dim}], got shape {scale_tril.shape}"
         )
-    if not isinstance(scale_tril, Tracer) and jnp.triu(scale_tril, 1).any():
+    # in NumPy: under jit an operation of JAX would trace what is concrete
+    if not isinstance(scale_tril, Tracer) and np.triu(np.asarray(scale_tril), 1).any():
         raise ValueError(
             "expected a lower Cholesky factor, got a matrix that is not lower triangular; of a covariance take "
             "jnp.linalg.cholesky"
@@ -100,8 +101,9 @@ def check_covariance(covariance: Array) -> None:
     if covariance.ndim < 2 or covariance.shape[-1] != covariance.shape[-2]:
         raise ValueError(f"a covariance is a square matrix, got shape {covariance.shape}")
     if not isinstance(covariance, Tracer):
-        skew = jnp.abs(covariance - jnp.swapaxes(covariance, -1, -2))
-        if skew.size and skew.max() > 1e-4 * jnp.abs(covariance).max():
+        known = np.asarray(covariance)
+        skew = np.abs(known - np.swapaxes(known, -1, -2))
+        if skew.size and skew.max() > 1e-4 * np.abs(known).max():
             raise ValueError(
                 "expected a covariance, got a matrix that is not symmetric; of a factor L take L @ L.T"
             )
