@@ -135,7 +135,14 @@ def contractive_penalty(encode: Callable[[Array], Array], x: Array, event_ndim: 
     >>> contractive_penalty(lambda x: 2 * x, jnp.ones((4, 3)))
     Array([12., 12., 12., 12.], dtype=float32)
     """
-    code, pullback = jax.vjp(encode, as_float(x))
+    x = as_float(x)
+    code, pullback = jax.vjp(encode, x)
     units = jnp.eye(code.shape[-1], dtype=code.dtype)
-    rows = jax.vmap(lambda unit: pullback(jnp.broadcast_to(unit, code.shape))[0])(units)
-    return sum_event(jnp.square(rows), event_ndim).sum(0)
+
+    def row(unit):
+        return sum_event(jnp.square(pullback(jnp.broadcast_to(unit, code.shape))[0]), event_ndim)
+
+    block = max(1, 2**24 // max(1, x.size))  # each unit takes the memory of x
+    if len(units) <= block:
+        return jax.vmap(row)(units).sum(0)
+    return jax.lax.map(jax.checkpoint(row), units, batch_size=block).sum(0)

@@ -5,7 +5,6 @@ A score is a function [*batch, *event] -> the same shape that treats the batch r
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +44,11 @@ def exact_divergence(
     def entry(direction):
         return sum_event(push(jnp.broadcast_to(direction, x.shape)) * direction, event_ndim)
 
-    # in blocks, since each direction takes the memory of x and of all layers between
     block = max(1, min(_DIRECTIONS, 2**24 // max(1, x.size)))
-    entries = jax.vmap(entry) if len(basis) <= block else partial(jax.lax.map, entry, batch_size=block)
-    return value, entries(basis).sum(0)
+    if len(basis) <= block:
+        return value, jax.vmap(entry)(basis).sum(0)
+    # each direction takes the memory of x and of all layers between, also for the gradient
+    return value, jax.lax.map(jax.checkpoint(entry), basis, batch_size=block).sum(0)
 
 
 def hutchinson_divergence(
