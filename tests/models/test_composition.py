@@ -74,8 +74,8 @@ def test_prior_and_posterior_of_different_spaces_are_refused():
             hierarchical.hierarchical(flat, round_, 3),
             "one latent space",
         ),
-        (bits, flat, "a prior on discrete values"),
-        (vae(normal, flat, bits), flat, "a prior on discrete values"),
+        (bits, flat, "a prior on bits 0 and 1"),
+        (vae(normal, flat, bits), flat, "a prior on bits 0 and 1"),
     ):
         with pytest.raises(ValueError, match=message):
             vae(prior, posterior, decoder)
@@ -96,7 +96,7 @@ def test_maps_of_other_spaces_are_refused():
         ValueError, match=r"only vectors of R\^M are standardised, got a density on the sphere"
     ):
         latent_diffusion.standardised(sphere, jnp.zeros(3), jnp.ones(3))
-    with pytest.raises(ValueError, match="got a base of discrete values"):
+    with pytest.raises(ValueError, match="got a base of bits 0 and 1"):
         flows.transformed(density.conditional(constant(2, 1), density.bernoulli(), (2,)), flows.actnorm(2))
 
 
