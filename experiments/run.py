@@ -190,7 +190,8 @@ def experiment(
     config.check()
     recipe = recipe_of(config, kind)
     parallel.initialise(config.coordinator, config.processes, config.process_id)
-    data = None if recipe.own_spec(1) else (load or load_data)(config, recipe)
+    with progress.phase("reading the data", shown=parallel.is_primary()):
+        data = None if recipe.own_spec(1) else (load or load_data)(config, recipe)
     name = data.name if data else recipe.own_spec(1).name.replace(" ", "-")
     with run_folder(config, f"{family}-{name}") as root:
         if parallel.is_primary():

@@ -172,7 +172,7 @@ ERRORS = {
     "samples": (("--samples", "5"), "--samples 5 belongs to objective iwae"),
     "parts": (
         ("--prior", "sphere"),
-        "--prior sphere does not go with --posterior normal; possible: standard,",
+        "--prior sphere lives on the sphere, --posterior normal on R^M; give --posterior von-mises-fisher",
     ),
     "no steps": (("--steps", "0"), "steps must be at least 1, got 0"),
     "negative beta": (("--beta", "-1"), "beta must be at least 0, got -1"),
