@@ -33,6 +33,11 @@ class Config(common.OnData, recipes.Diffusion):
         "evaluate so many test examples by the probability-flow ODE; default 2000 vectors, no images (slow)",
         at_least=1,
     )
+    classify: int | None = setting(
+        None,
+        "train a classifier on the labelled images, and report of how many of so many samples it is sure",
+        at_least=1,
+    )
 
 
 def run(config: Config) -> Mapping[str, Any] | None:

@@ -20,6 +20,7 @@ from dlvm_jax.recipes.base import examples_of
 from dlvm_jax.recipes.diffusion import sampling_times
 from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.run import RunFolder
+from experiments.diffusion import judge
 
 if TYPE_CHECKING:
     from experiments.diffusion.__main__ import Config
@@ -56,6 +57,8 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
     result["curve"] = _curve(folder, fitted)
     if data.discrete and len(fitted.spec.event_shape) == 3:
         result["bits_per_dim_of_baseline_codes"] = baseline_code_lengths(data.train, data.test, data.levels)
+    if config.classify:
+        result["classifier"] = judge.judged(config, fitted, folder)
     _write(folder, config, data, fitted, record, further, result)
     print(f"step {fitted.step}: {record}")
     for name, (value, error) in further.items():
@@ -158,7 +161,7 @@ def _write(
     errors = solver_errors(fitted.model.parts.guided, fitted.params, keys[2], _labels(fitted, 64))
     if images:
         columns = COLUMNS if labels is None else len(labels)
-        _image_pictures(root, config, fitted, drawn, trajectory, names, columns)
+        _image_pictures(root, config, fitted, data.test, drawn, trajectory, names, columns)
     else:
         _vector_pictures(root, data.test[:count], drawn, trajectory, names)
     _errors_picture(root / "solvers.png", errors)
@@ -174,12 +177,14 @@ def _write(
     )
 
 
-def _image_pictures(root, config, fitted, drawn, trajectory, times, columns):
-    """Samples and trajectories as grids of images."""
+def _image_pictures(root, config, fitted, data, drawn, trajectory, times, columns):
+    """Samples, real images and trajectories as grids of images."""
     discrete = fitted.spec.discrete
+    unit = lambda x: x / (fitted.spec.levels - 1) if discrete else x
+    pictures.grid(root / "data.png", unit(data[: len(drawn)]), columns, "test images")
     pictures.grid(
         root / "samples.png",
-        drawn / (fitted.spec.levels - 1) if discrete else drawn,
+        unit(drawn),
         columns,
         f"{config.sampler}, {config.sample_steps} steps",
     )
@@ -273,8 +278,14 @@ def _report(config, data, fitted, record, further, result, seconds, errors):
     )
     codes = result.get("bits_per_dim_of_baseline_codes", {})
     bits = _bits_table(record, fitted.spec, codes) if data.discrete else ""
-    shown = "\n".join(
-        f"![{name}]({name}.png)" for name in ("samples", "trajectory", "trajectory_x0", "solvers", "curves")
+    names = ["samples", "data"] if len(fitted.spec.event_shape) == 3 else ["samples"]
+    names += ["trajectory", "trajectory_x0", "solvers", "curves"]
+    shown = "\n".join(f"![{name}]({name}.png)" for name in names)
+    looks = judge.lines(result["classifier"]) if "classifier" in result else ""
+    aim = (
+        "It was trained for likelihood, by the bound."
+        if config.objective == "bound"
+        else "It was trained for looks: its loss weighs the noise levels otherwise than the bound, which is so much the looser."
     )
     given = ""
     if config.condition:
@@ -282,6 +293,7 @@ def _report(config, data, fitted, record, further, result, seconds, errors):
     return f"""# Diffusion model on {data.name}
 
 Process {config.process}, network predicts {fitted.model.parts.denoiser.target}, objective {config.objective}{given}.
+{aim}
 
 {data.protocol.description} (protocol `{data.protocol.name}`, hash `{data.protocol.hash}`).
 Evaluated: {record.examples} test examples, {record.samples} draws of time and noise each, checkpoint of step {fitted.step},
@@ -293,7 +305,7 @@ Evaluated: {record.examples} test examples, {record.samples} draws of time and n
 | reconstruction | {record.reconstruction:.4f} |
 | diffusion and prior | {record.kl:.4f} |
 {lines}
-{bits}RMS distance of deterministic samplers from a fine solution with the same start, by evaluations of the network:
+{bits}{looks}RMS distance of deterministic samplers from a fine solution with the same start, by evaluations of the network:
 
 | sampler | {" | ".join(map(str, EVALUATIONS))} |
 |---|{"---|" * len(EVALUATIONS)}
