@@ -58,6 +58,8 @@ def grid(
     Images of fewer than 16 pixels are shown smoothed, and the title says so.
     """
     images = np.asarray(images, np.float32)
+    if images.ndim == 4 and images.shape[-1] == 2:  # as red and green
+        images = np.concatenate([images, np.zeros_like(images[..., :1])], axis=-1)
     height, width = images.shape[1:3]
     if max(height, width) < SMALL and scale is None:
         images = smoothed(images)

@@ -40,7 +40,11 @@ def test_smoothing_keeps_straight_ramps():
 def test_files_are_written(tmp_path):
     rng = np.random.RandomState(0)
     pictures.grid(tmp_path / "a.png", rng.rand(7, 8, 8, 3), 4, "title")
+    for channels in (1, 2, 4):
+        pictures.grid(
+            tmp_path / f"{channels}.png", rng.rand(7, 20, 18, channels), 4, above="abcd", beside="ef"
+        )
     pictures.latent_scatter(tmp_path / "b.png", rng.randn(50, 1), None)
     pictures.latent_scatter(tmp_path / "c.png", rng.randn(50, 3), rng.randint(0, 10, 50))
     pictures.curves(tmp_path / "d.png", {"one": ([1, 2], [3.0, 4.0])}, "nats")
-    assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in "abcd")
+    assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in "abcd124")
