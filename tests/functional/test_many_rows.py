@@ -45,7 +45,7 @@ FUNCTIONS = {
     "distance": (lambda x, y: hyperbolic.distance(x, y, 0.7), BALL, DISC),
     "wrapped_normal": (lambda x, m: hyperbolic.wrapped_normal_log_prob(x, m, m, 0.7), DISC, BALL),
     "normal_log_prob": (densities.normal_log_prob, Z, V, 0.3 * V),
-    "multivariate_normal": (densities.multivariate_normal_log_prob, Z, V, TRIANGLE),
+    "multivariate_normal": (densities.multivariate_normal_log_prob, Z, V, jnp.swapaxes(TRIANGLE, -1, -2)),
     "kl_normal": (divergences.kl_normal, Z, Z * 0.3, V, 0.3 * V),
     "aggregate": (mixtures.normal_mixture_log_prob, Z[:, 0], V, 0.3 * V),
 }
