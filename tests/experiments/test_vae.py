@@ -75,7 +75,7 @@ def whole(tmp_path_factory):
 
 def test_a_run_leaves_configuration_metrics_checkpoints_report_and_pictures(whole):
     names = {path.name for path in whole.iterdir()}
-    pictures = {"samples", "samples_drawn", "reconstructions", "latent", "interpolations", "curves"}
+    pictures = {"samples", "samples_drawn", "reconstructions", "latent", "manifold", "curves"}
     files = {
         "config.json",
         "manifest.json",
