@@ -196,7 +196,7 @@ class Checkpoints:
         different = trees.first_difference(
             note.get("arrays", arrays), arrays
         )  # notes of old versions have none
-        if different and "float64" in different and not jax.config.jax_enable_x64:
+        if different and "float64" in different and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
             raise CheckpointError(
                 f"{where} is in double precision; start Python with the environment variable JAX_ENABLE_X64=1 to read it"
             )
