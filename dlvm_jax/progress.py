@@ -1,7 +1,8 @@
 """What is under way, told on stderr: a line that is drawn again on a terminal, elsewhere a plain line now and then.
 
 `with Progress("train", 5000) as bar: bar.advance(100)` counts; `with phase("compiling"):` only names what takes time.  One may
-lie inside another: the innermost is shown.
+lie inside another: the innermost is shown.  A thread draws, so that the clock also runs while a program is compiled; a bar such
+as tqdm's moves only when something is counted, and fills a log file with carriage returns.
 """
 
 import contextlib

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from dlvm_jax.data import Spec
 from dlvm_jax.models.density import join
@@ -63,7 +64,7 @@ class Fitted:
     def log_prob(self, key: jax.Array | None, x: Any) -> jax.Array:
         """log p(x) in nats, [B]; of a density of kind "weight" or "bound" an estimate or a bound, which uses the key."""
         density, (x, context) = self._density("log-densities"), unpack(self._split(x))
-        if not isinstance(x, jax.core.Tracer):
+        if not isinstance(x, Tracer):
             check_points(density.space, x, "x")
         return density.log_prob(self.params, key, x, context)
 

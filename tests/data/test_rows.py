@@ -86,9 +86,9 @@ def test_a_mapped_file_is_never_in_memory_as_a_whole(tmp_path, monkeypatch):
 
 
 def test_training_reads_a_mapped_file_in_pieces(path, tmp_path, monkeypatch):
-    """Never as a whole, and with the parameters of training on the array, bit for bit."""
+    """Never as a whole, and with the parameters of training on the array from the host, bit for bit."""
     recipe = recipes.VAE(latent_dim=2, hidden=(8,), likelihood="discretised-logistic")
-    settings = {"steps": 4, "batch_size": 8, "progress": False}
+    settings = {"steps": 4, "batch_size": 8, "progress": False, "on_device": False}
     plain = train.fit(recipe, data.load(path), out=tmp_path / "plain", **settings)
     mapped = data.load(path, mmap=True)
 
@@ -96,5 +96,5 @@ def test_training_reads_a_mapped_file_in_pieces(path, tmp_path, monkeypatch):
         raise AssertionError("all examples were read")
 
     monkeypatch.setattr(data.Rows, "__array__", refuse)
-    streamed = train.fit(recipe, mapped, out=tmp_path / "mapped", on_device=False, **settings)
+    streamed = train.fit(recipe, mapped, out=tmp_path / "mapped", **settings)
     jax.tree.map(np.testing.assert_array_equal, streamed.params, plain.params)

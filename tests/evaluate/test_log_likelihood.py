@@ -194,7 +194,7 @@ assert not {"jax", "matplotlib", "sklearn"} & set(sys.modules), sorted(sys.modul
 evaluate.Record, evaluate.likelihood, evaluate.diagnostics, models.vae, models.flows.stack
 assert not {"matplotlib", "sklearn"} & set(sys.modules)
 evaluate.disentanglement, evaluate.pictures.new_figure()
-assert {"matplotlib", "sklearn"} <= set(sys.modules)
+assert "matplotlib" in sys.modules
 for module in (evaluate, models):
     for name in module.__all__:
         getattr(module, name)
