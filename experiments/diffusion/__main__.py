@@ -2,7 +2,8 @@
 
 python -m experiments.diffusion                                    # embedded digits, two to three minutes
 python -m experiments.diffusion --data eight_gaussians             # in the plane, against the exact entropy
-python -m experiments.diffusion --data mnist --width 128 --depth 3 --patch 4 --batch-size 32 --steps 4000
+python -m experiments.diffusion --data mnist --width 128 --depth 3 --patch 4 --batch-size 32 --steps 4000   # for likelihood
+python -m experiments.diffusion --config experiments/diffusion/looks.json                                   # for looks
 """
 
 import dataclasses
