@@ -24,7 +24,7 @@ RECIPE = Classifier(net="conv", hidden=(32, 64), latent_dim=64)
 
 def shares(probabilities: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
     """Of class probabilities [N, classes]: the share that is confident, and the share whose largest is the label's."""
-    found = {"confident": float((probabilities.max(1) > CONFIDENT).mean())}
+    found = {"count": len(probabilities), "confident": float((probabilities.max(1) > CONFIDENT).mean())}
     return (
         found
         if labels is None
@@ -33,7 +33,7 @@ def shares(probabilities: np.ndarray, labels: np.ndarray | None) -> dict[str, fl
 
 
 def judged(config: "Config", fitted: Fitted, folder: RunFolder) -> Mapping[str, Any]:
-    """Shares of `config.classify` samples, and of as many real test images; the classifier lies in the run's folder."""
+    """Shares of `config.classify` samples, and of all test images; the classifier lies in the run's folder."""
     data = common.load_data(config, RECIPE)
     root, count = folder.root / "classifier", config.classify
     settings = {"epochs": 5, "learning_rate": 1e-3, "seeds": (config.seeds[0],)}
@@ -55,11 +55,9 @@ def judged(config: "Config", fitted: Fitted, folder: RunFolder) -> Mapping[str, 
     of = lambda x, labels: shares(
         np.concatenate([probabilities(x[i : i + 500]) for i in range(0, len(x), 500)]), labels
     )
-    real = np.asarray(data.test[:count], np.float32)
     return {
         "samples": of(jnp.asarray(samples / top, jnp.float32), labels),
-        "test images": of(real, data.test_labels[:count]),
-        "count": count,
+        "test images": of(np.asarray(data.test, np.float32), data.test_labels),
     }
 
 
@@ -68,8 +66,11 @@ def lines(found: Mapping[str, Any]) -> str:
     rows = ""
     for name in ("samples", "test images"):
         share, right = found[name]["confident"], found[name].get("as labelled")
-        error = (share * (1 - share) / found["count"]) ** 0.5
-        rows += f"| {found['count']} {name} | {share:.3f} ± {error:.3f} | {'-' if right is None else f'{right:.3f}'} |\n"
+        count = found[name]["count"]
+        error = (share * (1 - share) / count) ** 0.5
+        rows += (
+            f"| {count} {name} | {share:.3f} ± {error:.3f} | {'-' if right is None else f'{right:.3f}'} |\n"
+        )
     return f"""A classifier of the training images, of how many it is sure (probability above {CONFIDENT}):
 
 | | sure | class as labelled |

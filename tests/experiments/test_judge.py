@@ -16,11 +16,17 @@ LOOKS = Path(diffusion.__file__).with_name("looks.json")
 
 def test_shares_are_counted():
     probabilities = np.array([[0.95, 0.05], [0.2, 0.8], [0.05, 0.95], [0.91, 0.09]])
-    assert judge.shares(probabilities, np.array([0, 1, 0, 0])) == {"confident": 0.75, "as labelled": 0.75}
-    assert judge.shares(probabilities, None) == {"confident": 0.75}
-    table = judge.lines(
-        {"samples": {"confident": 0.75}, "test images": {"confident": 1.0, "as labelled": 0.5}, "count": 4}
-    )
+    assert judge.shares(probabilities, np.array([0, 1, 0, 0])) == {
+        "count": 4,
+        "confident": 0.75,
+        "as labelled": 0.75,
+    }
+    assert judge.shares(probabilities, None) == {"count": 4, "confident": 0.75}
+    found = {
+        "samples": {"count": 4, "confident": 0.75},
+        "test images": {"count": 4, "confident": 1.0, "as labelled": 0.5},
+    }
+    table = judge.lines(found)
     assert (
         "| 4 samples | 0.750 ± 0.217 | - |" in table and "| 4 test images | 1.000 ± 0.000 | 0.500 |" in table
     )
