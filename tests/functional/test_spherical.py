@@ -239,11 +239,12 @@ def test_a_point_is_no_sphere():
     for call in (
         lambda: s.uniform_sphere_sample(jax.random.key(0), 1),
         lambda: s.von_mises_fisher_kl_uniform(1.0, 1),
-        lambda: s.mean_resultant_length(1.0, 2.5),
         lambda: s.von_mises_fisher_sample(jax.random.key(0), jnp.ones(1), 1.0),
     ):
         with pytest.raises(ValueError, match="ambient dimension of at least 2"):
             call()
+    with pytest.raises(ValueError, match="ambient dimension is an integer, known when tracing, got 2.5"):
+        s.mean_resultant_length(1.0, 2.5)
     with pytest.raises(ValueError, match=r"points on the sphere in R\^3"):
         s.von_mises_fisher_log_prob(on_axis(2), on_axis(3), 1.0)
 
