@@ -61,6 +61,20 @@ def test_log_partitions_are_right():
 
 
 @pytest.mark.usefixtures("x64")
+def test_gaps_between_the_bands_are_those_of_the_paper():
+    """U3 and U4, written out; on the strip their mass does not depend on the gap."""
+    t, y = np.random.RandomState(0).uniform(-2, 2, (2, 20))
+    height = y - np.sin(np.pi * t / 2)
+    for name, gap, widths in (
+        ("U3", 3 * np.exp(-0.5 * ((t - 1) / 0.6) ** 2), (0.35, 0.35)),
+        ("U4", 3 / (1 + np.exp(-(t - 1) / 0.3)), (0.4, 0.35)),
+    ):
+        bands = np.exp(-0.5 * (height / widths[0]) ** 2) + np.exp(-0.5 * ((height + gap) / widths[1]) ** 2)
+        found = energies.ENERGIES[name].log_density(np.stack([t, y], -1))
+        np.testing.assert_allclose(found, np.log(bands), rtol=1e-9)
+
+
+@pytest.mark.usefixtures("x64")
 def test_on_the_box_a_part_of_the_fourth_is_cut_off():
     for name, log_partition in {"U1": 1.87750, "U2": 2.08209, "U3": 2.64171, "U4": 2.68457}.items():
         assert mass(energies.ENERGIES[name], "box")[2] == pytest.approx(log_partition, abs=6e-6), name

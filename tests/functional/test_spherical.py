@@ -243,7 +243,7 @@ def test_a_point_is_no_sphere():
     ):
         with pytest.raises(ValueError, match="ambient dimension of at least 2"):
             call()
-    with pytest.raises(ValueError, match="ambient dimension is an integer, known when tracing, got 2.5"):
+    with pytest.raises(ValueError, match="ambient dimension is an integer, known when tracing, got"):
         s.mean_resultant_length(1.0, 2.5)
     with pytest.raises(ValueError, match=r"points on the sphere in R\^3"):
         s.von_mises_fisher_log_prob(on_axis(2), on_axis(3), 1.0)
