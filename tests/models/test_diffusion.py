@@ -229,6 +229,14 @@ def test_the_bound_of_every_process_has_a_small_variance(name):
     assert abs(bounds.mean() + entropy) < 4 * bounds.std() / np.sqrt(20_000)
 
 
+def test_a_learned_schedule_starts_straight_between_the_usual_ends():
+    """From log-SNR 13.3 to -5, as in Kingma et al. 2021."""
+    schedule = diffusion.learned()
+    noise = schedule.process(schedule.init(jax.random.key(0)))
+    ends = [float(noise.log_snr(t)) for t in (0.0, 0.5, 1.0)]
+    np.testing.assert_allclose(ends, [13.3, (13.3 - 5) / 2, -5], rtol=1e-5)
+
+
 def test_a_learned_schedule_descends_the_variance_of_the_bound():
     """With the exact denoiser of a narrow law the mean square falls by a quarter in 60 steps, and the bound stays."""
     law = exact.gaussian(np.zeros(1), np.array([[0.01]]))

@@ -39,6 +39,15 @@ def test_a_space_holds_its_values_alone(name):
             spaces.check_points(space, points)
 
 
+def test_vectors_lie_on_the_last_axis():
+    axes = np.broadcast_to(np.eye(3), (5, 3, 3))  # five examples of three unit vectors
+    for space in (spaces.sphere(3), spaces.hyperbolic(3, 1.0)):
+        spaces.check_points(space, axes)
+        spaces.check_points(space, axes[:, [0, 0]])  # along the other axis these have lengths 2 and 0
+        with pytest.raises(ValueError, match="example 0 of x"):
+            spaces.check_points(space, 2 * axes, "x")
+
+
 def test_equal_names_are_equal_spaces():
     assert spaces.sphere(3) == spaces.sphere(3) != spaces.sphere(4)
     assert (
