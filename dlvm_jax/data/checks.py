@@ -35,6 +35,8 @@ def as_examples(given: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _example_array(part, array):
+    if np.ma.is_masked(array):
+        raise ValueError(f"{part} is a masked array with missing values; fill them, or leave these rows out")
     if not isinstance(array, np.memmap):
         array = np.asarray(array)
     if array.dtype.kind not in "biuf":

@@ -40,12 +40,22 @@ def standardised(
             raise ValueError(f"{part} holds {rows.dtype}; a table is of real numbers")
         if not np.isfinite(rows).all():
             raise ValueError(f"{part} holds NaN or infinite numbers")
-    mean, std = splits[0].mean(0, dtype=np.float64), splits[0].std(0, dtype=np.float64)
-    rounding = np.finfo(np.result_type(splits[0], np.float32)).eps * np.abs(splits[0]).max(0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = splits[0].mean(0, dtype=np.float64), splits[0].std(0, dtype=np.float64)
+    if not np.isfinite(std).all():
+        raise ValueError(f"{name}: numbers so large have no standard deviation; give them in other units")
+    own = splits[0].dtype if splits[0].dtype.kind == "f" else np.float64
+    rounding = np.finfo(own).eps * np.abs(splits[0].astype(np.float64)).max(0)
     constant = np.flatnonzero(std <= 2 * rounding)
     if len(constant):
         raise ValueError(f"{name}: columns {constant.tolist()} are constant in training; leave them out")
-    train, valid, test = (((rows - mean) / std).astype(np.float32) for rows in splits)
+    with np.errstate(over="ignore"):
+        train, valid, test = (((rows - mean) / std).astype(np.float32) for rows in splits)
+    for part, rows in (("valid", valid), ("test", test)):
+        if not np.isfinite(rows).all():
+            raise ValueError(
+                f"{part} holds numbers that are infinite beside the training rows; leave them out"
+            )
     sizes = len(train), len(valid), len(test)
     counts = "/".join(map(str, sizes))
     text = f"{counts} rows of {len(mean)} columns, {how}, standardised by the training rows"

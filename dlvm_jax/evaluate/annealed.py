@@ -85,6 +85,8 @@ def annealed_log_likelihoods(
     """
     if isinstance(x, tuple):
         raise ValueError("annealing is of an unconditional VAE; there is a context")
+    if np.ndim(x) < 2:
+        raise ValueError(f"the examples are [N, *event], got an array of shape {np.shape(x)}")
     if not len(x):
         raise ValueError("there are no examples to anneal for")
     require_kind(parts.prior, ("exact",), "annealing from the prior")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlvm_jax.evaluate.likelihood import ACTIVE, as_precise_as, posterior_means
+from dlvm_jax.evaluate.likelihood import ACTIVE, as_precise_as, check_examples, posterior_means
 from dlvm_jax.functional import divergences
 from dlvm_jax.functional.divergences import MonteCarlo
 from dlvm_jax.functional.mixtures import normal_mixture_log_prob
@@ -147,13 +147,15 @@ def diagnose(
 
     The aggregated posterior costs N^2 draws densities: a thousand examples are a good number.  A prior or decoder that only
     bounds its density makes rate, marginal KL and distortion upper bounds, and leaves the mutual information exact.
-    Raises ValueError for fewer than two draws or examples, and for (x, context), where each example has its own prior.
+    Raises ValueError for fewer than two draws or examples, for values outside of the decoder's space, and for (x, context),
+    where each example has its own prior.
     """
     if isinstance(x, tuple):
         raise ValueError("ELBO surgery is of one aggregated posterior; use a VAE without a context")
     if draws < 2 or len(x) < 2:
         raise ValueError(f"diagnostics need at least two draws and examples, got {draws} and {len(x)}")
     vae(*parts)  # refuses parts that do not fit
+    check_examples(parts.decoder.space, x)
     examples, own = jnp.asarray(as_precise_as(params, x)), parts.tied(params)
     key_draws, key_prior = jax.random.split(key)
     with jax.default_matmul_precision("highest"):

@@ -15,9 +15,10 @@ import numpy as np
 from dlvm_jax.digest import digest
 from dlvm_jax.evaluate.resume import FinishedBatches
 from dlvm_jax.functional import bounds, densities
+from dlvm_jax.functional.numerics import as_integer
 from dlvm_jax.models.density import Density, require_kind
 from dlvm_jax.models.objectives import unpack
-from dlvm_jax.models.spaces import check_points
+from dlvm_jax.models.spaces import REALS, Space, check_numbers, check_points
 from dlvm_jax.progress import Progress
 from dlvm_jax.recipes.base import checked_batch
 
@@ -25,6 +26,7 @@ __all__ = [
     "Record",
     "active_units",
     "as_precise_as",
+    "check_examples",
     "evaluate",
     "evaluation_key",
     "log_likelihood",
@@ -115,8 +117,21 @@ def as_precise_as(params: Any, batch: Any) -> Any:
         return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
 
     x, context = unpack(batch)
+    check_numbers(x)
     x = np.asarray(x, dtype)
     return x if context is None else (x, jax.tree.map(cast, context))
+
+
+def check_examples(space: Space, examples: Any) -> None:
+    """Raise ValueError for x, or (x, context), outside of the space, or with contexts that are not finite, or too few or many."""
+    x, context = unpack(examples)
+    check_points(space, x)
+    for part in jax.tree.leaves(context):
+        if len(part) != len(x):
+            raise ValueError(
+                f"each example has its own context, got {len(x)} examples and {len(part)} contexts"
+            )
+        check_points(REALS, part, "the context")
 
 
 @lru_cache(maxsize=8)
@@ -170,12 +185,12 @@ def log_likelihoods(
     Matrix products have full precision.  Raises ValueError for no samples, no examples, and values outside of the
     density's space.
     """
-    if samples < 1:
+    if as_integer(samples, "the number of samples") < 1:
         raise ValueError(f"evaluation needs at least one sample, got {samples}")
     examples = len(jax.tree.leaves(x)[0])
     if examples == 0:
         raise ValueError("there are no examples to evaluate; choose a split that has some")
-    check_points(density.space, unpack(x)[0])
+    check_examples(density.space, x)
     chunk = math.gcd(chunk, samples)
     run = _batch_evaluator(density, chunk, samples // chunk)
     size = min(batch_size, examples)
@@ -345,6 +360,7 @@ def posterior_means(posterior: Density, params: Any, x: Any, batch_size: int = 1
     """Means E_q[z | x] of a posterior density, [N, M]; x as it sees it, (x, context) for a conditional VAE."""
     if posterior.mean is None:
         raise ValueError("the mean of this posterior is not known in closed form")
+    check_examples(REALS, x)
     mean = jax.jit(posterior.mean)
     blocks = [
         as_precise_as(params, jax.tree.map(lambda a, i=i: a[i : i + batch_size], x))

@@ -141,7 +141,7 @@ def uniform_sphere_log_prob(x: Array) -> Array:
 
     $\log p(x) = -\log\frac{2\pi^{m/2}}{\Gamma(m/2)}$
 
-    Shapes: unit vectors `x` [*batch, m] -> [*batch], nats.  Raises ValueError for m below 2.
+    Shapes: unit vectors `x` [*batch, m] -> [*batch], nats; NaN for NaN.  Raises ValueError for m below 2.
     Source: Davidson et al. 2018, section 3 (the prior).
 
     >>> round(float(jnp.exp(-uniform_sphere_log_prob(jnp.array([1.0, 0.0]))) / jnp.pi), 5)
@@ -149,7 +149,8 @@ def uniform_sphere_log_prob(x: Array) -> Array:
     """
     x = as_wide(x)
     check_dim(x.shape[-1])
-    return jnp.full(x.shape[:-1], -_log_area(x.shape[-1]), x.dtype)
+    value = jnp.full(x.shape[:-1], -_log_area(x.shape[-1]), x.dtype)
+    return jnp.where(jnp.isnan(x).any(-1), jnp.nan, value)
 
 
 def uniform_sphere_sample(key: Key, dim: int, shape: Shape = ()) -> Array:

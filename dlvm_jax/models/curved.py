@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, hyperbolic, spherical
 from dlvm_jax.models import spaces
-from dlvm_jax.models.density import Density, Net, batch_of, check_dim, check_event
+from dlvm_jax.models.density import Density, Net, batch_of, check_batches, check_dim, check_event
 
 __all__ = ["standard_wrapped_normal", "uniform_sphere", "von_mises_fisher", "wrapped_normal"]
 
@@ -50,7 +50,9 @@ def von_mises_fisher(net: Net, dim: int) -> Density:
 
     def log_prob(params, key, z, context=None):
         check_event(z, dim)
-        return spherical.von_mises_fisher_log_prob(z, *law(params, context))
+        direction, concentration = law(params, context)
+        check_batches(z.shape[:-1], concentration.shape)
+        return spherical.von_mises_fisher_log_prob(z, direction, concentration)
 
     def sample(params, key, context=None, shape=()):
         q = law(params, context)
@@ -76,6 +78,7 @@ def _wrapped(init, law, dim, curvature):
     def log_prob(params, key, z, context=None):
         check_event(z, dim)
         mean, log_std = law(params, context)
+        check_batches(z.shape[:-1], mean.shape[:-1])
         return hyperbolic.wrapped_normal_log_prob(z, mean, log_std, curvature)
 
     def sample(params, key, context=None, shape=()):

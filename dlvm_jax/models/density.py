@@ -98,6 +98,14 @@ def batch_of(context: Any) -> tuple[int, ...]:
     return () if context is None else jax.tree.leaves(context)[0].shape[:1]
 
 
+def check_batches(x: tuple[int, ...], context: tuple[int, ...]) -> None:
+    """Raise ValueError where two batch shapes would broadcast to every pair of x and context, as of labels in a column."""
+    if jnp.broadcast_shapes(x, context) not in (x, context):
+        raise ValueError(
+            f"x and its context are of one batch, got batches {x} and {context}, whose every pair this would be"
+        )
+
+
 class Net(NamedTuple):
     """A network as two functions, `init(key) -> params` and `apply(params, *inputs) -> outputs`, whatever made it."""
 
@@ -293,11 +301,7 @@ def conditional(net: Net, distribution: OutputDistribution, event_shape: Sequenc
                 f"this density is of events of shape {event_shape}, got an array of shape {x.shape}"
             )
         flat, outputs = flatten(x), outputs_at(params, context)
-        batches = flat.shape[:-1], outputs.shape[:-2]
-        if jnp.broadcast_shapes(*batches) not in batches:  # as of labels in a column
-            raise ValueError(
-                f"x and its context are of one batch, got batches {batches[0]} and {batches[1]}, whose every pair this would be"
-            )
+        check_batches(flat.shape[:-1], outputs.shape[:-2])
         return distribution.log_prob(flat, outputs)
 
     def mean(params, context=None):

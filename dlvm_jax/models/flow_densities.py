@@ -22,7 +22,7 @@ from dlvm_jax.functional.flows import planar as planar_flow
 from dlvm_jax.functional.flows import radial as radial_flow
 from dlvm_jax.functional.flows import sylvester as sylvester_flow
 from dlvm_jax.models.bijections import Bijection, repeated
-from dlvm_jax.models.density import Density, Net, batch_of, check_event, join
+from dlvm_jax.models.density import Density, Net, batch_of, check_batches, check_event, join
 
 __all__ = [
     "FLOWS",
@@ -219,6 +219,7 @@ def _pushed(init, base, bijection):
     def log_prob(params, key, x, context=None):
         mean, log_std, (own, features) = base(params, context)
         check_event(x, mean.shape[-1])
+        check_batches(x.shape[:-1], mean.shape[:-1])
         x = jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, mean.shape))
         z, log_det = bijection.inverse(own, x, features)
         return densities.normal_log_prob(z, mean, log_std) + log_det

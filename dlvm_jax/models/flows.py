@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.flows import autoregressive as ar
-from dlvm_jax.functional.numerics import sum_event
+from dlvm_jax.functional.numerics import as_wide, sum_event
 from dlvm_jax.models import spaces
 from dlvm_jax.models.bijections import (
     Bijection,
@@ -190,7 +190,9 @@ def uniform_torus(dim: int) -> Density:
 
     def log_prob(params, key, x, context=None):
         check_event(x, dim)
-        return jnp.full(x.shape[:-1], -dim * math.log(2 * math.pi))
+        x = as_wide(x)
+        value = jnp.full(x.shape[:-1], -dim * math.log(2 * math.pi), x.dtype)
+        return jnp.where(jnp.isnan(x).any(-1), jnp.nan, value)
 
     def sample(params, key, context=None, shape=()):
         x = jax.random.uniform(key, (*shape, *batch_of(context), dim), minval=-math.pi, maxval=math.pi)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, mixtures
 from dlvm_jax.functional.numerics import as_integer
-from dlvm_jax.models.density import Density, Net, batch_of, check_dim, check_event
+from dlvm_jax.models.density import Density, Net, batch_of, check_batches, check_dim, check_event
 
 __all__ = ["full_normal", "learned_normal", "mixture", "triangle_size"]
 
@@ -89,7 +89,9 @@ def full_normal(net: Net, dim: int) -> Density:
 
     def log_prob(params, key, z, context=None):
         check_event(z, dim)
-        return densities.multivariate_normal_log_prob(z, *law(params, context))
+        mean, tril = law(params, context)
+        check_batches(z.shape[:-1], mean.shape[:-1])
+        return densities.multivariate_normal_log_prob(z, mean, tril)
 
     def sample(params, key, context=None, shape=()):
         mean, tril = law(params, context)

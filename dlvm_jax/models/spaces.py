@@ -4,9 +4,20 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["REALS", "Space", "check_points", "hyperbolic", "levels", "pair", "sphere", "torus"]
+__all__ = [
+    "REALS",
+    "Space",
+    "check_numbers",
+    "check_points",
+    "hyperbolic",
+    "levels",
+    "pair",
+    "sphere",
+    "torus",
+]
 
 BLOCK = 4096  # points that are looked at together
 
@@ -64,8 +75,16 @@ def pair(first: Space, second: Space) -> Space:
     return REALS if first == second == REALS else Space(f"{first} and {second}")
 
 
+def check_numbers(x: Any, what: str = "the data") -> None:
+    """Raise ValueError unless an array, or a list, holds real numbers: integers, booleans or floats of any width."""
+    dtype = x.dtype if hasattr(x, "dtype") else np.asarray(x).dtype
+    if not any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
+        raise ValueError(f"{what} must be real numbers, got an array of type {dtype}; convert it")
+
+
 def check_points(space: Space, x: Any, what: str = "the data") -> None:
     """Raise ValueError, in one line, where values of x [N, *event] lie outside of the space, NaN and infinities among them."""
+    check_numbers(x, what)
     for start in range(0, len(x), BLOCK):
         block = np.asarray(x[start : start + BLOCK])
         inside = np.broadcast_to(space.holds(block), block.shape)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from dlvm_jax.functional import mixtures
@@ -20,6 +21,8 @@ def vamp(posterior: Density, pseudo_inputs: ArrayLike, scale: float = 1.0, train
 
     With every training example as a fixed pseudo-input it is the aggregated posterior.  All are encoded once a step.
     """
+    if not np.isfinite(pseudo_inputs).all():
+        raise ValueError("pseudo-inputs are finite, got NaN or infinity")
     pseudo_inputs = jnp.asarray(pseudo_inputs, jnp.float32)
     count = pseudo_inputs.shape[0]
     if count < 1:
@@ -42,7 +45,8 @@ def vamp(posterior: Density, pseudo_inputs: ArrayLike, scale: float = 1.0, train
     def log_prob(params, key, z, context=None):
         if posterior.normal is not None:
             return mixtures.normal_mixture_log_prob(z, *posterior.normal(params["posterior"], inputs(params)))
-        each = posterior.log_prob(params["posterior"], None, z[..., None, :], inputs(params))
+        pairs = jnp.broadcast_to(z[..., None, :], (*z.shape[:-1], count, z.shape[-1]))
+        each = posterior.log_prob(params["posterior"], None, pairs, inputs(params))
         return jax.nn.logsumexp(each, axis=-1) - jnp.log(count)
 
     def sample(params, key, context=None, shape=()):

@@ -14,6 +14,7 @@ from jax.core import Tracer
 
 from dlvm_jax.data import Data, Spec
 from dlvm_jax.models.density import Density
+from dlvm_jax.models.spaces import check_numbers
 from dlvm_jax.settings import Settings
 
 __all__ = ["Constants", "Model", "Recipe", "checked_batch", "examples_of"]
@@ -129,6 +130,8 @@ def checked_batch(model: Model, spec: Spec, batch: Any) -> Any:
     if not model.labels:
         return x
     _, labels = examples_of(model, x, labels)
+    check_numbers(labels, "labels")
+    labels = labels if hasattr(labels, "shape") else np.asarray(labels)
     if labels.shape != x.shape[: x.ndim - len(spec.event_shape)]:
         raise ValueError(
             f"labels are one integer for each example, got shape {labels.shape} for examples {x.shape}"

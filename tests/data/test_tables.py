@@ -102,3 +102,26 @@ def test_the_gaussian_to_beat_is_the_one_of_greatest_likelihood():
     _, log_det = np.linalg.slogdet(np.cov(rows.T, bias=True))
     entropy = 0.5 * (rows.shape[1] * np.log(2 * np.pi * np.e) + log_det)
     assert mean == pytest.approx(-entropy, abs=0.01)
+
+
+def test_columns_in_narrow_types_are_judged_by_their_own_rounding():
+    rng = np.random.RandomState(0)
+    half = (rng.rand(50) + 0.5).astype(np.float16)
+    for column in (np.full(50, -128, np.int8), np.float16(7) / half * half):
+        rows = np.stack([rng.randint(-9, 9, 50).astype(column.dtype), column], 1)
+        with pytest.raises(ValueError, match=r"columns \[1\] are constant"):
+            data.from_arrays(rows, protocol="standardised")
+
+
+def test_numbers_beyond_double_precision_are_refused():
+    rows = np.random.RandomState(0).randn(50, 2)
+    with pytest.raises(ValueError, match="other units"):
+        data.from_arrays(1e300 * rows, protocol="standardised")
+    with pytest.raises(ValueError, match="test holds"):
+        data.from_arrays(rows, valid=rows, test=1e60 * rows, protocol="standardised")
+
+
+def test_masked_arrays_are_refused():
+    rows = np.random.RandomState(0).randn(50, 2)
+    with pytest.raises(ValueError, match="missing values"):
+        data.from_arrays(np.ma.masked_array(rows, rows > 1))

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dlvm_jax.evaluate import diagnostics
+from dlvm_jax.evaluate import diagnostics, likelihood
+from dlvm_jax.evaluate.annealed import annealed_log_likelihoods
 from dlvm_jax.evaluate.likelihood import active_units
 from dlvm_jax.exact import linear_gaussian
 from dlvm_jax.functional import divergences
 from dlvm_jax.models import density
-from dlvm_jax.models.vae import Parts
+from dlvm_jax.models.vae import Parts, vae
 from dlvm_jax.models.vamp import vamp
 from tests.models.test_vae import MODEL, exact_posterior, linear_decoder
 
@@ -156,3 +157,37 @@ def test_impossible_diagnostics_are_refused():
     for examples, draws in ((4, 1), (1, 4)):
         with pytest.raises(ValueError, match=f"two draws and examples, got {draws} and {examples}"):
             diagnose(parts, x[:examples], draws=draws)
+
+
+@pytest.mark.parametrize("bad, message", [(np.nan, "value nan"), (1j, "real numbers"), ("1", "real numbers")])
+def test_examples_that_are_no_numbers_are_refused_by_every_figure(bad, message):
+    parts = gaussian_parts([0.0])
+    params = parts.init(jax.random.key(0))
+    x = np.array([[0.0], [1.0], [bad], [2.0]])
+    for figure in (
+        lambda: diagnose(parts, x),
+        lambda: active_units(parts.posterior, params["posterior"], x),
+        lambda: likelihood.log_likelihoods(vae(*parts), params, x, key=jax.random.key(0), samples=1),
+        lambda: annealed_log_likelihoods(parts, params, x, key=jax.random.key(0)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            figure()
+
+
+def test_contexts_belong_to_their_examples():
+    given, x = (
+        density.Density(lambda key: {}, None, lambda params, key, x, c: x[:, 0] + c[:, 0], "exact"),
+        np.zeros((3, 1)),
+    )
+    for context, message in (
+        (np.zeros((5, 1)), "3 examples and 5 contexts"),
+        (x * np.nan, "the context has"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            likelihood.log_likelihoods(given, {}, (x, context), key=jax.random.key(0), samples=1)
+
+
+def test_one_example_without_a_batch_is_not_many():
+    parts = gaussian_parts([0.0])
+    with pytest.raises(ValueError, match="N, "):
+        annealed_log_likelihoods(parts, {}, np.zeros(4), key=jax.random.key(0))

@@ -123,7 +123,17 @@ def test_use_of_a_conditional_model(tmp_path):
     z = fitted.encode(x)
     assert z.shape == (3, 2)
     np.testing.assert_array_equal(fitted.decode(z, labels), fitted.reconstruct(x))
+    for use in (fitted.encode, fitted.reconstruct):
+        for bad, line in ((np.nan, "value nan"), (0.5, "value 0.5"), (1j, "x must be real numbers")):
+            with pytest.raises(ValueError, match=line):
+                use((np.full((3, 4, 3, 1), bad), labels))
     for use, line in (
+        (lambda: fitted.decode(z * np.nan, labels), "the codes has the value nan"),
+        (lambda: fitted.decode(z + 0j, labels), "the codes must be real numbers"),
+        (lambda: fitted.sample(jax.random.key(0), 2.0, labels), "number of samples"),
+        (lambda: fitted.sample(jax.random.key(0), -1, labels), "number of samples"),
+        (lambda: fitted.sample(jax.random.key(0), 2, labels + 0j), "labels must be real numbers"),
+        (lambda: fitted.sample(jax.random.key(0), 2, ["a", "b"]), "labels must be real numbers"),
         (lambda: fitted.sample(jax.random.key(0), 5), "give labels"),
         (lambda: fitted.log_prob(jax.random.key(0), BITS[:3]), "conditioned on labels, and none were given"),
         (

@@ -20,7 +20,7 @@ from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from dlvm_jax.functional.diffusion.process import Process, alpha
-from dlvm_jax.functional.numerics import draw_normal
+from dlvm_jax.functional.numerics import as_float, draw_normal
 from dlvm_jax.functional.types import Array, Denoiser, Key, Numeric
 
 __all__ = [
@@ -108,7 +108,7 @@ def known_clean(process: Process, t: Numeric) -> bool | None:
 def checked_times(times: Array, sign: int, dtype: DTypeLike) -> Array:
     """A grid in a precision; ValueError unless it falls (sign -1) or rises (1) strictly, where it is concrete."""
     with jax.ensure_compile_time_eval():
-        times = jnp.asarray(times, dtype)
+        times = jnp.asarray(as_float(times), dtype)
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"a grid is a vector of at least two times, got shape {times.shape}")
     if not isinstance(times, Tracer):

@@ -331,6 +331,7 @@ def test_bad_input_is_refused():
     noisy, calm = ancestral(process, denoise), ddim(process, denoise)
     for call, text in [
         (lambda: sample(calm, rising, x), "falling"),
+        (lambda: sample(calm, times + 0j, x), "real numbers"),
         (lambda: sample(calm, times[:1], x), "at least two"),
         (lambda: encode(process, calm, times[:-1], x), "rising"),
         (lambda: encode(process, calm, rising, x), "clean first time"),
