@@ -56,9 +56,12 @@ def _check_kind(name: str, value: Any, hint: Any) -> None:
         if not isinstance(value, (tuple, list)):
             raise ValueError(f"{name} must be several values, such as ({value},), got {value!r}")
         kinds = set(typing.get_args(several[0]))
+    elif isinstance(value, (tuple, list)):
+        raise ValueError(f"{name} must be one value, got {value!r}")
     if int in kinds and float not in kinds:
         for each in value if several else (value,):
-            if not isinstance(each, numbers.Integral) and isinstance(each, numbers.Number):
+            whole = isinstance(each, numbers.Integral) and not isinstance(each, bool)
+            if not whole and isinstance(each, numbers.Number):
                 raise ValueError(f"{name} must be an integer, got {value!r}")
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from dlvm_jax.functional.numerics import as_float, as_wide, einsum, sum_event
+from dlvm_jax.functional.numerics import as_float, as_wide, einsum, sum_event, unit_scale
 from dlvm_jax.functional.types import Array, Numeric
 
 __all__ = [
@@ -75,7 +75,9 @@ def actnorm_statistics(x: Array) -> tuple[Array, Array]:
     x = as_wide(x)
     x = x.reshape(-1, x.shape[-1])
     offset = x - x[0]  # exactly zero in a constant channel, and small compared with a large mean
-    mean, std = x[0] + jnp.mean(offset, 0), jnp.std(offset, 0)
+    scale = unit_scale(offset.T)[:, 0]  # squares of very small or large numbers are no floats
+    offset = offset / scale
+    mean, std = x[0] + scale * jnp.mean(offset, 0), scale * jnp.std(offset, 0)
     rounding = 10 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x), 0)
     std = jnp.where(std > rounding, std, 1.0)
     return -mean / std, -jnp.log(std)

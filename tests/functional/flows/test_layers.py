@@ -114,6 +114,15 @@ def test_actnorm_gives_each_channel_mean_zero_and_variance_one(dtype):
     np.testing.assert_allclose(log_det, 16 * float(log_scale.sum()), rtol=tolerance)
 
 
+def test_actnorm_of_data_of_any_size():
+    x = np.random.RandomState(0).randn(50, 3).astype(np.float32)
+    shift, log_scale = linear.actnorm_statistics(x)
+    for size in (1e-30, 1e-22, 1e22, 1e30):
+        got = linear.actnorm_statistics(x * np.float32(size))
+        np.testing.assert_allclose(got[0], shift, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(got[1], log_scale - np.log(size), rtol=1e-6)
+
+
 @checks(linear.lu_from_matrix, linear.lu_linear)
 @pytest.mark.usefixtures("x64")
 def test_lu_factors_a_matrix_and_a_rotation_keeps_volume():
