@@ -63,7 +63,7 @@ CASES = {
             "bad_inputs",
         )
     },
-    **dict.fromkeys(("recipes/test_diffusion.py", "recipes/test_autoencoder.py"), 20),
+    **dict.fromkeys(("recipes/test_diffusion.py", "recipes/test_autoencoder.py"), 5),
     **dict.fromkeys(("test_nets.py", "test_denoisers.py"), SEVERAL),
     "functional/flows/test_layers.py": 3,
     "functional/flows/test_sphere.py": 2,

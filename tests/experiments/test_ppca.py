@@ -43,6 +43,7 @@ def test_points_of_a_plane_are_projected_on_a_line(tmp_path):
     assert (tmp_path / "run" / "projections.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_em_reaches_the_closed_form_from_below(tmp_path):
     options = {"data": "digits", "latent_dim": (3,)}
     ppca.run(ppca.Config(**options, method="em", steps=400, out=tmp_path / "em"))

@@ -237,6 +237,7 @@ def test_a_learned_schedule_starts_straight_between_the_usual_ends():
     np.testing.assert_allclose(ends, [13.3, (13.3 - 5) / 2, -5], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_learned_schedule_descends_the_variance_of_the_bound():
     """With the exact denoiser of a narrow law the mean square falls by a quarter in 60 steps, and the bound stays."""
     law = exact.gaussian(np.zeros(1), np.array([[0.01]]))

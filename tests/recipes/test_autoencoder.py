@@ -54,6 +54,7 @@ def test_every_network_encodes_and_decodes(net):
     assert all((leaf != 0).any() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_a_run_is_read_back_in_another_process(tmp_path):
     """It learns data of two factors better than their mean image, and has codes but no density."""
     factors = np.random.RandomState(1).rand(200, 2)

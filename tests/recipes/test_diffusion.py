@@ -191,6 +191,7 @@ def test_latents_by_ode_of_a_gaussian(levels):
         )  # 4.6 deviations, false alarms 4e-6
 
 
+@pytest.mark.slow
 def test_a_run_is_read_back_in_another_process(tmp_path):
     """A conditional model of levels: samples, bound, codes; another sampler may go on with the run, another process may not."""
     recipe = dataclasses.replace(TINY, condition="label")
