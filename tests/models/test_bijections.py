@@ -1,9 +1,11 @@
 """Bijections without parameters, and what raw parameters become, element by element."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 
-from dlvm_jax.models import bijections, flow_densities, image_flows
+from dlvm_jax.models import bijections, density, flow_densities, image_flows
 
 
 def test_reverse_turns_the_last_axis():
@@ -36,3 +38,18 @@ def test_triangles_of_a_sylvester_flow_share_a_square_of_its_rank():
         np.testing.assert_allclose(r[above], 0.1 * square[above], rtol=1e-5)
         np.testing.assert_allclose(other[above], square.T[above], rtol=1e-5)
         np.testing.assert_array_equal(b, raw[-rank:])
+
+
+def test_an_iaf_starts_with_gates_nearly_open():
+    """A network of zeros scales by sigmoid(2) a step (Kingma et al. 2016, appendix C): the posterior stays a Gaussian."""
+    dim, steps, gate = 3, 2, 1 / (1 + np.exp(-2.0))
+    out = jnp.asarray(
+        [[0.3, -1.0, 2.0, 0.1, 0.2, -0.3, 9.0]]
+    )  # means, log-standard deviations, and the context h
+    net = density.Net(lambda key: {}, lambda params, x: out)
+    made = density.Net(lambda key: jnp.zeros(()), lambda params, inputs: jnp.zeros((*inputs[0].shape, 2)))
+    posterior = flow_densities.iaf_posterior(net, made, dim, steps)
+    params = posterior.init(jax.random.key(0))
+    z, log_q = posterior.sample(params, jax.random.key(1), jnp.zeros((1, 1)), (50,))
+    law = scipy.stats.norm(gate**steps * out[0, :3], gate**steps * np.exp(out[0, 3:6]))
+    np.testing.assert_allclose(log_q[:, 0], law.logpdf(z[:, 0]).sum(-1), rtol=1e-5, atol=1e-5)
