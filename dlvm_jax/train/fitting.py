@@ -95,7 +95,7 @@ def fit(
         model = _built(recipe, spec, constants, start)
         validate = _validator(recipe, model, data, config)
         _check(recipe, model, config, validate, start)
-        _check_values(model, spec, data)
+        _check_values(recipe, model, spec, data)
         _rehearse(model, spec)
         arrays = _arrays(model, data, "train") if data else np.zeros((config.batch_size, 1), np.float32)
         trainer = _engine(model, config, data, parallel.devices_for(config.batch_size // config.accumulate))
@@ -251,8 +251,11 @@ def _check(recipe, model, config, validate, start) -> None:
         )
 
 
-def _check_values(model: Model, spec: Spec, data: Data | None) -> None:
-    """Raise ValueError for values outside of the density's space: the spec says their levels, the first rows the rest."""
+def _check_values(recipe: Recipe, model: Model, spec: Spec, data: Data | None) -> None:
+    """Raise ValueError for values outside of the density's space: the spec says their levels, the first rows the rest.
+
+    Warns of real numbers so large or small that a network will not learn from them.
+    """
     if data is None or model.density is None:
         return
     space = model.density.space
@@ -263,6 +266,14 @@ def _check_values(model: Model, spec: Spec, data: Data | None) -> None:
         )
     first = data.preprocess(jax.random.key(0), jnp.asarray(data.train[:FIRST]))
     check_points(space, first, "the training data")
+    size = float(np.abs(first).max())
+    scales = model.solve is not None or model.adapt is not None or isinstance(recipe, recipes.PPCA)
+    if not (space.levels or scales or 1e-6 < size < 1e6):
+        warnings.warn(
+            f"the training data are of size {size:.3g}, and networks learn from numbers near one; "
+            "standardise them (protocol='standardised'), or give them in other units",
+            stacklevel=3,
+        )
 
 
 def _rehearse(model: Model, spec: Spec) -> None:

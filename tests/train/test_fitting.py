@@ -325,6 +325,12 @@ def test_models_that_are_not_trained_by_data_or_steps(tmp_path):
         )
 
 
+def test_data_far_from_the_size_of_one_are_told(tmp_path):
+    rows = data.from_arrays(1e-22 * np.random.RandomState(0).randn(60, 4))
+    with pytest.warns(UserWarning, match="the training data are of size .*e-22"):
+        fit(tmp_path / "small", recipes.VAE(likelihood="normal", **SMALL), rows)
+
+
 def test_labels_are_checked(tmp_path):
     fitted = fit(tmp_path / "run", recipes.VAE(condition="label", **SMALL))
     for batch, line in (
