@@ -26,12 +26,15 @@ def ended(code, *pauses):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    assert process.stdout.readline() == "begun\n"
-    for seconds in pauses:
-        time.sleep(seconds)
-        os.kill(process.pid, signal.SIGINT)
-    status = process.wait(timeout=20)
-    return status, process.stdout.read()
+    try:
+        assert process.stdout.readline() == "begun\n"
+        for seconds in pauses:
+            time.sleep(seconds)
+            os.kill(process.pid, signal.SIGINT)
+        status = process.wait(timeout=60)
+        return status, process.stdout.read()
+    finally:
+        process.kill()
 
 
 def test_outside_of_training_the_first_one_leaves_at_once():
