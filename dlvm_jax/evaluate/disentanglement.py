@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dlvm_jax.models.spaces import check_numbers
+
 __all__ = ["DCI", "Scores", "beta_vae_score", "dci", "evaluate", "factor_vae_score", "mig", "sap"]
 
 
@@ -41,6 +43,7 @@ class Scores(NamedTuple):
 
 
 def _checked(codes, factors):
+    check_numbers(codes, "codes")
     codes, factors = np.asarray(codes, np.float64), np.asarray(factors)
     if not (codes.ndim == factors.ndim == 2 and len(codes) == len(factors)):
         raise ValueError(f"codes are [N, M] and factors [N, F], got {codes.shape} and {factors.shape}")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dlvm_jax.functional.divergences import MonteCarlo
+from dlvm_jax.models.spaces import check_numbers
 
 __all__ = ["ImportanceDiagnostics", "importance_diagnostics"]
 
@@ -38,12 +39,18 @@ def importance_diagnostics(
     $\log\hat Z = \log\tfrac1N\sum_n w_n,\quad \mathrm{KL} = \log\hat Z - \tfrac1N\sum_n\log w_n,\quad
         \mathrm{ESS} = \frac{(\sum_n w_n)^2}{N\sum_n w_n^2}$
 
-    Standard errors by the delta method.  Raises ValueError for fewer than two weights.
+    Standard errors by the delta method.  Raises ValueError for fewer than two weights, and for NaN.
     Source: Rezende et al. 2020, section 3; Kong 1992 (effective sample size).
     """
+    check_numbers(log_weights, "log-weights")
     log_weights = np.asarray(log_weights, np.float64)
     if log_weights.ndim != 1 or len(log_weights) < 2:
         raise ValueError(f"expected log-weights [N] of at least 2 samples, got shape {log_weights.shape}")
+
+    if np.isnan(log_weights).any() or not np.isfinite(log_weights.max()):
+        raise ValueError(
+            "log-weights are numbers, or -inf where the target is zero, got nan, inf or no finite one"
+        )
 
     def error(influence):
         return float(np.std(influence, ddof=1) / math.sqrt(len(influence)))

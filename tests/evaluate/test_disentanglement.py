@@ -135,3 +135,8 @@ def test_bad_arrays_are_refused(codes, factors, said):
     with pytest.raises(ValueError) as error:
         metrics.mig(codes, factors)
     assert said in str(error.value)
+
+
+def test_complex_codes_are_refused():
+    with pytest.raises(ValueError, match="codes must be real numbers"):
+        metrics.mig(np.eye(4) + 1j, np.arange(8).reshape(4, 2))

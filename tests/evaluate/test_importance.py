@@ -40,3 +40,9 @@ def test_equal_weights_are_perfect_and_shapes_are_checked():
     assert found.kl == pytest.approx((0.0, 0.0)) == found.kl_known
     with pytest.raises(ValueError, match=r"at least 2 samples, got shape \(1,\)"):
         importance_diagnostics(np.zeros(1))
+
+
+@pytest.mark.parametrize("bad", [[0.0, np.nan], [0.0, np.inf], [-np.inf, -np.inf], [1j, 0.0], ["1", "2"]])
+def test_weights_that_are_no_numbers_are_refused(bad):
+    with pytest.raises(ValueError, match="log-weights"):
+        importance_diagnostics(bad)
