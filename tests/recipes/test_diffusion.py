@@ -137,8 +137,11 @@ def test_every_part_builds_a_model_of_images(options):
         params, jax.random.key(1), batch, 0
     )
     assert np.isfinite(loss)
+    # of 4 x 4 pixels one place is left where a U-Net attends: whatever its query and key, all weight lies there
+    idle = ("['query']", "['key']") if options.get("net") == "unet" else ()
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-        assert np.isfinite(leaf).all() and (leaf != 0).any(), jax.tree_util.keystr(path)
+        name = jax.tree_util.keystr(path)
+        assert np.isfinite(leaf).all() and ((leaf != 0).any() or any(part in name for part in idle)), name
     context = batch[1] if model.labels else None
     draw = jax.jit(jax.vmap(lambda key: model.density.log_prob(params, key, x, context)))
     bound = draw(jax.random.split(jax.random.key(2), 32))

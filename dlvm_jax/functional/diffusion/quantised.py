@@ -61,9 +61,15 @@ def gaussian_decoder(
 
 
 def _log_likelihoods(process, z, t, levels):
-    """log q(z | level) of every level, up to a constant: [*batch, *event] -> [*batch, *event, L]."""
-    centre = expand_to_event(alpha(process, t), z)[..., None] * unit_levels(jnp.arange(levels), levels)
-    return -0.5 * jnp.square((z[..., None] - centre) / expand_to_event(sigma(process, t), z)[..., None])
+    """log q(z | level) of every level less that of the nearest one: [*batch, *event] -> [*batch, *event, L].
+
+    (z - a y_k)^2 - (z - a y_j)^2 as a product, which is exactly 0 for the nearest j.  The squares themselves reach 1e12 where
+    little noise is left, and their rounding is then larger than an exponential can hold.
+    """
+    a, s = (expand_to_event(f(process, t), z)[..., None] for f in (alpha, sigma))
+    z, y = z[..., None], unit_levels(jnp.arange(levels), levels)
+    near = unit_levels(jnp.argmin(jnp.abs(z - a * y), axis=-1, keepdims=True), levels)
+    return -0.5 * (a / s) * (near - y) * ((2 * z - a * (near + y)) / s)
 
 
 def categorical_decoder(

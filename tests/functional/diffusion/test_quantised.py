@@ -88,6 +88,17 @@ def test_expected_level_by_hand(x64):
     np.testing.assert_allclose(both[1], found, rtol=1e-9)
 
 
+def test_little_noise_leaves_the_nearest_level():
+    """Deviations of a millionth: the squares are of size 1e12, whose rounding in float32 no exponential holds."""
+    process, t = schedules.sub_variance_preserving(), 1e-5
+    z = jax.random.normal(jax.random.key(0), (200, 3))
+    nearest = np.abs(np.asarray(z)[..., None] - np.linspace(-1, 1, 4)).argmin(-1)
+    mean = jax.jit(lambda z: quantised.expected_level(process, jnp.zeros((200, 3, 4)), z, t))(z)
+    np.testing.assert_allclose(mean, np.linspace(-1, 1, 4)[nearest], atol=1e-6)
+    log_prob = jax.jit(lambda x, z: quantised.categorical_decoder(process, x, z, t, 4))(nearest, z)
+    np.testing.assert_array_equal(log_prob, np.zeros(200))
+
+
 def test_bound_of_independent_levels_is_their_log_probability(x64):
     """With the true frequencies, the integral of the bound is -log p(x) of every level, by quadrature over time and noise.
 
