@@ -63,10 +63,12 @@ class Recipe(Settings):
 
     training: values of `train.TrainConfig` that this family is usually trained with, instead of its defaults
     after_training: settings that only matter for a trained model; they may change when a run goes on
+    any_scale: whether it is right for real data of any size, as a model in closed form is and a network is not
     """
 
     training: ClassVar[Mapping[str, Any]] = {}
     after_training: ClassVar[tuple[str, ...]] = ()
+    any_scale: ClassVar[bool] = False
 
     @property
     def transform(self) -> str | None:

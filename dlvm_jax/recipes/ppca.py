@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -52,6 +52,8 @@ class PPCA(Recipe):
 
     latent_dim: int = setting(10, "dimension of the latent space", at_least=1)
     method: str = choice("closed", METHODS, "how it is fitted")
+
+    any_scale: ClassVar[bool] = True
 
     @property
     def transform(self) -> str:

@@ -267,7 +267,7 @@ def _check_values(recipe: Recipe, model: Model, spec: Spec, data: Data | None) -
     first = data.preprocess(jax.random.key(0), jnp.asarray(data.train[:FIRST]))
     check_points(space, first, "the training data")
     size = float(np.abs(first).max())
-    scales = model.solve is not None or model.adapt is not None or isinstance(recipe, recipes.PPCA)
+    scales = recipe.any_scale or model.adapt is not None
     if not (space.levels or scales or 1e-6 < size < 1e6):
         warnings.warn(
             f"the training data are of size {size:.3g}, and networks learn from numbers near one; "
