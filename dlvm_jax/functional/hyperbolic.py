@@ -160,12 +160,26 @@ def log_volume_change(tangent: Array, curvature: Numeric) -> Array:
 
 
 def tangent_log_prob(tangent: Array, log_std: Numeric, curvature: Numeric) -> Array:
-    """Log-density of the wrapped normal at the end of a tangent vector, however far that is: [*batch, D] -> [*batch]."""
+    r"""Log-density of the wrapped normal at the end of a tangent vector, however far that is.
+
+    $\log\mathcal N(v\mid 0,\sigma^2) - \log|\det|$, of which `log_volume_change` is the second term
+
+    Shapes: `tangent` v [*batch, D], `log_std` broadcasts -> [*batch], nats.  Source: Nagano et al. 2019, algorithm 1.
+    """
     return densities.normal_log_prob(tangent, 0.0, log_std) - log_volume_change(tangent, curvature)
 
 
 def end_distance(base: Array, tangent: Array, curvature: Numeric) -> Array:
-    """Distance from the origin of the end of a far geodesic, by the law of cosines: [*batch], right beyond 14 / sqrt(c)."""
+    r"""Distance from the origin of the end of a geodesic, also where the ball's points are beyond its number type.
+
+    $\cosh\sqrt c\,r = \cosh a\cosh b + \sinh a\sinh b\cos\theta
+        = \tfrac{1+\cos\theta}2\cosh(a+b) + \tfrac{1-\cos\theta}2\cosh(a-b)$
+
+    in logarithms, with $\mathrm{arccosh}\,u\approx\log 2u$ of large u.
+
+    $a$, $b$ are $\sqrt c$ times the distance of the base and the length of the tangent, $\theta$ the angle between them.
+    Shapes: `base`, `tangent` [*batch, D] -> [*batch]; right to rounding beyond 14 / sqrt(c).  Source: the law of cosines.
+    """
     root = jnp.sqrt(curvature)
     start, length = root * distance(jnp.zeros_like(base), base, curvature), root * norm(tangent)
     cosine = inner_product(to_sphere(base), to_sphere(tangent))
