@@ -30,6 +30,18 @@ def x64():
         yield
 
 
+
+MAPS = Path("/proc/self/maps")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """Forget compiled programs where there are many: each holds memory maps, and the compiler dies beyond 65,530 of them."""
+    yield
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
+
+
 gc.set_threshold(200_000, 20, 100)  # programs are many small objects that live on: 5 % of the time
 
 # By default only so many parameter cases of each test run; the others are slow.  Some files have a number of their own.

@@ -268,7 +268,7 @@ def log_normal_interval(a: Array, b: Array, width: Array) -> Array:
     centre = 0.5 * (a + b)
     narrow = width * (1 + jnp.abs(centre)) < 2
     m, w = jnp.where(narrow, centre, 0.0), jnp.where(narrow, width, 1.0)
-    # integral over the bin of phi(m + u) / phi(m) = exp(-m u - u^2 / 2); the nodes are exact to double precision here
+    # integral over the bin of phi(m + u) / phi(m) = exp(-m u - u^2 / 2); the remainder is below 3e-12 here (eq. 25.4.30)
     terms = [
         wt * jnp.exp(-m * w * t / 2 - jnp.square(w * t) / 8)
         for t, wt in zip(GAUSS_NODES.tolist(), GAUSS_WEIGHTS.tolist(), strict=True)

@@ -169,6 +169,7 @@ def _density_run(script: str, settings: dict[str, Any], short: dict[str, Any], k
 def diffusion_run(**settings: Any) -> Run:
     """Bits per dimension of a run of `experiments.diffusion` on images; in the plane KL(data, model) in nats, by the ODE."""
     images = {"steps": 5, "eval_every": 5, "warm_up": 1, "eval_limit": 20, "eval_samples": 1}
+    images["sample_steps"] = 5
     short = {"ode_examples": 200} if settings["data"] in toys.TOYS else images
     return _density_run("diffusion.__main__", settings, short, "KL(data, model) by ODE")
 

@@ -47,7 +47,7 @@ FORMS = {  # a maker of the file, and other settings
         folder(at / "x", RNG.randint(0, 256, (40, 9, 7, 3), np.uint8)),
         {"resize": (8, 4)},
     ),
-    "16 bits": lambda at: (saved(at / "x.npy", RNG.randint(0, 65536, (40, 4, 4)).astype(np.uint16)), {}),
+    "16 bits": lambda at: (saved(at / "x.npy", RNG.randint(0, 65536, (40, 2, 2)).astype(np.uint16)), {}),
     "two channels": lambda at: (saved(at / "x.npy", RNG.randint(0, 256, (40, 4, 8, 2), np.uint8)), {}),
     "bits": lambda at: (saved(at / "x.npy", RNG.rand(40, 4, 4) < 0.3), {}),
     "a table": lambda at: (saved(at / "x.npy", RNG.randn(40, 5)), {}),

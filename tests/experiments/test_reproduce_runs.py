@@ -176,7 +176,7 @@ def test_a_row_cut_short_at_random_gives_the_same_result(tmp_path):
         "from experiments.reproduce import __main__ as reproduce\n"
         "from experiments.reproduce.readers import vae_run\n"
         "from experiments.reproduce.registry import Row\n"
-        "run = vae_run(latent_dim=2, hidden=(64,), steps=5000, eval_every=20, eval_samples=400)\n"
+        "run = vae_run(latent_dim=2, hidden=(64,), steps=3000, eval_every=20, eval_samples=200)\n"
         "module.ROWS = [Row('toy', 's', 'w', None, 'c', 'higher', 1.0, 'r', 'e', run, 1)]\n"
         "import sys; from pathlib import Path\n"
         "out = Path(sys.argv[1])\n"
