@@ -47,6 +47,7 @@ KNOWN = {
     "vamp": "normal_mixture_log_prob",
     "vampprior": "normal_mixture_log_prob",
     "mixtureprior": "normal_mixture_log_prob",
+    "draw": "filterbank window read_patch write_patch",
     "elbosurgery": "normal_mixture_log_prob kl_monte_carlo",
     "ais": "ais adapt_step_size",
     "hmc": "ais adapt_step_size",

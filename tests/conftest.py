@@ -30,7 +30,6 @@ def x64():
         yield
 
 
-
 MAPS = Path("/proc/self/maps")
 
 

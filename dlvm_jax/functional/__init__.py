@@ -8,6 +8,7 @@ differentiated.  Nothing here uses a network, an optimiser or a file.
 from dlvm_jax.functional import (
     adversarial,
     annealing,
+    attention,
     autoencoding,
     bounds,
     conditioning,
@@ -26,6 +27,7 @@ from dlvm_jax.functional import (
 __all__ = [
     "adversarial",
     "annealing",
+    "attention",
     "autoencoding",
     "bounds",
     "conditioning",

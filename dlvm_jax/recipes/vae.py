@@ -12,6 +12,7 @@ from dlvm_jax.models.vae import Parts, vae
 from dlvm_jax.recipes import networks
 from dlvm_jax.recipes.base import Constants, Model, Recipe
 from dlvm_jax.recipes.conditions import CONDITIONS, condition_of, say_which_labels_are_missing
+from dlvm_jax.recipes.likelihoods import check_likelihood, kind_of, likelihood_of, transform_of
 from dlvm_jax.recipes.networks import DTYPES, NETS
 from dlvm_jax.recipes.vae_objectives import OBJECTIVES, build_objective
 from dlvm_jax.recipes.vae_parts import FLAT, LIKELIHOODS, POSTERIORS, PRIORS, Place
@@ -19,12 +20,6 @@ from dlvm_jax.settings import choice, pick, setting
 
 __all__ = ["VAE"]
 
-LIKELIHOOD_OF = {
-    "bits": "bernoulli",
-    "levels": "discretised-logistic",
-    "reals": "normal",
-}  # where none is named
-TRANSFORM_OF = {"bits": None, "levels": "levels", "reals": "dequantised"}
 INFERENCE = {"top-down": "q(z2|x) q(z1|x,z2) and p(x|z1,z2)", "bottom-up": "q(z1|x) q(z2|z1) and p(x|z1)"}
 KL = {"auto": "analytic where it has a closed form", "analytic": "", "sampled": ""}
 
@@ -76,7 +71,7 @@ class VAE(Recipe):
     @property
     def transform(self) -> str | None:
         """What becomes of the data: integer levels or dequantised ones where the likelihood says so."""
-        return None if self.likelihood is None else TRANSFORM_OF[LIKELIHOODS[self.likelihood].data]
+        return transform_of(self.likelihood)
 
     @property
     def objective_warm_up(self) -> int:
@@ -181,25 +176,13 @@ class VAE(Recipe):
 
     def check_data(self, spec: Spec) -> None:
         """Raise ValueError, in one line, for settings that do not fit the data."""
-        kind = _kind(spec)
-        wanted = LIKELIHOODS[self.likelihood_of(spec)].data
-        if wanted == "bits" and kind != "bits":
-            raise ValueError(
-                f"a {self.likelihood_of(spec)} likelihood needs bits, the protocol {spec.protocol!r} has {_described(spec)}; "
-                "use likelihood='discretised-logistic', or a protocol that binarises"
-            )
-        if (wanted == "reals") != (kind == "reals"):
-            transform = TRANSFORM_OF[wanted] or "binarised"
-            raise ValueError(
-                f"a {self.likelihood_of(spec)} likelihood needs {'real' if wanted == 'reals' else 'integer'} data, the "
-                f"protocol {spec.protocol!r} has {_described(spec)}; use the protocol {transform!r}"
-            )
+        check_likelihood(self.likelihood, spec)
         if self.prior in ("vamp", "vamp-data") and self.components > spec.examples:
             raise ValueError(
                 f"components is at most the {spec.examples} training images, which the pseudo-inputs start from, "
                 f"got {self.components}"
             )
-        if self.start_at_mean and kind != "bits":
+        if self.start_at_mean and kind_of(spec) != "bits":
             raise ValueError("start_at_mean is of bits; leave it out")
         networks.check_images(self.net, spec)
         condition_of(self.condition, spec)
@@ -207,7 +190,7 @@ class VAE(Recipe):
 
     def likelihood_of(self, spec: Spec) -> str:
         """The name of the likelihood for data of a spec."""
-        return self.likelihood or LIKELIHOOD_OF[_kind(spec)]
+        return likelihood_of(self.likelihood, spec)
 
     def constants(self, data: Data, seed: int) -> Constants:
         """Pseudo-inputs: training images in a random order;  mean: the mean image, on [0, 1]."""
@@ -308,17 +291,6 @@ def _names(table: Mapping[str, object], **wanted: object) -> tuple[str, ...]:
     return tuple(
         name for name, entry in table.items() if all(getattr(entry, k) == v for k, v in wanted.items())
     )
-
-
-def _kind(spec: Spec) -> str:
-    """What the data are, in the words of the likelihoods."""
-    if not spec.discrete:
-        return "reals"
-    return "bits" if spec.levels == 2 else "levels"
-
-
-def _described(spec: Spec) -> str:
-    return f"{spec.levels} integer levels" if spec.discrete else "real values"
 
 
 def _scale(data: Data) -> float:

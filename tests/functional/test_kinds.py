@@ -56,6 +56,12 @@ TABLE = {
         "adapt_step_size": (X, lambda f: lambda z: f(KEY, normal, normal, z, [0.0, 0.5, 1.0])),
         "ais": (X, lambda f: lambda z: f(KEY, normal, normal, z, [0.0, 0.5, 1.0], 0.5)),
     },
+    "attention": {
+        "filterbank": (B, B, B, lambda f: lambda *a: f(*a, 2, 4)),
+        "read_patch": (IMAGE, KX[None, :, :2], KX[None]),
+        "window": (np.ones((3, 5), np.float32), lambda f: lambda raw: f(raw, (4, 2), 3)),
+        "write_patch": (np.ones((1, 3, 3, 4), np.float32), KX[None, :, :2], KX[None]),
+    },
     "autoencoding": {
         "contractive_penalty": (X, lambda f: lambda x: f(jnp.square, x)),
         "gaussian_corruption": (X, V, lambda f: lambda *a: f(KEY, *a)),
