@@ -48,6 +48,7 @@ class Record:
     standard_error: standard deviation over examples / sqrt(examples); it contains the Monte-Carlo error
     bits_standard_error: the same in bits per dimension
     elbo, reconstruction, kl: for densities made of these: elbo = reconstruction - kl;  elbo_standard_error: of the first
+    rates: the KL of each layer, for densities of several: their sum is kl
     effective_samples: median over examples of the importance weights' effective sample size
     active_units: latent units in use (`active_units`)
     per_example: the nats of each example, for paired differences between models
@@ -69,6 +70,7 @@ class Record:
     active_units: int | None = None
     bits_standard_error: float | None = None
     elbo_standard_error: float | None = None
+    rates: tuple[float, ...] | None = None
     per_example: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -154,7 +156,10 @@ def _batch_evaluator(density, chunk, chunks):
 
         shape = jax.tree.leaves(batch)[0].shape[:1]
         zeros = jnp.zeros(shape)
-        terms = {} if density.terms is None else {"reconstruction": zeros, "kl": zeros}
+        terms = {}
+        if density.terms is not None:
+            shapes = jax.eval_shape(density.terms, params, key, *unpack(batch))
+            terms = {name: jnp.zeros(value.shape) for name, value in shapes.items()}
         start = (bounds.empty_weights(shape, zeros.dtype), zeros, terms)
         (weights, mean, terms), _ = jax.lax.scan(one_chunk, start, jax.random.split(key, chunks))
         return bounds.summarise(weights), mean, terms
@@ -175,6 +180,8 @@ def log_likelihoods(
     finished: MutableMapping | None = None,
 ) -> dict[str, np.ndarray]:
     """Estimates for each example: {"iwae", "bound", "ess", and the density's terms}, each a numpy array [N], in nats.
+
+    Of these "rates" is [N, L], the KL of each layer.
 
     x: [N, *event], or (x, context) for a conditional density
     samples: draws for each example, made on the device, `chunk` at a time (a divisor of `samples` is taken)
@@ -294,6 +301,7 @@ def evaluate(
         elbo=float(values["bound"].mean(dtype=np.float64)) if has_terms else None,
         reconstruction=float(values["reconstruction"].mean(dtype=np.float64)) if has_terms else None,
         kl=float(values["kl"].mean(dtype=np.float64)) if has_terms else None,
+        rates=tuple(values["rates"].mean(0, dtype=np.float64).tolist()) if "rates" in values else None,
         effective_samples=float(np.median(values["ess"])) if estimator == "iwae" else None,
         active_units=active_units(*posterior, x) if posterior else None,
         per_example=nats,

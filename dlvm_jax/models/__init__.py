@@ -11,6 +11,7 @@ __all__ = [
     "density",
     "diffusion",
     "diffusion_latents",
+    "draw",
     "flow_densities",
     "flows",
     "gaussian",

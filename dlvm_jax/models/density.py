@@ -57,7 +57,8 @@ class Density(NamedTuple):
     and, where it has them:
     mean:     (params, context=None) -> E[x | context]
     normal:   (params, context=None) -> (mean, log_std), for a diagonal Gaussian: allows an analytic KL
-    terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob
+    terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob; of
+              several layers also {"rates": [*batch, L]}, the KL of each, whose sum is "kl"
     share:    (params, posterior_params) -> params, of a VAE's prior that uses the posterior's parameters too (a VampPrior)
     """
 

@@ -74,7 +74,7 @@ def negative_elbo(density: Density, beta: float = 1.0) -> Objective:
 
     beta: weight of the KL (Higgins et al. 2017); 1 is the ELBO (Kingma & Welling 2014)
 
-    Metrics: "bound" (the ELBO, whatever beta is), "reconstruction" and "kl".
+    Metrics: "bound" (the ELBO, whatever beta is), "reconstruction" and "kl".  The rates of many layers are left to evaluation.
     Raises ValueError for a density without these terms, such as a flow.
     """
     if density.terms is None:
@@ -85,9 +85,10 @@ def negative_elbo(density: Density, beta: float = 1.0) -> Objective:
 
     def objective(params, key, batch, step=None):
         x, context = unpack(batch)
-        terms = {name: value.mean() for name, value in density.terms(params, key, x, context).items()}
-        loss = beta * terms["kl"] - terms["reconstruction"]
-        return loss, {"bound": terms["reconstruction"] - terms["kl"], **terms}
+        terms = density.terms(params, key, x, context)
+        reconstruction, kl = terms["reconstruction"].mean(), terms["kl"].mean()
+        metrics = {"bound": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
+        return beta * kl - reconstruction, metrics
 
     return objective
 

@@ -1,5 +1,7 @@
 """Evaluation against exact evidence."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from dlvm_jax.evaluate import Record, active_units, evaluate
 from dlvm_jax.evaluate.likelihood import log_likelihoods
 from dlvm_jax.exact import linear_gaussian
-from dlvm_jax.models import density
+from dlvm_jax.models import density, objectives
 from dlvm_jax.models.vae import vae
 from tests.models.test_vae import MODEL, exact_posterior, linear_decoder, small_parts
 
@@ -62,6 +64,25 @@ def test_importance_sampling_with_a_wide_posterior_reaches_the_evidence():
     each = log_likelihoods(model, model.init(jax.random.key(1)), x, **own)["bound"].astype(np.float64)
     assert result.elbo_standard_error == pytest.approx(each.std(ddof=1) / np.sqrt(60), rel=1e-6)
     assert result.elbo_standard_error != result.standard_error
+
+
+def test_the_rate_of_each_layer_is_recorded_and_not_trained_on():
+    """Layers that share the KL of a VAE one to three; other densities have no rates."""
+    plain, x = vae(density.standard_normal(3), exact_posterior(MODEL, 2.0), DECODER), data(9)
+
+    def terms(*arguments):
+        found = plain.terms(*arguments)
+        return {**found, "rates": found["kl"][..., None] * jnp.array([0.25, 0.75])}
+
+    layered = plain._replace(terms=terms)
+    result, expected = record(layered, x, 4, batch_size=5), record(plain, x, 4, batch_size=5)
+    assert expected.rates is None and result.as_dict()["rates"] == result.rates
+    np.testing.assert_allclose(result.rates, [0.25 * expected.kl, 0.75 * expected.kl], rtol=1e-6)
+    assert dataclasses.replace(result, rates=None) == expected
+    loss, metrics = objectives.negative_elbo(layered)(
+        plain.init(jax.random.key(0)), jax.random.key(0), jnp.asarray(x)
+    )
+    assert set(metrics) == {"bound", "reconstruction", "kl"} and loss == -metrics["bound"]
 
 
 def test_batches_and_chunks_do_not_change_what_is_estimated():
