@@ -43,7 +43,6 @@ MEANT = {
     "output-dir": "out",
     "iterations": "steps",
     "iters": "steps",
-    "weight-decay": "optimiser",
     "k": "samples",
     "channels": "width",
 }

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import numpy as np
 from jax.core import Tracer
 
@@ -25,8 +26,11 @@ Constants = dict[str, np.ndarray]
 class Model(NamedTuple):
     """A model ready for training and use; all are pure functions.  A batch is x, or (x, labels) where `labels` is true.
 
+    A model with `variables`, which train without gradient, takes as params the pair (parameters, variables), everywhere.  Its
+    objective returns the variables of the next step as metrics["variables"], a tree of the same shapes and types.
+
     density:    its `Density`; None for a model without a log-density (an autoencoder)
-    init:       (key) -> params
+    init:       (key) -> params, of a model with variables the parameters alone
     objective:  (params, key, batch, step) -> (loss, metrics), what training descends, of x or (x, context)
     validation: the same for held-out data, without warm-up
 
@@ -39,6 +43,7 @@ class Model(NamedTuple):
     adapt:      (params, x) -> params, set once by the first examples (data-dependent initialisation)
     solve:      (key, x) -> params in closed form from all training examples, instead of training
     score:      (params) -> {"score", ...}, lower is better, of a model that is trained without data
+    variables:  (key) -> a tree of floating-point arrays: running means, singular vectors, code books
     """
 
     density: Density | None
@@ -55,6 +60,14 @@ class Model(NamedTuple):
     adapt: Callable | None = None
     solve: Callable | None = None
     score: Callable | None = None
+    variables: Callable | None = None
+
+    def params(self, key: jax.Array) -> Any:
+        """The params that training starts from: those of `init`, with the variables where it has them."""
+        if self.variables is None:
+            return self.init(key)
+        key_init, key_variables = jax.random.split(key)
+        return self.init(key_init), self.variables(key_variables)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ _MODULES = (
     "order",
     "parallel",
     "run",
+    "skipping",
     "stream",
     "trees",
     "validation",

@@ -23,7 +23,7 @@ import orbax.checkpoint as ocp
 from dlvm_jax.digest import digest
 from dlvm_jax.train import parallel, trees
 
-__all__ = ["CheckpointError", "Checkpoints"]
+__all__ = ["CheckpointError", "Checkpoints", "differences"]
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax prints each error many times, and raises it too
 
@@ -53,8 +53,11 @@ def seal(note: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _differences(theirs, ours):
-    """The settings in which two flat configurations differ, as text."""
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    """The settings in which two flat configurations differ, as text; None is the same as a setting that is not there.
+
+    So a run of an older version goes on: a new setting is None there.
+    """
     names = sorted(k for k in {*theirs, *ours} if theirs.get(k) != ours.get(k))
     return ", ".join(f"{k} {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in names)
 
@@ -188,10 +191,9 @@ class Checkpoints:
     def _check_same(self, step, note, arrays):
         """Raise CheckpointError for a checkpoint of other settings, or of a state of other arrays."""
         where = f"the checkpoint {self.folder / str(step)}"
-        if note["config"] != self.config:
+        if different := differences(note["config"], self.config):
             raise CheckpointError(
-                f"{where} is of another configuration ({_differences(note['config'], self.config)}); "
-                "use those settings or another folder"
+                f"{where} is of another configuration ({different}); use those settings or another folder"
             )
         different = trees.first_difference(
             note.get("arrays", arrays), arrays

@@ -35,7 +35,14 @@ class TrainConfig(Settings):
     warm_up: float = setting(
         0, "steps of linear warm-up of the learning rate; below 1 their share of all steps", at_least=0
     )
+    weight_decay: float | None = setting(
+        None, "weight decay of an optimiser that has one, instead of its usual one", at_least=0
+    )
     clip: float | None = setting(None, "clip the gradient's global norm")
+    skip: float | None = setting(
+        None, "leave out an update whose gradient's global norm, before clipping, is above it or not finite"
+    )
+    skip_at_most: int = setting(100, "updates left out in a row; more stop the training", at_least=1)
     ema: float | None = setting(
         None, "decay of a moving average of the parameters, which is then evaluated", at_least=0, below=1
     )
@@ -65,7 +72,7 @@ class TrainConfig(Settings):
             raise ValueError(f"seeds needs different seeds, such as 0 1, got {self.seeds}")
         if self.on_device not in (None, True, False):
             raise ValueError(f"on_device must be True, False or None, got {self.on_device!r}")
-        for name in ("learning_rate", "clip"):
+        for name in ("learning_rate", "clip", "skip"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"{name} must be above 0 and finite, got {value}")
@@ -114,7 +121,9 @@ class TrainConfig(Settings):
             self.extent()[0],
             schedule=self.schedule,
             warm_up=int(self.warm_up),
+            weight_decay=self.weight_decay,
             clip=self.clip,
+            skip=self.skip,
         )
 
 

@@ -63,8 +63,9 @@ def flops(function: Callable, *arguments: Any) -> int:
 def training_cost(engine: Engine, config: TrainConfig, state: State, data: Any) -> dict[str, int]:
     """What training takes, all seeds together: parameters, steps, and the floating-point operations of a step."""
     batch = (config.batch_size,) if len(config.seeds) == 1 else (len(config.seeds), config.batch_size)
+    parameters = state.params[0] if engine.variables else state.params
     return {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(parameters)),
         "steps": config.extent()[0],
         "flops_per_step": flops(engine.chunk, state, data, np.zeros((1, *batch), np.int32)),
     }

@@ -1,6 +1,8 @@
 """One training engine for every model.
 
-A model hands over `objective(params, key, batch, step) -> (loss, metrics)` and nothing else.  A chunk of steps is one jitted
+A model hands over `objective(params, key, batch, step) -> (loss, metrics)` and nothing else.  Where it has variables, which
+train without gradient (running means, singular vectors), its params are the pair (parameters, variables), and the metric
+"variables" holds those of the next step.  A chunk of steps is one jitted
 loop with donated state, so Python is not in it.  Its first and last step are arguments: one program takes as many steps at
 once as a second holds.  Its minibatches are taken from data on the device (`chunk`), or come from the host (`stream`).
 The randomness of step t is `fold_in(key, t)` and the minibatch of step t depends on the seed
@@ -17,12 +19,16 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dlvm_jax.train import parallel, trees
+from dlvm_jax.train.skipping import SkipState
 
 __all__ = ["Engine", "State", "build"]
 
 
 class State(NamedTuple):
-    """All that a run carries: with several seeds every leaf has a leading seed axis."""
+    """All that a run carries: with several seeds every leaf has a leading seed axis.
+
+    The params of a model with variables are the pair (parameters, variables); `opt_state` and `ema` are of the parameters alone.
+    """
 
     step: jax.Array
     params: Any
@@ -35,20 +41,23 @@ class Engine(NamedTuple):
     """What `build` returns.  With several seeds an index or a minibatch has a seed axis after that of the steps.
 
     seeds:  the random seeds that are trained together
-    init:   (params=None) -> State before the first step, on its devices; of the model's own parameters, or given ones
+    variables: whether the params are the pair (parameters, variables)
+    init:   (params=None) -> State before the first step, on its devices; of the model's own params, or given ones
             (with several seeds of a leading seed axis); ValueError for those of another model
     chunk:  (state, data, indices, first=0, last=None) -> (state, metrics); one step for each row of `indices` [steps, (seeds,)
             batch] from `first` to before `last`, on data from `put`; every metric is [steps, (seeds)], zero where no step was
-            taken; the state passed in is consumed
+            taken; with `skip_updates`, "skipped" is how many updates in a row were left out up to this step, 0 for one
+            that was taken; the state passed in is consumed
     stream: (state, batches, first=0, last=None) -> (state, metrics); the same steps on minibatches from `gather`
     put:    (arrays) -> the same arrays, replicated on every device
     gather: (arrays, indices) -> minibatches [steps, (seeds,) batch, ...] of arrays on the host (a memory-mapped file too),
             split over the devices; each process reads its own rows alone
-    eval_params: (state) -> the parameters to evaluate: the moving average where there is one
-    largest: (state) -> the largest absolute parameter; not finite as soon as one of them is not
+    eval_params: (state) -> the params to evaluate, with the moving average where there is one
+    largest: (state) -> the largest absolute parameter or variable; not finite as soon as one of them is not
     """
 
     seeds: tuple[int, ...]
+    variables: bool
     init: Callable
     chunk: Callable
     stream: Callable
@@ -107,6 +116,22 @@ def _steps(step, state, rows, first, last):
     return jax.lax.fori_loop(first, last, one, (state, none))
 
 
+def _taken_out(metrics, variables):
+    """The metrics without the variables of the next step, and these; ValueError where they are not like those of this step."""
+    metrics = dict(metrics)
+    new = jax.tree.map(jnp.asarray, metrics.pop("variables", None))
+    if variables is None and new is not None:
+        raise ValueError(
+            'the objective returns metrics["variables"], and the model has none; give Model.variables'
+        )
+    if different := trees.first_difference(trees.arrays(new), trees.arrays(variables)):
+        raise ValueError(
+            f'metrics["variables"], of the next step, must be like the variables of this one: {different}; '
+            "let the objective return all of them, in the same shapes and types"
+        )
+    return metrics, new
+
+
 def _largest(state):
     leaves = [jnp.max(jnp.abs(x)) for x in jax.tree.leaves(state.params) if x.size]
     return jnp.max(jnp.stack(leaves)) if leaves else jnp.zeros(())
@@ -119,6 +144,7 @@ def build(
     *,
     ema: float | None = None,
     accumulate: int = 1,
+    variables: bool = False,
     seeds: Sequence[int] = (0,),
     devices: Sequence[Any] | None = None,
 ) -> Engine:
@@ -126,9 +152,11 @@ def build(
 
     objective:  (params, key, batch, step) -> (loss, metrics), scalars; batch is a minibatch of the data's leading axis
     init:       (key) -> params
-    optimizer:  an Optax gradient transformation
+    optimizer:  an Optax gradient transformation; `skip_updates` is the outermost, if it is there
     ema:        decay of the parameters' moving average, or None for none
-    accumulate: number of micro-batches a step is split into
+    accumulate: number of micro-batches a step is split into; the variables of the next step are the mean over theirs
+    variables:  whether params are the pair (parameters, variables); only the parameters have gradients, an average and the
+        optimiser.  The metric "variables" of the objective is then a tree like the variables, of floating-point arrays
     seeds:      random seeds; several are independent runs, trained together by `vmap`
     devices:    devices the batch is split over (all by default)
 
@@ -147,11 +175,18 @@ def build(
     sharded = NamedSharding(mesh, PartitionSpec("data"))
     streamed = NamedSharding(mesh, PartitionSpec(None, *[None] * several, "data"))
 
+    def parted(params):
+        return params if variables else (params, None)
+
+    def joined(parameters, others):
+        return (parameters, others) if variables else parameters
+
     def create(seed, given):
         key_init, key_run = jax.random.split(jax.random.key(seed))
         params = init(key_init) if given is None else jax.tree.map(jnp.copy, given)
-        average = None if ema is None else jax.tree.map(jnp.copy, params)
-        return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), average, key_run)
+        parameters, _ = parted(params)
+        average = None if ema is None else jax.tree.map(jnp.copy, parameters)
+        return State(jnp.zeros((), jnp.int32), params, optimizer.init(parameters), average, key_run)
 
     def check_splits(size):
         if size % (mesh.size * accumulate):
@@ -162,13 +197,27 @@ def build(
     def step(state, batch):
         check_splits(len(jax.tree.leaves(batch)[0]))
         batch = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, sharded), batch)
-        gradient = _gradient(lambda params, key, batch: objective(params, key, batch, state.step), accumulate)
-        (loss, metrics), grads = gradient(state.params, jax.random.fold_in(state.key, state.step), batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        parameters, others = parted(state.params)
+
+        def loss_of(parameters, key, batch):
+            return objective(joined(parameters, others), key, batch, state.step)
+
+        key = jax.random.fold_in(state.key, state.step)
+        (loss, metrics), grads = _gradient(loss_of, accumulate)(parameters, key, batch)
+        metrics, next_others = _taken_out(metrics, others)
+        updates, opt_state = optimizer.update(grads, state.opt_state, parameters)
+        moved = optax.apply_updates(parameters, updates)
         average = state.ema
         if ema is not None:
-            average = optax.incremental_update(params, average, 1 - ema_decay_at(state.step, ema))
+            average = optax.incremental_update(moved, average, 1 - ema_decay_at(state.step, ema))
+        params = joined(moved, next_others)
+        if isinstance(opt_state, SkipState):
+            metrics["skipped"] = opt_state.in_a_row
+            params, average = jax.tree.map(
+                lambda old, new: jnp.where(opt_state.in_a_row > 0, old, new),
+                (state.params, state.ema),
+                (params, average),
+            )
         return State(state.step + 1, params, opt_state, average, state.key), {"loss": loss, **metrics}
 
     def indexed_step(state, data, index):
@@ -220,11 +269,12 @@ def build(
 
     return Engine(
         seeds,
+        variables,
         start,
         run_chunk,
         run_stream,
         lambda tree: parallel.replicate(tree, replicated),
         gather,
-        lambda state: state.params if ema is None else state.ema,
+        lambda state: state.params if ema is None else joined(state.ema, parted(state.params)[1]),
         jax.jit(_largest),
     )

@@ -10,6 +10,7 @@ import numpy as np
 
 from dlvm_jax import recipes
 from dlvm_jax.data import Spec
+from dlvm_jax.recipes.base import Model
 from dlvm_jax.train.config import TrainConfig
 from dlvm_jax.train.fitted import Fitted
 
@@ -35,14 +36,19 @@ def _named(tree: Any) -> dict[str, Any]:
     }
 
 
+def _parts(model: Model, params: Any) -> dict[str, Any]:
+    """The parameters of a model and its variables, where it has them, by name."""
+    return {"params": params} if model.variables is None else {"params": params[0], "variables": params[1]}
+
+
 def save_weights(fitted: Fitted, path: str | Path) -> None:
     """Write the parameters of the first seed, the recipe and the data's spec to one .safetensors file.
 
-    The tensors are named "params/...", what the recipe measured on the data "constants/...".  The metadata's entry "dlvm_jax" is
-    JSON: recipe, spec, training.
+    The tensors are named "params/...", the variables "variables/...", what the recipe measured on the data "constants/...".
+    The metadata's entry "dlvm_jax" is JSON: recipe, spec, training.
     """
     fitted = fitted.of_seed(0)
-    tensors = {f"params/{name}": leaf for name, leaf in _named(fitted.params).items()}
+    tensors = _named(_parts(fitted.model, fitted.params))
     tensors |= {f"constants/{name}": leaf for name, leaf in fitted.constants.items()}
     about = {
         "recipe": fitted.recipe.as_json(),
@@ -78,8 +84,8 @@ def load_weights(path: str | Path) -> Fitted:
         if name.startswith("constants/")
     }
     model = recipe.build(spec, constants)
-    template = jax.eval_shape(model.init, jax.random.key(0))
-    leaves = [jnp.asarray(tensors[f"params/{name}"]) for name in _named(template)]
+    template = jax.eval_shape(model.params, jax.random.key(0))
+    leaves = [jnp.asarray(tensors[name]) for name in _named(_parts(model, template))]
     params = jax.tree.unflatten(jax.tree.structure(template), leaves)
     config = TrainConfig.from_dict(about["train"])
     return Fitted(recipe, spec, constants, model, config, (params,), about["step"], Path(path).parent)

@@ -26,8 +26,9 @@ class Fitted:
     """A trained model.
 
     recipe, spec, constants: what it was built from;  model: its pure functions;  config: how it was trained
-    per_seed: the parameters of each seed, of the best checkpoint, that of `step`;  folder: the run's
+    per_seed: the params of each seed, of the best checkpoint, that of `step`;  folder: the run's
 
+    The params of a model with variables are the pair (parameters, variables).
     Data are as the model sees them (`Data.test`): x, or (x, labels) for a model that is conditioned on labels.
     """
 
@@ -42,7 +43,7 @@ class Fitted:
 
     @property
     def params(self) -> Any:
-        """The parameters of the first seed."""
+        """The params of the first seed."""
         return self.per_seed[0]
 
     def of_seed(self, number: int) -> "Fitted":

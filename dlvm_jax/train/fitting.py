@@ -22,7 +22,7 @@ from dlvm_jax.models.spaces import check_points
 from dlvm_jax.progress import Progress
 from dlvm_jax.recipes.base import Model, Recipe, examples_of
 from dlvm_jax.train import engine, loop, parallel, validation
-from dlvm_jax.train.checkpoint import Checkpoints
+from dlvm_jax.train.checkpoint import Checkpoints, differences
 from dlvm_jax.train.config import TrainConfig, configured, say_if_stretched
 from dlvm_jax.train.cost import training_cost
 from dlvm_jax.train.fitted import Fitted
@@ -39,8 +39,9 @@ NOT_IDENTITY = (
     "evaluations",
     "patience",
     "on_device",
+    "skip_at_most",
 )  # what may change when a run goes on
-SWITCHES = ("clip", "ema", "patience")  # settings of which None means none, not the usual
+SWITCHES = ("clip", "skip", "ema", "patience")  # settings of which None means none, not the usual
 
 
 def fit(
@@ -87,7 +88,7 @@ def fit(
     with Progress("preparing", shown=shown):
         seed = config.seeds[0]
         identity = _identity(recipe, config, spec, start)
-        if before and before["identity"] == identity:  # as measured when the run began
+        if before and not differences(before["identity"], identity):  # as measured when the run began
             constants = _constants(there)
         else:
             constants = _measured(recipe, data, seed) if start is None else start.constants
@@ -243,7 +244,7 @@ def _check(recipe, model, config, validate, start) -> None:
             f"the model to start from has {len(start.per_seed)} seeds, this run {len(config.seeds)}; give as many seeds"
         )
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, str(x.dtype)), tree)
-    fresh = jax.eval_shape(model.init, jax.random.key(0))
+    fresh = jax.eval_shape(model.params, jax.random.key(0))
     if shapes(fresh) != shapes(start.params):
         raise ValueError(
             "the model to start from has other parameters than this recipe's for these data; "
@@ -286,7 +287,7 @@ def _rehearse(model: Model, spec: Spec) -> None:
         x = jnp.zeros((1, *spec.event_shape))
         given = (x, jnp.zeros(1, jnp.int32)) if model.labels else x
         _, context = objectives.unpack(model.split(given))
-        return density.sample(model.init(key), key, context, (1,))[0]
+        return density.sample(model.params(key), key, context, (1,))[0]
 
     jax.eval_shape(once, jax.random.key(0))
 
@@ -304,18 +305,19 @@ def _engine(
     model: Model, config: TrainConfig, data: Data | None = None, devices: Any = None
 ) -> engine.Engine:
     """The engine of a model; without data and devices it serves to read checkpoints."""
-    objective, init = objectives.split(model.objective, model.split), model.init
+    objective, init = objectives.split(model.objective, model.split), model.params
     if data:
         objective = objectives.preprocessed(objective, data.preprocess)
     if data and model.adapt:
         first = data.preprocess(jax.random.key(config.seeds[0]), jnp.asarray(data.train[:FIRST]))
-        init = lambda key: model.adapt(model.init(key), first)
+        init = lambda key: model.adapt(model.params(key), first)
     return engine.build(
         objective,
         init,
         config.optimizer(),
         ema=config.ema,
         accumulate=config.accumulate,
+        variables=model.variables is not None,
         seeds=config.seeds,
         devices=devices,
     )
@@ -370,7 +372,7 @@ def _score_of_seeds(score: Callable, seeds: int) -> Callable:
 
 
 def _per_seed(trainer: engine.Engine, state: engine.State) -> tuple[Any, ...]:
-    """The parameters of each seed."""
+    """The params of each seed."""
     params = trainer.eval_params(state)
     if len(trainer.seeds) == 1:
         return (params,)

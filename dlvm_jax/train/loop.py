@@ -21,26 +21,45 @@ __all__ = ["Interrupted", "NonFiniteError", "run"]
 
 
 class NonFiniteError(FloatingPointError):
-    """A metric became NaN or infinite; the message names the step, the metric and the last good checkpoint."""
+    """A metric became NaN or infinite, or too many updates in a row were skipped.
+
+    The message names the step, the reason and the last good checkpoint.
+    """
 
 
-def _guard(metrics, start, checkpoints):
-    """Raise at the first step whose metrics {name: [steps, ...]} are not all finite."""
-    bad = {name: ~np.isfinite(values).reshape(len(values), -1).all(1) for name, values in metrics.items()}
-    if not any(flags.any() for flags in bad.values()):
-        return
-    first = min(int(flags.argmax()) for flags in bad.values() if flags.any())
-    names = [name for name, flags in bad.items() if flags[first]]
+def _stop(step, why, checkpoints, advice):
     if checkpoints is not None:
         checkpoints.wait()  # one may be on its way to the disk
     saved = checkpoints.steps() if checkpoints is not None else []
     last = (
         f"the last good checkpoint is that of step {saved[-1]}" if saved else "no checkpoint was written yet"
     )
+    raise NonFiniteError(f"training stopped at step {step}: {why}; {last}; {advice}")
+
+
+def _guard(metrics, start, checkpoints):
+    """Raise at the first step whose metrics {name: [steps, ...]} are not all finite; skipped ones may be anything."""
+    skipped = metrics["skipped"] > 0 if "skipped" in metrics else False
+    finite = {name: np.isfinite(values) | skipped for name, values in metrics.items()}
+    bad = {name: ~flags.reshape(len(flags), -1).all(1) for name, flags in finite.items()}
+    if not any(flags.any() for flags in bad.values()):
+        return
+    first = min(int(flags.argmax()) for flags in bad.values() if flags.any())
+    names = [name for name, flags in bad.items() if flags[first]]
     values = ", ".join(f"{name} = {np.asarray(metrics[name][first])}" for name in names)
-    raise NonFiniteError(
-        f"training stopped at step {start + first}: {values}; {last}; check the data, lower the learning rate or clip gradients"
-    )
+    advice = "check the data, lower the learning rate or clip gradients"
+    _stop(start + first, values, checkpoints, advice)
+
+
+def _guard_skips(metrics, start, checkpoints, config):
+    """Raise at the first step at which more updates in a row were skipped than may be."""
+    if "skipped" not in metrics:
+        return
+    too_many = (metrics["skipped"] > config.skip_at_most).reshape(len(metrics["skipped"]), -1).any(1)
+    if too_many.any():
+        why = f"{config.skip_at_most + 1} updates in a row had gradients of a norm above {config.skip}, or not finite"
+        advice = "raise skip, lower the learning rate or check the data"
+        _stop(start + int(too_many.argmax()), why, checkpoints, advice)
 
 
 def _stopped_early(history, config, patience_from):
@@ -53,7 +72,7 @@ def _stopped_early(history, config, patience_from):
     )
 
 
-def _advance(steps, state, start, end, found, checkpoints, bar, stopping):
+def _advance(steps, state, start, end, found, checkpoints, config, bar, stopping):
     """Train from step `start` to `end`, or to where a stop is asked for: the state and the step there.
 
     found: the metrics {name: [steps, ...]} of each part since the last evaluation, to which those of this training are added
@@ -64,6 +83,7 @@ def _advance(steps, state, start, end, found, checkpoints, bar, stopping):
         state, metrics = next(steps)(state)
         found.append(metrics)
         _guard(metrics, step, checkpoints)
+        _guard_skips(metrics, step, checkpoints, config)
         count = len(metrics["loss"])
         step += count
         stopping.step = step
@@ -77,6 +97,16 @@ def _advance(steps, state, start, end, found, checkpoints, bar, stopping):
 def _joined(found):
     """The metrics of several parts as one: {name: [steps, ...]}."""
     return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+
+
+def _logged(metrics):
+    """The line of the log: means over the steps, of those whose update was taken (NaN without any), and how many were skipped."""
+    if "skipped" not in metrics:
+        return {name: np.mean(values, axis=0).tolist() for name, values in metrics.items()}
+    taken = metrics["skipped"] == 0
+    count = np.where(taken.any(0), taken.sum(0), np.nan)
+    line = {name: (np.where(taken, values, 0).sum(0) / count).tolist() for name, values in metrics.items()}
+    return line | {"skipped": (~taken).sum(0).tolist()}
 
 
 def _check(engine: Engine, config: TrainConfig, data: Any, state: State, validate: Callable | None) -> None:
@@ -123,7 +153,7 @@ def run(
     progress:      whether to draw a progress bar
 
     Raises ValueError for arrays of different lengths, a state of another number of seeds, and patience without validation,
-    NonFiniteError (naming step and metric) and Interrupted (within seconds, after saving) on SIGTERM or SIGINT.
+    NonFiniteError (naming step and metric, or the skips) and Interrupted (within seconds, after saving) on SIGTERM or SIGINT.
     """
     _check(engine, config, data, state, validate)
     last, eval_every = config.extent()
@@ -148,13 +178,13 @@ def run(
 
         while step < last and not _stopped_early(history, config, patience_from):
             end = min(step - step % eval_every + eval_every, last)
-            state, step = _advance(steps, state, step, end, found, checkpoints, bar, stopping)
+            state, step = _advance(steps, state, step, end, found, checkpoints, config, bar, stopping)
             metrics = _joined(found)
             if step < end:
                 folder.keep_part(step, metrics, before + time.monotonic() - started)
                 save()
                 raise Interrupted(stopping.agreed() or 0, f"step {step}")
-            line = {name: np.mean(values, axis=0).tolist() for name, values in metrics.items()}
+            line = _logged(metrics)
             found.clear()
             after = {"largest parameter": engine.largest(state)}
             if validate is not None:

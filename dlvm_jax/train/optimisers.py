@@ -1,5 +1,6 @@
 """Optimisers and learning-rate schedules by name, made of Optax's."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,15 +9,21 @@ import jax.numpy as jnp
 import optax
 
 from dlvm_jax.settings import pick
+from dlvm_jax.train.skipping import skip_updates
 
 __all__ = ["OPTIMISERS", "SCHEDULES", "make"]
 
 
 class Entry(NamedTuple):
-    """An optimiser `make(learning_rate)`, or a schedule `make(peak, steps, warm_up)`, and what a help text says of it."""
+    """An optimiser or a schedule by name.
+
+    make: (learning_rate), also (learning_rate, weight_decay=...) where that is in `uses`; of a schedule (peak, steps, warm_up)
+    help: what a help text says of it;  uses: settings that belong to it
+    """
 
     make: Callable
     help: str = ""
+    uses: tuple[str, ...] = ()
 
 
 SUMMED = 20  # examples of a batch of Burda et al. 2016
@@ -37,6 +44,12 @@ def _adam_of_burda(learning_rate):
     return optax.chain(scaled, optax.scale_by_learning_rate(learning_rate))
 
 
+def _adamax_of_nvae(learning_rate, weight_decay=3e-4):
+    """Adamax as in the code of Vahdat & Kautz 2020: epsilon = 1e-3, with an L2 penalty, not a decoupled decay."""
+    decay, adamax = optax.add_decayed_weights(weight_decay), optax.adamax(learning_rate, eps=1e-3)
+    return optax.chain(decay, adamax)
+
+
 def _stages(peak, steps, warm_up):
     """Eight stages, each three times as long as the one before, whose rates fall to a tenth (Burda et al. 2016, section 5)."""
     if warm_up:
@@ -52,7 +65,15 @@ OPTIMISERS = {
     "adam": Entry(optax.adam),
     "adam-burda": Entry(_adam_of_burda, "of Burda et al. 2016, for gradients summed over 20 examples"),
     "adamax": Entry(optax.adamax),
-    "adamw": Entry(optax.adamw),
+    "adamax-nvae": Entry(
+        _adamax_of_nvae, "of Vahdat & Kautz 2020, epsilon 1e-3, L2 penalty 3e-4", ("weight_decay",)
+    ),
+    "adamw": Entry(optax.adamw, "weight decay 1e-4", ("weight_decay",)),
+    "adamw-vdvae": Entry(
+        functools.partial(optax.adamw, b2=0.9, weight_decay=0.01),
+        "of Child 2021, beta2 0.9, weight decay 0.01",
+        ("weight_decay",),
+    ),
     "rmsprop": Entry(optax.rmsprop),
     "sgd": Entry(optax.sgd),
 }
@@ -76,7 +97,9 @@ def make(
     *,
     schedule: str = "constant",
     warm_up: int = 0,
+    weight_decay: float | None = None,
     clip: float | None = None,
+    skip: float | None = None,
 ) -> optax.GradientTransformation:
     """An Optax optimiser.
 
@@ -85,9 +108,12 @@ def make(
     steps:         of the whole training, over which the schedule extends
     schedule:      one of SCHEDULES
     warm_up:       steps in which the learning rate rises to its peak
+    weight_decay:  instead of the optimiser's usual one, None to keep that
     clip:          the largest global norm of a gradient, or None for any
+    skip:          the global norm of a gradient, before clipping, above which an update is left out (see `skip_updates`), or None
 
-    Raises ValueError for an unknown name, or a learning rate, warm-up or clip that is impossible.
+    Raises ValueError for an unknown name, a learning rate, warm-up, clip or skip that is impossible, and a weight decay of an
+    optimiser that has none.
     """
     if not learning_rate > 0:
         raise ValueError(f"the learning rate must be positive, got {learning_rate}")
@@ -96,5 +122,11 @@ def make(
     if clip is not None and not clip > 0:
         raise ValueError(f"the global norm is clipped to a positive value, got {clip}")
     rate = pick(SCHEDULES, schedule, "schedule").make(learning_rate, steps, warm_up)
-    optimiser = pick(OPTIMISERS, name, "optimiser").make(rate)
-    return optimiser if clip is None else optax.chain(optax.clip_by_global_norm(clip), optimiser)
+    entry = pick(OPTIMISERS, name, "optimiser")
+    if weight_decay is not None and "weight_decay" not in entry.uses:
+        having = ", ".join(other for other, its in OPTIMISERS.items() if "weight_decay" in its.uses)
+        raise ValueError(f"the optimiser {name!r} has no weight decay, got {weight_decay}; {having} have one")
+    optimiser = entry.make(rate) if weight_decay is None else entry.make(rate, weight_decay=weight_decay)
+    if clip is not None:
+        optimiser = optax.chain(optax.clip_by_global_norm(clip), optimiser)
+    return optimiser if skip is None else skip_updates(optimiser, skip)

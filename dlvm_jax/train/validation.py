@@ -26,7 +26,7 @@ def validator(
     The score is minus the metric "bound" where there is one (the beta = 1 bound, whatever is trained), else the loss, averaged
     over seeds.  The same draws are used each time, so scores of different evaluations are comparable.
 
-    objective:  (params, key, batch) -> (loss, metrics)
+    objective:  (params, key, batch) -> (loss, metrics); the metric "variables", which is for training, is left out
     data:       arrays [N, ...] of the host, already transformed
     seeds:      those of training; of several the parameters have a leading axis, and each metric is a list
     batch_size: examples of a batch; a last batch of one example is joined to the one before
@@ -47,7 +47,7 @@ def validator(
 
     def metrics_of(params, number, batch):
         loss, metrics = objective(params, jax.random.fold_in(key, number), batch)
-        return {"loss": loss, **metrics}
+        return {"loss": loss, **{name: value for name, value in metrics.items() if name != "variables"}}
 
     def put(block):
         x, context = unpack(block)  # a context may be of labels, which stay integers
