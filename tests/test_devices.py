@@ -27,8 +27,13 @@ encoder = density.from_linen(nets.MLP((32,), (3, 2)), (1, 20))
 decoder = density.from_linen(nets.MLP((32,), (20, 1)), (1, 3))
 model = vae(density.standard_normal(3), density.conditional(encoder, density.normal(), (3,)),
             density.conditional(decoder, density.bernoulli(), (20,)))
-objective = objectives.preprocessed(objectives.negative_elbo(model), lambda key, raw: raw.astype(float))
-trainer = engine.build(objective, model.init, optax.adam(1e-2), ema=0.9)
+elbo = objectives.preprocessed(objectives.negative_elbo(model), lambda key, raw: raw.astype(float))
+def objective(params, key, raw, step=None):  # with a variable, a running mean, which the loss sees
+    parameters, mean = params
+    loss, metrics = elbo(parameters, key, raw, step)
+    return loss + 0.02 * (mean ** 2).sum(), {**metrics, "variables": 0.9 * mean + 0.1 * raw.astype(float).mean(0)}
+init = lambda key: (model.init(key), np.zeros(20, np.float32))
+trainer = engine.build(objective, init, optax.adam(1e-2), ema=0.9, variables=True)
 state, data = trainer.init(), trainer.put(x)
 if "stop" in sys.argv:  # the first process is asked to stop at the second evaluation: both must leave after it
     import os, signal
@@ -50,7 +55,7 @@ if "stop" in sys.argv:  # the first process is asked to stop at the second evalu
     sys.exit()
 if "stream" in sys.argv:  # an epoch at a time; rows of which only another process has need are spoilt here
     seeds = json.loads(sys.argv[-1])
-    trainer = engine.build(objective, model.init, optax.adam(1e-2), ema=0.9, seeds=seeds)
+    trainer = engine.build(objective, init, optax.adam(1e-2), ema=0.9, variables=True, seeds=seeds)
     state, other, spoilt = trainer.init(), trainer.init(), 0
     share = slice(jax.process_index() * 64 // jax.process_count(), (jax.process_index() + 1) * 64 // jax.process_count())
     for epoch in range(10):

@@ -39,7 +39,9 @@ def fit(
         state = kept.restore(state)[1]
     state = loop.run(
         trainer,
-        TrainConfig(steps=steps, batch_size=8, eval_every=every, seeds=trainer.seeds, **settings),
+        TrainConfig(
+            **{"steps": steps, "batch_size": 8, "eval_every": every, "seeds": trainer.seeds, **settings}
+        ),
         data,
         state,
         folder=RunFolder(folder),

@@ -164,6 +164,15 @@ def test_another_configuration_is_refused_by_name_of_setting(tmp_path):
         Checkpoints(tmp_path, {**CONFIG, "latent_dim": 3}).restore(state)
 
 
+def test_a_run_of_an_older_version_goes_on(tmp_path):
+    """A setting that it did not know is None.  Orbax refuses a state of one more field, of which the value is None, too."""
+    _, state = write(tmp_path, (1.0,))
+    assert Checkpoints(tmp_path, {**CONFIG, "skip": None}).restore(state)[0] == 10
+    with pytest.raises(CheckpointError, match=r"another configuration \(skip None there, 1.0 here\)"):
+        Checkpoints(tmp_path, {**CONFIG, "skip": 1.0}).restore(state)
+    assert engine.State._fields == ("step", "params", "opt_state", "ema", "key")
+
+
 def cast(params):
     return jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
 

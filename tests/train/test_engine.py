@@ -9,6 +9,7 @@ import pytest
 
 from dlvm_jax.models import objectives
 from dlvm_jax.train import engine, optimisers, order
+from dlvm_jax.train.config import TrainConfig
 from tests.train.common import X, assert_same, build, init, objective
 
 
@@ -193,6 +194,57 @@ def test_adam_burda_is_that_of_the_sum_over_twenty_with_second_moments_that_star
 
     (params, _), _ = jax.lax.scan(step, (jnp.zeros(4), optimiser.init(jnp.zeros(4))), length=steps)
     np.testing.assert_allclose(params, x, rtol=1e-3)
+
+
+def test_weight_decay_is_decoupled_in_adamw_and_a_penalty_in_nvaes_adamax():
+    """Recursions written out: Loshchilov & Hutter 2019 times the rate, and PyTorch's Adamax, which NVAE uses.  float32."""
+    gradients = np.random.RandomState(0).randn(30, 4) * [1.0, 1e-2, 1e-3, 0.0]
+    start = np.array([1.0, -2.0, 0.5, 3.0])
+
+    def adamw(beta2, decay):
+        x, m, v = start, 0.0, 0.0
+        for t, g in enumerate(gradients, 1):
+            m, v = 0.9 * m + 0.1 * g, beta2 * v + (1 - beta2) * g**2
+            step = m / (1 - 0.9**t) / (np.sqrt(v / (1 - beta2**t)) + 1e-8)
+            x = x - 0.01 * (step + decay * x)
+        return x
+
+    def adamax(decay):
+        x, m, u = start, 0.0, np.zeros(4)
+        for t, g in enumerate(gradients, 1):
+            g = g + decay * x
+            m, u = 0.9 * m + 0.1 * g, np.maximum(0.999 * u, np.abs(g) + 1e-3)
+            x = x - 0.01 / (1 - 0.9**t) * m / u
+        return x
+
+    for name, settings, expected in (
+        ("adamw", {}, adamw(0.999, 1e-4)),
+        ("adamw", {"weight_decay": 0.5}, adamw(0.999, 0.5)),
+        ("adamw-vdvae", {}, adamw(0.9, 0.01)),
+        ("adamw-vdvae", {"weight_decay": 0.0}, adamw(0.9, 0.0)),
+        ("adamax-nvae", {}, adamax(3e-4)),
+        ("adamax-nvae", {"weight_decay": 0.5}, adamax(0.5)),
+    ):
+        tx = TrainConfig(steps=30, eval_every=10, optimiser=name, learning_rate=0.01, **settings).optimizer()
+        params = jnp.asarray(start, jnp.float32)
+        state = tx.init(params)
+        for g in gradients:
+            update, state = tx.update(jnp.asarray(g, jnp.float32), state, params)
+            params += update
+        np.testing.assert_allclose(params, expected, rtol=2e-5)
+
+
+def test_a_weight_decay_is_refused_where_there_is_none():
+    with pytest.raises(
+        ValueError, match=r"'adam' has no weight decay, got 0.1; adamax-nvae, adamw, adamw-vdvae have one"
+    ):
+        optimisers.make("adam", 0.1, 10, weight_decay=0.1)
+    with pytest.raises(
+        ValueError, match=r"weight_decay=0.1 belongs to optimiser adamax-nvae or adamw or adamw-vdvae, not"
+    ):
+        TrainConfig(weight_decay=0.1).check()
+    with pytest.raises(ValueError, match="weight_decay must be at least 0, got -1"):
+        TrainConfig(optimiser="adamw", weight_decay=-1.0).check()
 
 
 def test_stages_have_the_published_rates_and_lengths():
