@@ -1,12 +1,13 @@
 """One training engine for every model.
 
-A model hands over `objective(params, key, batch, step) -> (loss, metrics)` and nothing else.  Where it has variables, which
-train without gradient (running means, singular vectors), its params are the pair (parameters, variables), and the metric
-"variables" holds those of the next step.  A chunk of steps is one jitted
+A model hands over `objective(params, key, batch, step) -> (loss, metrics)` and nothing else.  A chunk of steps is one jitted
 loop with donated state, so Python is not in it.  Its first and last step are arguments: one program takes as many steps at
 once as a second holds.  Its minibatches are taken from data on the device (`chunk`), or come from the host (`stream`).
 The randomness of step t is `fold_in(key, t)` and the minibatch of step t depends on the seed
 and t alone (see `order`), so a state is all that a run needs to go on, bit for bit.
+
+A model may have variables, which train without gradient: running means, singular vectors, code books.  Then its params are the
+pair (parameters, variables), and metrics["variables"] of its objective holds the variables of the next step.
 """
 
 from collections.abc import Callable, Sequence

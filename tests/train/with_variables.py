@@ -32,7 +32,7 @@ def next_variables(params, x):
 
 def log_prob(params, key, x, context=None):
     parameters, now = params
-    return densities.normal_log_prob(x, now["mean"], parameters["log_std"]).sum(-1)
+    return densities.normal_log_prob(x, now["mean"], parameters["log_std"])
 
 
 def sample(params, key, context=None, shape=()):
