@@ -9,7 +9,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional import densities, divergences
+from dlvm_jax.functional import densities, divergences, hierarchical
 from dlvm_jax.functional import total_correlation as correlation
 from dlvm_jax.models.density import Density, check_event, join
 from dlvm_jax.models.objectives import Objective, unpack
@@ -48,7 +48,7 @@ def free_bits(
         check_event(q[0], p[0].shape[-1])
         unit = divergences.kl_normal(*q, *p, event_ndim=0)
         unit = unit.reshape(-1, unit.shape[-1]).mean(0)
-        loss = beta * jnp.maximum(unit, nats).sum() - log_lik
+        loss = beta * hierarchical.free_bits(unit, nats) - log_lik
         return loss, {"bound": log_lik - unit.sum(), "reconstruction": log_lik, "kl": unit.sum()}
 
     return objective

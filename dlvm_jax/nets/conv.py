@@ -16,22 +16,31 @@ __all__ = ["Conv", "ConvDecoder", "ConvEncoder", "ConvResidual", "GatedConvDecod
 LECUN = nn.initializers.lecun_normal()
 
 
-def _convolve(x, kernel, strides, padding):
-    """A convolution of images; on a CPU as a sum of matrix products, one for each place of the kernel.
+def _convolve(x, kernel, strides, padding, depthwise):
+    """A convolution of images; on a CPU as a sum of products, one for each place of the kernel.
 
     In a loop such as the engine's, XLA's own gradient of the kernel takes some 15 times as long there.
     """
     if jax.default_backend() != "cpu":
         return jax.lax.conv_general_dilated(
-            x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            x,
+            kernel,
+            strides,
+            padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=x.shape[-1] if depthwise else 1,
         )
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     rows, columns = (
         (size - side) // stride + 1
         for size, side, stride in zip(x.shape[1:3], kernel.shape[:2], strides, strict=True)
     )
+    product = (lambda x, k: x * k[0]) if depthwise else jnp.matmul
     return sum(
-        x[:, i : i + strides[0] * rows : strides[0], j : j + strides[1] * columns : strides[1]] @ kernel[i, j]
+        product(
+            x[:, i : i + strides[0] * rows : strides[0], j : j + strides[1] * columns : strides[1]],
+            kernel[i, j],
+        )
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     )
@@ -44,13 +53,14 @@ def Conv(
     padding: Any = "SAME",
     dtype: Any = None,
     kernel_init: Callable = LECUN,
+    depthwise: bool = False,
 ) -> nn.Conv:
-    """`nn.Conv` of images with `_convolve` for its convolution: no dilation, no groups."""
+    """`nn.Conv` of images with `_convolve` for its convolution: no dilation, no groups but single channels (`depthwise`)."""
 
     def convolve(x, kernel, strides, padding, **_):
         if isinstance(padding, str):
             padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-        return _convolve(x, kernel, tuple(strides), tuple(padding))
+        return _convolve(x, kernel, tuple(strides), tuple(padding), depthwise)
 
     return nn.Conv(
         features,
@@ -59,6 +69,7 @@ def Conv(
         padding,
         dtype=dtype,
         kernel_init=kernel_init,
+        feature_group_count=features if depthwise else 1,
         conv_general_dilated=convolve,
     )
 

@@ -11,6 +11,7 @@ from dlvm_jax.settings import pick
 
 RECIPES = {  # name: module
     "VAE": "vae",
+    "Hierarchical": "hierarchical",
     "Diffusion": "diffusion",
     "Flow": "flow",
     "EnergyFlow": "energy_flow",

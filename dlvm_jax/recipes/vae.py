@@ -15,7 +15,7 @@ from dlvm_jax.recipes.conditions import CONDITIONS, condition_of, say_which_labe
 from dlvm_jax.recipes.likelihoods import check_likelihood, kind_of, likelihood_of, transform_of
 from dlvm_jax.recipes.networks import DTYPES, NETS
 from dlvm_jax.recipes.vae_objectives import OBJECTIVES, build_objective
-from dlvm_jax.recipes.vae_parts import FLAT, LIKELIHOODS, POSTERIORS, PRIORS, Place
+from dlvm_jax.recipes.vae_parts import FLAT, LIKELIHOODS, POSTERIORS, PRIORS, Place, pseudo_inputs
 from dlvm_jax.settings import choice, pick, setting
 
 __all__ = ["VAE"]
@@ -198,9 +198,7 @@ class VAE(Recipe):
             say_which_labels_are_missing(data)
         found = {}
         if self.prior in ("vamp", "vamp-data"):
-            order = np.random.default_rng(seed).permutation(len(data.train))[: self.components]
-            images = np.asarray(data.train[order], np.float32)
-            found["pseudo_inputs"] = images / _scale(data)
+            found["pseudo_inputs"] = pseudo_inputs(data, self.components, seed)
         if self.start_at_mean:
             grey = np.asarray(data.train, np.float32)
             found["mean"] = grey.mean(0) / max(float(grey.max()), 1.0)
@@ -291,13 +289,6 @@ def _names(table: Mapping[str, object], **wanted: object) -> tuple[str, ...]:
     return tuple(
         name for name, entry in table.items() if all(getattr(entry, k) == v for k, v in wanted.items())
     )
-
-
-def _scale(data: Data) -> float:
-    """What raw training images are divided by to be what the model sees of them."""
-    if data.discrete and data.levels == 2:  # grey of a binarised set: probabilities
-        return max(float(np.max(data.train)), 1.0)
-    return 1.0 if data.discrete or not data.levels else float(data.levels)
 
 
 def _encode(parts: Parts) -> Callable | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import flax.linen as nn
 import numpy as np
 
-from dlvm_jax.data import Spec
+from dlvm_jax.data import Data, Spec
 from dlvm_jax.functional.diffusion import dpm, schedules, solvers
 from dlvm_jax.models import (
     curved,
@@ -31,7 +31,7 @@ from dlvm_jax.recipes import networks
 if TYPE_CHECKING:
     from dlvm_jax.recipes.vae import VAE
 
-__all__ = ["LIKELIHOODS", "POSTERIORS", "PRIORS", "latent_denoiser", "latent_sampler"]
+__all__ = ["LIKELIHOODS", "POSTERIORS", "PRIORS", "latent_denoiser", "latent_sampler", "pseudo_inputs"]
 
 FLAT, SPHERE, HYPERBOLIC = "R^M", "the sphere", "hyperbolic space"
 ODE_STEPS = 20  # on MNIST 80 change one log-density by 0.003 nats, the mean of 500 by 0.0003
@@ -46,6 +46,19 @@ class Place(NamedTuple):
     context: tuple[int, ...] | None
 
 
+def pseudo_inputs(data: Data, components: int, seed: int) -> np.ndarray:
+    """Training images in a random order, as the model sees them: where the pseudo-inputs of a VampPrior start."""
+    order = np.random.default_rng(seed).permutation(len(data.train))[:components]
+    return np.asarray(data.train[order], np.float32) / _scale(data)
+
+
+def _scale(data: Data) -> float:
+    """What raw training images are divided by to be what the model sees of them."""
+    if data.discrete and data.levels == 2:  # grey of a binarised set: probabilities
+        return max(float(np.max(data.train)), 1.0)
+    return 1.0 if data.discrete or not data.levels else float(data.levels)
+
+
 class Prior(NamedTuple):
     """p(z) by name.
 
@@ -57,7 +70,7 @@ class Prior(NamedTuple):
     layers:     whether it can be the top of two layers
     """
 
-    build: Callable[["VAE", Place], Density]
+    build: Callable[[Any, Place], Density]  # any recipe with these settings
     help: str
     space: str = FLAT
     uses: tuple[str, ...] = ()
@@ -88,7 +101,7 @@ class Likelihood(NamedTuple):
     uses: settings that belong to it
     """
 
-    build: Callable[["VAE", int], OutputDistribution]
+    build: Callable[[Any, int], OutputDistribution]  # any recipe with these settings
     help: str
     data: str
     shared: bool = False

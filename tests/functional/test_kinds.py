@@ -117,6 +117,14 @@ TABLE = {
         "mmd": (X, X, lambda f: lambda x, y: f(x, y, lambda a, b: divergences.rbf_kernel(a, b, 1.0))),
         "rbf_kernel": (X, X, ONE),
     },
+    "hierarchical": {
+        "balancing_coefficients": (X, V),
+        "free_bits": (X, ONE),
+        "kl_residual": (X, V, V),
+        "power_iteration": (X, B),
+        "precision_weighted": (X, V, V, V),
+        "tempered": (X, ONE),
+    },
     "hyperbolic": {
         "distance": (X, V, ONE),
         "exp_map": (X, V, ONE),

@@ -1,0 +1,382 @@
+"""Hierarchical VAEs: latent groups from the top down, at several resolutions, as one `Density`.
+
+The top latent z_1 is drawn from any density.  It becomes a state h, which the groups of each stage refine one after the other:
+group l has the prior p(z_l | h), is given z_l, and hands the state on.  The last state gives the likelihood p(x | h).
+The posterior of z_l may look at the state and at the features that a bottom-up network finds in x.
+The log-weight is log p(x | h) + sum_l [log p(z_l | z_<l) - log q(z_l | z_<l, x)]; the top layer is the first.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlvm_jax.functional import densities, divergences
+from dlvm_jax.functional.hierarchical import precision_weighted, tempered
+from dlvm_jax.models.density import Density, Net, require_kind
+
+__all__ = ["Group", "Latents", "Stage", "TopDown", "features_of", "top_down"]
+
+Law = tuple[jax.Array, jax.Array]  # mean and log-standard deviation
+
+
+class Group(NamedTuple):
+    """One latent group, pure functions of its own parameters; all arrays have one batch axis in front.
+
+    latent:    shape of z_l
+    init:      (key) -> params
+    prior:     (params, h) -> ((mean, log_std) of p(z_l | h), the state with what the prior's network adds to it)
+    posterior: (params, h, features, law of the prior) -> (mean, log_std) of q(z_l | h, x); h as the prior was given it
+    merge:     (params, state after the prior, z_l) -> the state for the next group
+    """
+
+    latent: tuple[int, ...]
+    init: Callable
+    prior: Callable
+    posterior: Callable
+    merge: Callable
+
+
+class Stage(NamedTuple):
+    """Groups of one resolution: `count` of the same kind, each with parameters of its own, run by one scan.
+
+    enter: the network that brings the state to this stage; that of the first stage is given the top latent
+    remat: compute the inside of a group anew in the backward pass, instead of keeping it
+    """
+
+    group: Group
+    count: int
+    enter: Net
+    remat: bool = False
+
+
+class Latents(NamedTuple):
+    """The values of all latent variables, or the noise that they are made of.
+
+    top:    [*batch, M]
+    groups: for each stage an array [count, *batch, *latent]
+    """
+
+    top: jax.Array
+    groups: tuple[jax.Array, ...]
+
+
+class TopDown(NamedTuple):
+    """A hierarchical VAE.  Layers are counted from the top: layer 1 is the top latent, then come the groups.
+
+    density: its `Density`; `terms` also gives "rates" [*batch, layers], the KL of each layer
+    layers:  their number
+    infer:   (params, key, x, pull=0) -> `Latents` drawn from the posterior; their means without a key.  With `pull` the law
+             of a group is q p^pull, normalised: towards the prior (Prost et al. 2023)
+    noise:   (key, count) -> `Latents` of standard normal numbers
+    draw_top: (params, key, count, temperature=1) -> draws of the top latent; another temperature needs a Gaussian prior
+    decode:  (params, latents, noise=None, keep=layers, temperature=1) -> (mean of x, `Latents`): the first `keep` layers as
+             given, the others drawn from their priors with that noise (without: their means), at a temperature of all layers
+             or one of each
+    flatten, unflatten: `Latents` to vectors [*batch, numbers], and back
+    state:   the same as decode -> (last state, which the likelihood is conditioned on, `Latents`)
+    """
+
+    density: Density
+    layers: int
+    infer: Callable
+    noise: Callable
+    draw_top: Callable
+    decode: Callable
+    state: Callable
+    flatten: Callable
+    unflatten: Callable
+
+
+def features_of(shared: Sequence[Any], own: Sequence[Any] | None = None) -> tuple[tuple[Any, Any], ...]:
+    """What a bottom-up network gives each stage: features that all of its groups share, and those of each group [count, ...]."""
+    own = [None] * len(shared) if own is None else own
+    return tuple(zip(shared, own, strict=True))
+
+
+def _log_prob(z: jax.Array, law: Law) -> jax.Array:
+    return densities.normal_log_prob(z, *law, event_ndim=z.ndim - 1)
+
+
+def _rate(q: Law, p: Law, z: jax.Array, kl: str) -> jax.Array:
+    """KL of a group, in closed form or at one draw, [batch]."""
+    if kl == "analytic":
+        return divergences.kl_normal(*q, *p, event_ndim=z.ndim - 1)
+    return _log_prob(z, q) - _log_prob(z, p)
+
+
+def _check(prior, posterior, encoder, stages, likelihood, kl):
+    chain = posterior if encoder is None else (posterior,)
+    layers = 1 + sum(stage.count for stage in stages)
+    if any(stage.count < 1 for stage in stages):
+        raise ValueError(f"a stage has at least one group, got {[stage.count for stage in stages]}")
+    if encoder is None and len(chain) != layers:
+        raise ValueError(
+            f"bottom-up inference has a density for each of the {layers} layers, got {len(chain)}"
+        )
+    for part in chain:
+        require_kind(part, ("exact",), "a posterior")
+        if not part.reparameterised:
+            raise ValueError(
+                "a posterior learns through its samples, got a density whose samples carry no gradient"
+            )
+    for part, role in ((prior, "a prior"), (likelihood, "a likelihood")):
+        require_kind(part, ("exact", "weight", "bound"), role)
+    if prior.space != chain[-1].space:
+        raise ValueError(
+            f"prior and posterior need one latent space, got a prior on {prior.space} and a posterior on {chain[-1].space}"
+        )
+    if kl not in ("sampled", "analytic"):
+        raise ValueError(f"kl is 'sampled' or 'analytic', got {kl!r}")
+    if kl == "analytic" and (encoder is None or prior.normal is None or posterior.normal is None):
+        raise ValueError(
+            "an analytic KL needs a Gaussian prior and posterior, from the top down; use kl='sampled'"
+        )
+    if encoder is None and prior.share:
+        raise ValueError(
+            "a prior that shares the posterior needs inference from the top down; choose another prior"
+        )
+
+
+def top_down(
+    prior: Density,
+    posterior: Density | Sequence[Density],
+    encoder: Net | None,
+    stages: Sequence[Stage],
+    likelihood: Density,
+    *,
+    dim: int,
+    kl: str = "sampled",
+) -> TopDown:
+    """A hierarchical VAE of one top latent and the groups of some stages.
+
+    prior:      p(z_1), any density of vectors
+    posterior:  q(z_1 | features of the top), exact
+    encoder:    x -> (features of the top, a pair for each stage as `features_of` makes them)
+    stages:     from the top down; none: an ordinary VAE
+    likelihood: p(x | h), h the last state (the top latent where there are no stages)
+    dim:        numbers in the top latent
+    kl:         "sampled" gives a "weight"; "analytic" takes each layer's KL in closed form: a "bound" of lower variance
+
+    Without an encoder inference goes from the bottom up: the posterior is a sequence of densities, q(z_L | x) first, then
+    q(z_{l-1} | z_l) up to the top, and that of a group is not used.
+    A prior that shares the posterior's parameters (a VampPrior) has them as {"encoder", "posterior"}.
+    Raises ValueError for parts that do not go together.
+    """
+    stages = tuple(stages)
+    _check(prior, posterior, encoder, stages, likelihood, kl)
+    layers = 1 + sum(stage.count for stage in stages)
+    q_top: Any = posterior  # the posterior of the top layer, or those of all
+    bottom_up: Any = encoder
+    normal_prior: Any = prior.normal
+    mean_of: Any = likelihood.mean
+
+    def _init_posterior(key):
+        if encoder is None:
+            return tuple(q.init(k) for q, k in zip(q_top, jax.random.split(key, layers), strict=True))
+        return q_top.init(key)
+
+    def init(key):
+        keys = jax.random.split(key, 4 + len(stages))
+        own = lambda stage, key: {
+            "enter": stage.enter.init(jax.random.fold_in(key, 0)),
+            "groups": jax.vmap(stage.group.init)(jax.random.split(jax.random.fold_in(key, 1), stage.count)),
+        }
+        return {
+            "prior": prior.init(keys[0]),
+            "posterior": _init_posterior(keys[1]),
+            "likelihood": likelihood.init(keys[2]),
+            "encoder": {} if encoder is None else encoder.init(keys[3]),
+            "stages": tuple(own(stage, key) for stage, key in zip(stages, keys[4:], strict=True)),
+        }
+
+    def tied(params):
+        """The prior's parameters, with the posterior's where it uses them too."""
+        if prior.share is None:
+            return params["prior"]
+        return prior.share(params["prior"], {name: params[name] for name in ("encoder", "posterior")})
+
+    def scan(stage, step, h, inputs):
+        return jax.lax.scan(jax.checkpoint(step) if stage.remat else step, h, inputs)
+
+    def noise(key, count):
+        """Standard normal numbers for every latent variable of so many examples."""
+        key_top, key_groups = jax.random.split(key)
+        keys = jax.random.split(key_groups, max(1, len(stages)))
+        shapes = [(stage.count, count, *stage.group.latent) for stage in stages]
+        groups = tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False))
+        return Latents(jax.random.normal(key_top, (count, dim)), groups)
+
+    def climb(params, eps, features, z, pull=0.0):
+        """Through all groups with draws of the posterior: the last state, the groups' values and their KLs."""
+        h, values, rates = z, [], []
+        for stage, own, e, (shared, each) in zip(stages, params["stages"], eps, features, strict=True):
+
+            def step(h, inputs, stage=stage, shared=shared):
+                own, e, each = inputs
+                group = stage.group
+                p, after = group.prior(own, h)
+                q = group.posterior(own, h, shared if each is None else each, p)
+                if pull:
+                    q = precision_weighted(q[0], q[1], p[0], p[1] - 0.5 * math.log(pull))
+                z = q[0] + jnp.exp(q[1]) * e
+                return group.merge(own, after, z), (z, _rate(q, p, z, kl))
+
+            h = stage.enter.apply(own["enter"], h)
+            h, (value, rate) = scan(stage, step, h, (own["groups"], e, each))
+            values.append(value)
+            rates.extend(rate)
+        return h, tuple(values), rates
+
+    def chain(params, key, x):
+        """From the bottom up: the latents, and log q of each layer from the top down; the means and None without a key."""
+        found, z = [], x
+        keys = [None] * layers if key is None else jax.random.split(key, layers)
+        for q, own, k in zip(q_top, params["posterior"], keys, strict=True):
+            z, value = (q.mean(own, z), None) if k is None else q.sample(own, k, z)
+            found.append((z, value))
+        (top, *rest), log_q = zip(*reversed(found), strict=True)
+        ends = [sum(stage.count for stage in stages[:i]) for i in range(len(stages) + 1)]
+        return Latents(top, tuple(jnp.stack(rest[i:j]) for i, j in itertools.pairwise(ends))), log_q
+
+    def rates_and_state(params, key_z, key_prior, x):
+        """The KL of each layer, and the last state, at one draw of the posterior."""
+        own = tied(params)
+        if encoder is None:
+            latents, log_q = chain(params, key_z, x)
+            h, _, log_p = descend(params, latents, None, layers, 1.0)
+            log_p = [prior.log_prob(own, key_prior, latents.top, None), *log_p]
+            return [q - p for q, p in zip(log_q, log_p, strict=True)], h
+        top, features = bottom_up.apply(params["encoder"], x)
+        if kl == "analytic":
+            q, p = q_top.normal(params["posterior"], top), normal_prior(own, None)
+            z, rate = densities.normal_sample(key_z, *q), divergences.kl_normal(*q, *p)
+        else:
+            z, log_q = q_top.sample(params["posterior"], key_z, top)
+            rate = log_q - prior.log_prob(own, key_prior, z, None)
+        eps = noise(jax.random.fold_in(key_z, 1), len(z)).groups if stages else ()
+        h, _, rates = climb(params, eps, features, z)
+        return [rate, *rates], h
+
+    def terms(params, key, x, context=None):
+        _refuse(context)
+        key_latent, key_lik = jax.random.split(key)
+        key_z, key_prior = jax.random.split(key_latent)
+        rates, h = rates_and_state(params, key_z, key_prior, x)
+        log_lik = likelihood.log_prob(params["likelihood"], key_lik, x, h)
+        return {"reconstruction": log_lik, "kl": sum(rates), "rates": jnp.stack(rates, axis=-1)}
+
+    def log_prob(params, key, x, context=None):
+        both = terms(params, key, x, context)
+        return both["reconstruction"] - both["kl"]
+
+    def infer(params, key, x, pull=0.0):
+        if encoder is None:
+            if pull:
+                raise ValueError(
+                    "only inference from the top down is pulled towards the prior, got pull with bottom-up"
+                )
+            return chain(params, key, x)[0]
+        top, features = bottom_up.apply(params["encoder"], x)
+        key_z, key_eps = (None, None) if key is None else jax.random.split(key)
+        if key is None:
+            z = q_top.mean(params["posterior"], top)
+            eps = jax.tree.map(jnp.zeros_like, noise(jax.random.key(0), len(z)).groups)
+        else:
+            z, eps = q_top.sample(params["posterior"], key_z, top)[0], noise(key_eps, len(x)).groups
+        return Latents(z, climb(params, eps, features, z, pull)[1])
+
+    def descend(params, latents, noise, keep, temperature):
+        """Through all groups with given values of the first `keep` layers, draws of the prior for the others.
+
+        The last state, the latents, and log p of each group.
+        """
+        warmth = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (layers,))
+        h, values, log_p, layer = latents.top, [], [], 1
+        for number, (stage, own) in enumerate(zip(stages, params["stages"], strict=True)):
+            which = layer + jnp.arange(stage.count)
+
+            def step(h, inputs, group=stage.group):
+                own, given, e, number, t = inputs
+                p, after = group.prior(own, h)
+                drawn = p[0] if e is None else p[0] + jnp.exp(tempered(p[1], t)) * e
+                z = jnp.where(number < keep, given, drawn)
+                return group.merge(own, after, z), (z, _log_prob(z, p))
+
+            h = stage.enter.apply(own["enter"], h)
+            e = None if noise is None else noise.groups[number]
+            given = (own["groups"], latents.groups[number], e, which, warmth[which])
+            h, (value, value_log_p) = scan(stage, step, h, given)
+            values.append(value)
+            log_p.extend(value_log_p)
+            layer += stage.count
+        return h, Latents(latents.top, tuple(values)), log_p
+
+    def state(params, latents, noise=None, keep=layers, temperature=1.0):
+        return descend(params, latents, noise, keep, temperature)[:2]
+
+    def decode(params, latents, noise=None, keep=layers, temperature=1.0):
+        h, latents = state(params, latents, noise, keep, temperature)
+        return mean_of(params["likelihood"], h), latents
+
+    def draw_top(params, key, count, temperature=1.0):
+        own = tied(params)
+        if normal_prior is None:
+            if temperature != 1.0:
+                raise ValueError(
+                    f"only a Gaussian top prior has a temperature, got {temperature}; leave it at 1"
+                )
+            return prior.sample(own, key, None, (count,))[0]
+        mean, log_std = normal_prior(own)
+        return densities.normal_sample(key, mean, tempered(log_std, temperature), (count,))
+
+    sizes = [dim, *(stage.count * math.prod(stage.group.latent) for stage in stages)]
+
+    def flatten(latents):
+        batch = latents.top.shape[:-1]
+        return jnp.concatenate(
+            [
+                latents.top,
+                *(
+                    jnp.moveaxis(z, 0, -1 - len(stage.group.latent)).reshape(*batch, -1)
+                    for z, stage in zip(latents.groups, stages, strict=True)
+                ),
+            ],
+            axis=-1,
+        )
+
+    def unflatten(z):
+        if z.shape[-1] != sum(sizes):
+            raise ValueError(
+                f"the codes of this model are vectors of {sum(sizes)} numbers, got an array of shape {z.shape}"
+            )
+        top, *parts = jnp.split(z, np.cumsum(sizes)[:-1].tolist(), axis=-1)
+        groups = tuple(
+            jnp.moveaxis(part.reshape(*z.shape[:-1], stage.count, *stage.group.latent), z.ndim - 1, 0)
+            for part, stage in zip(parts, stages, strict=True)
+        )
+        return Latents(top, groups)
+
+    def sample(params, key, context=None, shape=()):
+        _refuse(context)
+        key_z, key_noise, key_x = jax.random.split(key, 3)
+        count = math.prod(shape)
+        eps = noise(key_noise, count)
+        h, _ = state(params, Latents(draw_top(params, key_z, count), eps.groups), eps, 1)
+        x, _ = likelihood.sample(params["likelihood"], key_x, h)
+        return x.reshape(*shape, *x.shape[1:]), None
+
+    unbiased = prior.kind != "bound" and likelihood.kind != "bound" and kl == "sampled"
+    density = Density(
+        init, sample, log_prob, "weight" if unbiased else "bound", terms=terms, space=likelihood.space
+    )
+    return TopDown(density, layers, infer, noise, draw_top, decode, state, flatten, unflatten)
+
+
+def _refuse(context: Any) -> None:
+    if context is not None:
+        raise ValueError("this model takes no context; leave it out")
