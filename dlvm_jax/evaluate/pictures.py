@@ -94,6 +94,20 @@ def grid(
     figure.savefig(path)
 
 
+def film(path: Path | str, frames: np.ndarray, columns: int, seconds: float = 0.1) -> None:
+    """Write frames [T, N, h, w, c] with values in [0, 1] as an animated GIF, the N images of a frame as a grid."""
+    from PIL import Image
+
+    count = len(frames)
+    flat = np.asarray(frames, np.float32).reshape(-1, *frames.shape[2:])
+    flat = smoothed(flat) if max(flat.shape[1:3]) < SMALL else flat
+    tiled = np.stack([image_grid(frame, columns) for frame in flat.reshape(count, -1, *flat.shape[1:])])
+    tiled = (255 * np.clip(tiled, 0, 1)).round().astype(np.uint8)
+    tiled = tiled.repeat(2, 1).repeat(2, 2) if tiled.shape[2] < 360 else tiled
+    images = [Image.fromarray(frame.squeeze(-1) if frame.shape[-1] == 1 else frame) for frame in tiled]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 * seconds), loop=0)
+
+
 def latent_scatter(
     path: Path | str, means: np.ndarray, labels: np.ndarray | None, title: str | None = None
 ) -> None:

@@ -1,0 +1,122 @@
+"""Evaluation, pictures and report of a trained hierarchical VAE."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlvm_jax.data import Data
+from dlvm_jax.evaluate import evaluation_key, log_likelihood, pictures
+from dlvm_jax.recipes.networks import top
+from dlvm_jax.train.fitted import Fitted
+from dlvm_jax.train.run import RunFolder
+from experiments.hierarchical import looking
+
+if TYPE_CHECKING:
+    from experiments.hierarchical.__main__ import Config
+
+__all__ = ["evaluate_and_write"]
+
+DEAD = 0.01  # nats below which a layer carries nothing
+
+
+def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: RunFolder) -> Mapping[str, Any]:
+    """Records of each seed, pictures of the first, and report.md: the run's result."""
+    test = data.test[: config.eval_limit]
+    records = [
+        log_likelihood(
+            fitted.of_seed(number),
+            test,
+            samples=config.eval_samples,
+            key=evaluation_key(seed),
+            folder=folder.root / "evaluation",
+        )
+        for number, seed in enumerate(config.seeds)
+    ]
+    np.save(folder.root / "nats.npy", np.stack([record.per_example for record in records]))
+    made = _pictures(config, fitted, np.asarray(test), folder)
+    looking.rates(folder.root / "rates.png", np.asarray(records[0].rates))
+    (folder.root / "report.md").write_text(
+        _report(config, data, fitted, records, folder, [*made, "rates", "curves"])
+    )
+    for seed, record in zip(config.seeds, records, strict=True):
+        print(f"seed {seed}, step {fitted.step}: {record}")
+    found = {str(seed): record.as_dict() for seed, record in zip(config.seeds, records, strict=True)}
+    return {"records": found, "step": fitted.step}
+
+
+def _pictures(config, fitted, test, folder):
+    """Samples, reconstructions, and what each layer encodes, where the examples are images; the learning curve."""
+    log = folder.metrics()
+    series = {"training": "bound", "validation": "valid_bound"}
+    pictures.curves(
+        folder.root / "curves.png",
+        {
+            name: (
+                [line["step"] for line in log],
+                np.array([line[field] for line in log]).reshape(len(log), -1).mean(1),
+            )
+            for name, field in series.items()
+            if field in log[-1]
+        },
+        "bound, nats",
+    )
+    if len(fitted.spec.event_shape) != 3:
+        return []
+    model, params, scale = fitted.model.parts, fitted.params, top(fitted.spec)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 1), 6)
+    head = lambda count: jnp.asarray(test[:count], jnp.float32)
+    drawn, _ = model.density.sample(params, keys[0], shape=(100,))
+    pictures.grid(folder.root / "samples.png", np.asarray(drawn) / scale, 10, "draws from p(x)")
+    x = head(20)
+    again = fitted.reconstruct(x, keys[1])
+    pictures.grid(
+        folder.root / "reconstructions.png",
+        np.concatenate([x, again]) / scale,
+        len(x),
+        "test images, and below them p(x|z), z ~ q(z|x)",
+    )
+    looking.temperatures(folder.root / "temperatures.png", model, params, keys[2], scale)
+    looking.kept_layers(
+        folder.root / "layers.png", model, params, head(10), keys[3], config.temperature, scale
+    )
+    looking.interpolations(folder.root / "interpolations.png", model, params, head(2), keys[4], scale)
+    looking.walk(folder.root, model, params, keys[5], config.temperature, scale)
+    return ["samples", "reconstructions", "temperatures", "layers", "interpolations", "walk"]
+
+
+def _report(config, data, fitted, records, folder, made):
+    def row(seed, r):
+        return (
+            f"| {seed} | {r.log_likelihood:.2f} ± {r.standard_error:.2f} "
+            f"| {r.bits_per_dim:.4f} ± {r.bits_standard_error:.4f} | {r.elbo:.2f} | {r.reconstruction:.2f} | {r.kl:.2f} "
+            f"| {'-' if r.effective_samples is None else f'{r.effective_samples:.1f}'} |"
+        )
+
+    rows = "\n".join(row(seed, record) for seed, record in zip(config.seeds, records, strict=True))
+    first, names = records[0], dict.fromkeys(made)
+    rates = " ".join(f"{rate:.2f}" for rate in first.rates)
+    dead = sum(rate < DEAD for rate in first.rates)
+    shown = "\n".join(f"![{name}]({name}.png)" for name in names)
+    film = "\nThe walk as a film: [walk.gif](walk.gif).\n" if "walk" in names else ""
+    return f"""# Hierarchical VAE on {data.name}
+
+{config.layers} layers: a top latent of {config.latent_dim} numbers under the prior {config.prior}, then groups {config.groups} of
+{config.latents} numbers or channels, cells {config.cells}, inference {config.inference}, objective {config.objective}.
+
+{data.protocol.description} (protocol `{data.protocol.name}`, hash `{data.protocol.hash}`).
+Evaluated: {first.examples} test examples, estimator `{first.estimator}` with K = {first.samples}, checkpoint of step
+{fitted.step}, {folder.seconds():.0f} s of training. Likelihoods in nats; ± is the standard error over examples.
+
+| seed | log p(x) | bits/dim | ELBO | reconstruction | KL | effective samples |
+|---|---|---|---|---|---|---|
+{rows}
+
+Rate of each layer, from the top, in nats: {rates}. Layers that carry less than {DEAD} nats: {dead} of {config.layers}.
+{film}
+{shown}
+
+Settings: `config.json`; versions and devices: `manifest.json`; curves: `metrics.jsonl`; figures above: `result.json`.
+"""
