@@ -19,7 +19,7 @@ from dlvm_jax.functional import densities, divergences
 from dlvm_jax.functional.hierarchical import precision_weighted, tempered
 from dlvm_jax.models.density import Density, Net, require_kind
 
-__all__ = ["Group", "Latents", "Stage", "TopDown", "features_of", "top_down"]
+__all__ = ["Group", "Latents", "Stage", "TopDown", "features_of", "of_pairs", "top_down"]
 
 Law = tuple[jax.Array, jax.Array]  # mean and log-standard deviation
 
@@ -380,3 +380,12 @@ def top_down(
 def _refuse(context: Any) -> None:
     if context is not None:
         raise ValueError("this model takes no context; leave it out")
+
+
+def of_pairs(model: TopDown) -> TopDown:
+    """The same model of pairs (parameters, variables), as training with variables has them; it looks at the parameters alone."""
+    first = lambda function: lambda pair, *args, **options: function(pair[0], *args, **options)
+    own = model.density
+    density = own._replace(**{name: first(getattr(own, name)) for name in ("sample", "log_prob", "terms")})
+    functions = {name: first(getattr(model, name)) for name in ("infer", "draw_top", "decode", "state")}
+    return model._replace(density=density, **functions)

@@ -106,6 +106,7 @@ class Hierarchical(Recipe):
     beta_warm_up: int = setting(0, "steps over which beta grows linearly from 0", at_least=0)
     free_nats: float = setting(0.0, "KL in nats that each layer may spend for nothing", at_least=0)
     balance: bool = setting(False, "balance the KL of the layers while beta grows")
+    spectral: float = setting(0.0, "weight of the spectral norms of the convolutions", at_least=0)
     remat: bool = setting(False, "compute the groups anew in the backward pass, to save memory")
     dtype: str = choice("float32", DTYPES, "compute type of the networks")
 
@@ -157,6 +158,8 @@ class Hierarchical(Recipe):
             )
         if self.stride > 1 and not cell.images:
             raise ValueError(f"stride is of images, cells={self.cells!r} has none; leave it at 1")
+        if self.spectral and not cell.images:
+            raise ValueError(f"spectral is of convolutions, cells={self.cells!r} has none; leave it at 0")
         if self.inference == "bottom-up" and self.prior in ("vamp", "vamp-data"):
             raise ValueError(
                 f"prior={self.prior!r} needs inference from the top down; use inference='bidirectional'"
@@ -226,15 +229,21 @@ class Hierarchical(Recipe):
             trained_prior = diffusion.bound_density(latent_denoiser(self.latent_dim), latent_sampler)
         closed = encoder is not None and prior.normal is not None and self.objective == "elbo"
         trained = whole(trained_prior, "analytic" if closed else "sampled").density
-        objective = self._objective(trained, stages)
+        objective, variables, init = self._objective(trained, stages), None, model.density.init
+        if self.spectral:
+            shapes = jax.eval_shape(init, jax.random.key(0))
+            objective = layered.spectral(objective, self.spectral)
+            variables = lambda key: layered.singular_vectors(shapes, key)
+            model = top_down.of_pairs(model)
         return Model(
             model.density,
-            model.density.init,
+            init,
             objective,
             objective,
             model,
             lambda params, x, key=None: model.flatten(model.infer(params, key, x)),
             lambda params, z: model.decode(params, model.unflatten(z))[0],
+            variables=variables,
         )
 
     def _grid(self, spec: Spec) -> list[tuple[int, int]]:
