@@ -24,6 +24,7 @@ __all__ = [
     "regularised",
     "scalars",
     "sphere_flows",
+    "super_resolution",
     "vae",
     "vamp",
 ]

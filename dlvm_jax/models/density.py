@@ -3,7 +3,8 @@
 `kind` says what `log_prob` honestly is, and decides where a density may stand:
 
 - "exact":  the log-density itself; the key is ignored.
-- "weight": the logarithm of an unbiased estimate, E[exp log_prob] = p(x).  Importance-weighted bounds are legal.
+- "weight": the logarithm of an unbiased estimate, E[exp log_prob] = p(x), or of a part of p(x) where a docstring says so.
+            Importance-weighted bounds are legal.
 - "bound":  only E[log_prob] <= log p(x).  Importance weighting would not give a bound, and is refused.
 
 A prior or a decoder may be of any kind.  A posterior must be exact, since its log-density enters with a minus sign.
