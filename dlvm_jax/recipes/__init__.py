@@ -16,6 +16,8 @@ RECIPES = {  # name: module
     "Flow": "flow",
     "EnergyFlow": "energy_flow",
     "Autoencoder": "autoencoder",
+    "DRAW": "draw",
+    "SelfVAE": "self_vae",
     "PPCA": "ppca",
 }
 __all__ = ["Model", "Recipe", "from_json", *RECIPES]
