@@ -20,6 +20,8 @@ FAMILIES = {
     "Flow": (recipes.Flow(width=8, depth=1, hidden=1, bins=4), ROWS),
     "EnergyFlow": (recipes.EnergyFlow(target="torus correlated", components=2, hidden=(8,)), None),
     "Autoencoder": (recipes.Autoencoder(latent_dim=2, hidden=(8,)), IMAGES),
+    "DRAW": (recipes.DRAW(latent_dim=2, glimpses=2, width=6, read=2, write=3), BITS),
+    "SelfVAE": (recipes.SelfVAE(latent_dim=2, hidden=(8,)), LEVELS),
     "PPCA": (recipes.PPCA(latent_dim=2), ROWS),
 }
 READ = """

@@ -11,9 +11,6 @@ from dlvm_jax import data, evaluate, recipes, train
 from dlvm_jax.data import Spec
 from dlvm_jax.models.super_resolution import average_pool
 from dlvm_jax.recipes import DRAW, SelfVAE
-from dlvm_jax.recipes.draw import OWN_SCALES
-from dlvm_jax.recipes.networks import NETS
-from dlvm_jax.recipes.self_vae import DISCRETE, TRAINED
 from experiments.run import OnData
 from tests.models.test_draw import moved
 
@@ -82,11 +79,18 @@ def test_the_code_of_draw_is_its_latent_vectors():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("likelihood", OWN_SCALES)
-@pytest.mark.parametrize("read, write", [(None, None), (3, None), (None, 2)])
-def test_draw_of_any_data(likelihood, read, write):
-    spec = {"bits": BITS, "levels": LEVELS, "reals": REALS}[OWN_SCALES[likelihood].data]
-    learns(DRAW(latent_dim=2, glimpses=3, width=6, read=read, write=write, likelihood=likelihood), spec)
+@pytest.mark.parametrize(
+    "settings, spec",
+    [
+        ({"read": 3, "write": 2, "likelihood": "categorical"}, LEVELS),
+        ({"read": 2, "likelihood": "normal"}, REALS),
+        ({"write": 5}, BITS),
+        ({"likelihood": "fixed-normal", "std": 0.3}, REALS),
+    ],
+    ids=["categorical", "read alone", "write alone", "fixed scale"],
+)
+def test_draw_learns_data_of_any_kind(settings, spec):
+    learns(DRAW(latent_dim=2, glimpses=3, width=6, **settings), spec)
 
 
 def test_the_code_of_a_self_supervised_vae_has_a_vector_for_each_scale():
@@ -123,23 +127,17 @@ def test_the_code_of_a_self_supervised_vae_has_a_vector_for_each_scale():
 
 
 @pytest.mark.slow
-def test_three_scales_learn():
-    learns(SelfVAE(latent_dim=2, hidden=(6,), scales=3), LEVELS)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "settings",
+    "settings, spec",
     [
-        *({"net": name} for name in NETS),
-        *({"prior": name} for name in TRAINED),
-        *({"likelihood": name} for name in DISCRETE),
+        ({"scales": 3}, LEVELS),
+        ({"net": "conv", "likelihood": "logistic-mixture"}, LEVELS),
+        ({"net": "gated-conv", "prior": "flow"}, BITS),
+        ({"prior": "mixture", "components": 3, "dtype": "bfloat16"}, BITS),
     ],
-    ids=str,
+    ids=["three scales", "conv", "gated-conv and flow", "mixture and bfloat16"],
 )
-def test_self_vae_of_any_parts(settings):
-    spec = BITS if settings.get("likelihood") == "bernoulli" else LEVELS
-    settings = {"components": 3, **settings} if settings.get("prior") == "mixture" else settings
+def test_a_self_supervised_vae_learns_with_any_parts(settings, spec):
     learns(SelfVAE(latent_dim=2, hidden=(6,), **settings), spec)
 
 
