@@ -19,6 +19,7 @@ from dlvm_jax.functional.numerics import (
     as_wide,
     check_factor,
     einsum,
+    float_type,
     log1mexp,
     log_normal_cdf,
     log_normal_interval,
@@ -90,7 +91,7 @@ def normal_sample(key: Key, mean: Numeric, log_std: Numeric, shape: Shape = ()) 
     >>> normal_sample(jax.random.key(0), jnp.zeros(3), 0.0, (2,)).shape
     (2, 3)
     """
-    dtype = jnp.result_type(mean, log_std, float)
+    dtype = float_type(mean, log_std)
     mean, log_std = as_wide(mean, log_std)
     full = shape + jnp.broadcast_shapes(mean.shape, log_std.shape)
     # narrow draws would have a mean below zero, so they are rounded after
@@ -136,7 +137,7 @@ def multivariate_normal_sample(key: Key, mean: Array, scale_tril: Array, shape: 
     >>> multivariate_normal_sample(jax.random.key(0), jnp.zeros(2), jnp.eye(2), (5,)).shape
     (5, 2)
     """
-    dtype = jnp.result_type(mean, scale_tril, float)
+    dtype = float_type(mean, scale_tril)
     mean, scale_tril = as_wide(mean, scale_tril)
     check_factor(scale_tril, scale_tril.shape[-1] if mean.ndim == 0 else mean.shape[-1])
     full = shape + jnp.broadcast_shapes(mean.shape, scale_tril.shape[:-1])
@@ -226,6 +227,7 @@ def _bin_edges(x, mean, log_std, levels):
 
 
 def _with_tails(x, levels, first, middle, last):
+    x = as_float(x)
     return jnp.where(x <= 0, first, jnp.where(x >= levels - 1, last, middle))
 
 

@@ -17,10 +17,12 @@ from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
     "distance",
+    "end_distance",
     "exp_map",
     "log_map",
     "log_volume_change",
     "mobius_add",
+    "tangent_log_prob",
     "wrapped_normal_log_prob",
     "wrapped_normal_sample",
 ]
@@ -165,6 +167,11 @@ def tangent_log_prob(tangent: Array, log_std: Numeric, curvature: Numeric) -> Ar
     $\log\mathcal N(v\mid 0,\sigma^2) - \log|\det|$, of which `log_volume_change` is the second term
 
     Shapes: `tangent` v [*batch, D], `log_std` broadcasts -> [*batch], nats.  Source: Nagano et al. 2019, algorithm 1.
+
+    >>> tangent, mean = jnp.array([0.3, -2.0]), jnp.array([0.1, 0.2])
+    >>> value = wrapped_normal_log_prob(exp_map(mean, tangent, 1.0), mean, 0.0, 1.0)
+    >>> bool(jnp.isclose(tangent_log_prob(tangent, 0.0, 1.0), value))
+    True
     """
     return densities.normal_log_prob(tangent, 0.0, log_std) - log_volume_change(tangent, curvature)
 
@@ -175,11 +182,15 @@ def end_distance(base: Array, tangent: Array, curvature: Numeric) -> Array:
     $\cosh\sqrt c\,r = \cosh a\cosh b + \sinh a\sinh b\cos\theta
         = \tfrac{1+\cos\theta}2\cosh(a+b) + \tfrac{1-\cos\theta}2\cosh(a-b)$
 
-    in logarithms, with $\mathrm{arccosh}\,u\approx\log 2u$ of large u.
-
+    In logarithms, with $\mathrm{arccosh}\,u\approx\log 2u$ of large u: for ends near the origin take `distance`.
     $a$, $b$ are $\sqrt c$ times the distance of the base and the length of the tangent, $\theta$ the angle between them.
-    Shapes: `base`, `tangent` [*batch, D] -> [*batch]; right to rounding beyond 14 / sqrt(c).  Source: the law of cosines.
+    Shapes: `base`, `tangent` [*batch, D] -> [*batch]; right to rounding beyond 14 / sqrt(c).
+    Source: Ratcliffe 2006, section 3.5 (the law of cosines).
+
+    >>> float(end_distance(jnp.zeros(2), jnp.array([0.0, 100.0]), 1.0))
+    100.0
     """
+    base, tangent, curvature = as_wide(base, tangent, curvature)
     root = jnp.sqrt(curvature)
     start, length = root * distance(jnp.zeros_like(base), base, curvature), root * norm(tangent)
     cosine = inner_product(to_sphere(base), to_sphere(tangent))

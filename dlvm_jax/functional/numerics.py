@@ -27,12 +27,22 @@ LOG_2PI = math.log(2 * math.pi)
 GAUSS_NODES, GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 
+def as_array(x: Any) -> Any:
+    """A list or a tuple of numbers as an array; anything else as it is."""
+    return jnp.asarray(x) if isinstance(x, list | tuple) else x
+
+
+def float_type(*values: ArrayLike) -> Any:
+    """The floating-point type of arithmetic with all values: integers and Python numbers take that of the others."""
+    return jnp.result_type(*map(as_array, values), float)
+
+
 def as_float(x: ArrayLike) -> Array:
     """An array of real numbers: integers and booleans become the default float, floats keep their type.
 
     Integers, such as levels in 8 bits, would wrap in sums.  Raises ValueError for complex numbers, keys and text.
     """
-    x = jnp.asarray(x) if isinstance(x, list | tuple) else x
+    x = as_array(x)
     dtype = getattr(x, "dtype", None) or jnp.result_type(x)
     if not any(jnp.issubdtype(dtype, kind) for kind in (np.floating, np.integer, np.bool_)):
         raise ValueError(
@@ -50,10 +60,8 @@ def as_wide(*values: ArrayLike) -> Array | tuple[Array, ...]:
 
     Narrower floats would lose nats in sums.  Raises ValueError as `as_float`.
     """
-    given = [jnp.asarray(value) if isinstance(value, list | tuple) else value for value in values]
-    real = [as_float(value) for value in given]
-    # of the values as given: integers and Python numbers take the type of the others
-    dtype = jnp.promote_types(jnp.result_type(*given, float), jnp.float32)
+    real = [as_float(value) for value in values]
+    dtype = jnp.promote_types(float_type(*values), jnp.float32)
     wide = tuple(value.astype(dtype) for value in real)
     return wide[0] if len(wide) == 1 else wide
 
@@ -301,7 +309,7 @@ def runge_kutta(slope: Callable[[Any, Array], Any], state: Any, times: Array, sp
     >>> round(float(runge_kutta(lambda y, t: y, jnp.float32(1.0), jnp.linspace(0.0, 1.0, 21), 1.0)), 4)
     2.7183
     """
-    state, times = jax.tree.map(as_float, (state, times))
+    state, times = jax.tree.map(as_float, state), as_float(times)
     steps = len(times) // 2
     if steps < 1:
         raise ValueError(f"the solver takes at least one step, got {steps}")

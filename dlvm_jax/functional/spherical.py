@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.functional.flows.orthogonal import householder
-from dlvm_jax.functional.numerics import as_integer, as_wide, sum_event
+from dlvm_jax.functional.numerics import as_integer, as_wide, float_type, sum_event
 from dlvm_jax.functional.types import Array, Key, Numeric, Shape
 
 __all__ = [
@@ -284,7 +284,7 @@ def von_mises_fisher_sample(
     >>> von_mises_fisher_sample(jax.random.key(0), jnp.array([1.0, 0.0, 0.0]), 2.0, (5,)).shape
     (5, 3)
     """
-    narrow = jnp.result_type(mean_direction, concentration, float)
+    narrow = float_type(mean_direction, concentration)
     mean_direction, concentration = as_wide(mean_direction, concentration)
     dim = mean_direction.shape[-1]
     check_dim(dim)

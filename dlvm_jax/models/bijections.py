@@ -142,7 +142,7 @@ def reverse(channels: int, event_ndim: int = 1) -> Bijection:
     """The last axis in reversed order."""
 
     def flip(params, x, context=None):
-        check_event(x, channels)
+        x = check_event(x, channels)
         return x[..., ::-1], jnp.zeros(x.shape[: x.ndim - event_ndim])
 
     return Bijection(lambda key: {}, flip, flip, affine=True)
@@ -158,11 +158,11 @@ def actnorm(channels: int, event_ndim: int = 1) -> Bijection:
         return {"shift": jnp.zeros(channels), "log_scale": jnp.zeros(channels)}
 
     def forward(params, z, context=None):
-        check_event(z, channels)
+        z = check_event(z, channels)
         return linear.affine_inverse(z, params["shift"], params["log_scale"], event_ndim)
 
     def inverse(params, x, context=None):
-        check_event(x, channels)
+        x = check_event(x, channels)
         return linear.affine(x, params["shift"], params["log_scale"], event_ndim)
 
     def adapt(params, x, context=None):

@@ -22,7 +22,7 @@ def uniform_sphere(dim: int) -> Density:
     spherical.check_dim(dim)
 
     def log_prob(params, key, z, context=None):
-        check_event(z, dim)
+        z = check_event(z, dim)
         return spherical.uniform_sphere_log_prob(z)
 
     def sample(params, key, context=None, shape=()):
@@ -49,7 +49,7 @@ def von_mises_fisher(net: Net, dim: int) -> Density:
         return spherical.to_sphere(out[..., :dim]), 1 + jax.nn.softplus(out[..., dim])
 
     def log_prob(params, key, z, context=None):
-        check_event(z, dim)
+        z = check_event(z, dim)
         direction, concentration = law(params, context)
         check_batches(z.shape[:-1], concentration.shape)
         return spherical.von_mises_fisher_log_prob(z, direction, concentration)
@@ -76,7 +76,7 @@ def _wrapped(init, law, dim, curvature):
     _check_curvature(curvature)
 
     def log_prob(params, key, z, context=None):
-        check_event(z, dim)
+        z = check_event(z, dim)
         mean, log_std = law(params, context)
         check_batches(z.shape[:-1], mean.shape[:-1])
         return hyperbolic.wrapped_normal_log_prob(z, mean, log_std, curvature)

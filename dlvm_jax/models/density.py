@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 
 from dlvm_jax.functional import densities
+from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models.spaces import REALS, Space
 from dlvm_jax.models.spaces import levels as levels_space
 
@@ -97,7 +99,12 @@ def join(x: Any, context: Any) -> Any:
 
 def batch_of(context: Any) -> tuple[int, ...]:
     """The batch shape a context gives to samples: its leading axis, or () without a context."""
-    return () if context is None else jax.tree.leaves(context)[0].shape[:1]
+    return () if context is None else jax.tree.leaves(as_arrays(context))[0].shape[:1]
+
+
+def as_arrays(tree: Any) -> Any:
+    """A tree of arrays whose lists of numbers have become arrays."""
+    return jax.tree.map(as_array, tree, is_leaf=lambda leaf: isinstance(leaf, list))
 
 
 def check_batches(x: tuple[int, ...], context: tuple[int, ...]) -> None:
@@ -119,6 +126,8 @@ def from_linen(module: nn.Module, *input_shapes: tuple) -> Net:
     """A Flax Linen module as a `Net`.
 
     input_shapes: a shape of each input with its batch, such as (1, 784); a tuple of shapes for an input that is a tuple
+
+    Its `apply` raises ValueError for inputs of another width, and for params of another network.
     """
 
     def example(shape):
@@ -126,7 +135,18 @@ def from_linen(module: nn.Module, *input_shapes: tuple) -> Net:
             return tuple(jnp.zeros(s) for s in shape)
         return jnp.zeros(shape)
 
-    return Net(lambda key: module.init(key, *map(example, input_shapes)), module.apply)
+    def apply(params, *inputs):
+        inputs = as_arrays(inputs)
+        try:
+            return module.apply(params, *inputs)
+        except ScopeParamShapeError:
+            given = ", ".join(str(jax.tree.map(jnp.shape, value)) for value in inputs)
+            raise ValueError(
+                f"the network {type(module).__name__} is of inputs of shape {', '.join(map(str, input_shapes))}, got {given}; "
+                "give it inputs of that width, and the params of its own `init`"
+            ) from None
+
+    return Net(lambda key: module.init(key, *map(example, input_shapes)), apply)
 
 
 class OutputDistribution(NamedTuple):
@@ -298,10 +318,7 @@ def conditional(net: Net, distribution: OutputDistribution, event_shape: Sequenc
         return unflatten(x), distribution.log_prob(x, outputs)
 
     def log_prob(params, key, x, context=None):
-        if x.shape[x.ndim - ndim :] != event_shape:
-            raise ValueError(
-                f"this density is of events of shape {event_shape}, got an array of shape {x.shape}"
-            )
+        x = check_shape(x, event_shape)
         flat, outputs = flatten(x), outputs_at(params, context)
         check_batches(flat.shape[:-1], outputs.shape[:-2])
         return distribution.log_prob(flat, outputs)
@@ -326,10 +343,20 @@ def check_dim(dim: Any) -> None:
         raise ValueError(f"a latent space needs a positive integer dimension, got {dim!r}")
 
 
-def check_event(z: jax.Array, dim: int) -> None:
-    """Raise ValueError unless `z` is [*batch, dim]: another width would broadcast into a wrong likelihood."""
+def check_shape(x: Any, event_shape: tuple[int, ...]) -> jax.Array:
+    """The array x; raises ValueError unless it is [*batch, *event_shape]."""
+    x = as_array(x)
+    if x.shape[max(0, x.ndim - len(event_shape)) :] != event_shape:
+        raise ValueError(f"this density is of events of shape {event_shape}, got an array of shape {x.shape}")
+    return x
+
+
+def check_event(z: Any, dim: int) -> jax.Array:
+    """The array z; raises ValueError unless it is [*batch, dim]: another width would broadcast into a wrong likelihood."""
+    z = as_array(z)
     if z.shape[-1:] != (dim,):
         raise ValueError(f"expected vectors of {dim} numbers, got an array of shape {z.shape}")
+    return z
 
 
 def standard_normal(dim: int) -> Density:
@@ -338,7 +365,7 @@ def standard_normal(dim: int) -> Density:
     zeros = jnp.zeros(dim)
 
     def log_prob(params, key, z, context=None):
-        check_event(z, dim)
+        z = check_event(z, dim)
         return densities.normal_log_prob(z, zeros, zeros)
 
     def sample(params, key, context=None, shape=()):

@@ -26,8 +26,9 @@ from dlvm_jax.functional.diffusion import (
     times,
     variational,
 )
+from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models import spaces
-from dlvm_jax.models.density import Density, Net, batch_of
+from dlvm_jax.models.density import Density, Net, batch_of, check_shape
 from dlvm_jax.models.noise_schedules import Schedule, fixed, learned
 from dlvm_jax.models.objectives import Objective, transformed, unpack
 
@@ -132,11 +133,8 @@ def denoiser(
         return schedule.process(params["schedule"])
 
     def predict(params, x, t, context=None, key=None):
+        x = check_shape(x, event_shape)
         batch = x.shape[: x.ndim - len(event_shape)]
-        if x.shape[len(batch) :] != event_shape:
-            raise ValueError(
-                f"this model is of events of shape {event_shape}, got an array of shape {x.shape}"
-            )
         if context is None and null_label is not None:
             context = jnp.full(batch, null_label)
         noise = noise_of(params)
@@ -198,7 +196,7 @@ def bound_times(noise: process.Process, uniform: jax.Array) -> times.Times:
 
 def _bound(model, params, key, x, context, levels, key_dropout=None):
     """The continuous-time bound at one stratified time for each example."""
-    noise, ndim = model.process(params), len(model.event_shape)
+    x, noise, ndim = as_array(x), model.process(params), len(model.event_shape)
     key_t, key_bound = jax.random.split(key)
     batch = x.shape[: x.ndim - ndim]
     uniform = times.stratified_uniform(key_t, math.prod(batch)).reshape(batch)
@@ -274,7 +272,7 @@ def ode_density(
     ndim = len(model.event_shape)
 
     def log_prob(params, key, x, context=None):
-        noise = model.process(params)
+        x, noise = as_array(x), model.process(params)
         keys: Any = (None, None) if key is None else jax.random.split(key)
         key_noise, key_probe = keys
         probe = jax.random.rademacher(key_probe, x.shape, jnp.result_type(x, float)) if hutchinson else None

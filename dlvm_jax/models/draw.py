@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, divergences
-from dlvm_jax.functional.numerics import draw_normal
-from dlvm_jax.models.density import Density, Net, OutputDistribution, batch_of
+from dlvm_jax.functional.numerics import as_array, draw_normal
+from dlvm_jax.models.density import Density, Net, OutputDistribution, batch_of, check_shape
 
 __all__ = ["Parts", "draw"]
 
@@ -56,10 +56,7 @@ class Parts(NamedTuple):
 
         x [*batch, *event] -> z [T, *batch, M], [T, *batch, M, 2], [*batch, *event, width].  Raises ValueError for other events.
         """
-        if x.shape[x.ndim - len(self.event_shape) :] != self.event_shape:
-            raise ValueError(
-                f"this density is of events of shape {self.event_shape}, got an array of shape {x.shape}"
-            )
+        x = check_shape(x, self.event_shape)
         start = self._started(params, x.shape[: x.ndim - len(self.event_shape)])
         top = max(self.distribution.space.levels - 1, 1)  # the networks see images on [0, 1]
         image = (x / top).astype(start["canvas"].dtype)
@@ -118,6 +115,7 @@ def draw(parts: Parts, *, kl: str = "sampled") -> Density:
     distribution, ndim = parts.distribution, len(parts.event_shape)
 
     def log_likelihood(x, canvas):
+        x = as_array(x)
         batch = x.shape[: x.ndim - ndim]
         return distribution.log_prob(
             x.reshape(*batch, -1), canvas.reshape(*canvas.shape[: len(batch)], -1, distribution.width)

@@ -218,7 +218,7 @@ def _pushed(init, base, bijection):
 
     def log_prob(params, key, x, context=None):
         mean, log_std, (own, features) = base(params, context)
-        check_event(x, mean.shape[-1])
+        x = check_event(x, mean.shape[-1])
         check_batches(x.shape[:-1], mean.shape[:-1])
         x = jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, mean.shape))
         z, log_det = bijection.inverse(own, x, features)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dlvm_jax.functional.flows import autoregressive as ar
-from dlvm_jax.functional.numerics import as_wide, sum_event
+from dlvm_jax.functional.numerics import as_array, as_wide, sum_event
 from dlvm_jax.models import spaces
 from dlvm_jax.models.bijections import (
     Bijection,
@@ -189,8 +189,7 @@ def uniform_torus(dim: int) -> Density:
     check_dim(dim)
 
     def log_prob(params, key, x, context=None):
-        check_event(x, dim)
-        x = as_wide(x)
+        x = as_wide(check_event(x, dim))
         value = jnp.full(x.shape[:-1], -dim * math.log(2 * math.pi), x.dtype)
         return jnp.where(jnp.isnan(x).any(-1), jnp.nan, value)
 
@@ -225,7 +224,7 @@ def transformed(base: Density, bijection: Bijection) -> Density:
         return x, log_prob - log_det
 
     def log_prob(params, key, x, context=None):
-        z, log_det = bijection.inverse(params["flow"], x, context)
+        z, log_det = bijection.inverse(params["flow"], as_array(x), context)
         return base.log_prob(params["base"], key, z, context) + log_det
 
     return Density(init, sample, log_prob, "exact", reparameterised=base.reparameterised, space=base.space)

@@ -21,7 +21,7 @@ def learned_normal(dim: int) -> Density:
         return params["mean"], params["log_std"]
 
     def log_prob(params, key, z, context=None):
-        check_event(z, dim)
+        z = check_event(z, dim)
         return densities.normal_log_prob(z, *normal(params))
 
     def sample(params, key, context=None, shape=()):
@@ -49,7 +49,7 @@ def mixture(dim: int, components: int) -> Density:
         }
 
     def log_prob(params, key, z, context=None):
-        check_event(z, dim)
+        z = check_event(z, dim)
         log_weights = jax.nn.log_softmax(params["logits"])
         return mixtures.normal_mixture_log_prob(z, params["mean"], params["log_std"], log_weights)
 
@@ -88,7 +88,7 @@ def full_normal(net: Net, dim: int) -> Density:
         return mean, jnp.zeros((*mean.shape, dim), triangle.dtype).at[..., rows, columns].set(triangle)
 
     def log_prob(params, key, z, context=None):
-        check_event(z, dim)
+        z = check_event(z, dim)
         mean, tril = law(params, context)
         check_batches(z.shape[:-1], mean.shape[:-1])
         return densities.multivariate_normal_log_prob(z, mean, tril)

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models.density import KINDS, Density, join
 from dlvm_jax.models.spaces import REALS, pair
 
@@ -31,6 +32,7 @@ def hierarchical(first: Density, second: Density, dim: int, markov: bool = False
 
     def log_prob(params, key, z, context=None):
         keys = (None, None) if key is None else jax.random.split(key)
+        z = as_array(z)
         z2, z1 = z[..., :dim], z[..., dim:]
         top = first.log_prob(params["first"], keys[0], z2, context)
         return top + second.log_prob(params["second"], keys[1], z1, given(z2, context))
@@ -84,7 +86,7 @@ def reorder(density: Density, dim: int) -> Density:
         raise ValueError(f"only vectors of R^M are reordered, got a density on {density.space}")
 
     def log_prob(params, key, z, context=None):
-        return density.log_prob(params, key, jnp.roll(z, dim, axis=-1), context)
+        return density.log_prob(params, key, jnp.roll(as_array(z), dim, axis=-1), context)
 
     def sample(params, key, context=None, shape=()):
         z, value = density.sample(params, key, context, shape)

@@ -12,7 +12,7 @@ from jax.core import Tracer
 
 from dlvm_jax.functional.diffusion import process, targets
 from dlvm_jax.functional.numerics import as_wide
-from dlvm_jax.models.density import Density
+from dlvm_jax.models.density import Density, check_shape
 from dlvm_jax.models.diffusion import Denoiser
 from dlvm_jax.models.objectives import Objective, transformed
 from dlvm_jax.models.spaces import REALS
@@ -68,8 +68,7 @@ def standardised(density: Density, mean: jax.Array, std: jax.Array) -> Density:
         return mean + std * u, None if log_prob is None else log_prob - log_volume
 
     def log_prob(params, key, z, context=None):
-        if z.shape[max(0, z.ndim - jnp.ndim(mean)) :] != jnp.shape(mean):
-            raise ValueError(f"expected events of shape {jnp.shape(mean)}, got an array of shape {z.shape}")
+        z = check_shape(z, mean.shape)
         return density.log_prob(params, key, (z - mean) / std, context) - log_volume
 
     return Density(density.init, sample, log_prob, density.kind, reparameterised=density.reparameterised)

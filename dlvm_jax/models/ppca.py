@@ -10,15 +10,14 @@ from jax.typing import ArrayLike
 from dlvm_jax.functional import linear_gaussian
 from dlvm_jax.functional.linear_gaussian import LinearGaussian
 from dlvm_jax.functional.numerics import as_integer
-from dlvm_jax.models.density import Density, batch_of
+from dlvm_jax.models.density import Density, batch_of, check_shape
 
 __all__ = ["em_objective", "ppca"]
 
 
 def _flat(x: jax.Array, event_shape: tuple[int, ...]) -> jax.Array:
     """Events as vectors: [*batch, *event] -> [*batch, D].  Raises ValueError for other events."""
-    if x.shape[x.ndim - len(event_shape) :] != event_shape:
-        raise ValueError(f"expected examples of shape {event_shape}, got an array of shape {x.shape}")
+    x = check_shape(x, event_shape)
     return x.reshape(*x.shape[: x.ndim - len(event_shape)], math.prod(event_shape))
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from dlvm_jax.functional import densities, divergences
 from dlvm_jax.functional.hierarchical import precision_weighted, tempered
+from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models.density import Density, Net, require_kind
 
 __all__ = ["Group", "Latents", "Stage", "TopDown", "features_of", "of_pairs", "top_down"]
@@ -264,6 +265,7 @@ def top_down(
 
     def terms(params, key, x, context=None):
         _refuse(context)
+        x = as_array(x)
         key_latent, key_lik = jax.random.split(key)
         key_z, key_prior = jax.random.split(key_latent)
         rates, h = rates_and_state(params, key_z, key_prior, x)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dlvm_jax.functional import bounds, densities, divergences
+from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models.density import Density, check_event, join, require_kind
 from dlvm_jax.models.objectives import Objective, unpack
 
@@ -91,7 +92,7 @@ def vae(prior: Density, posterior: Density, decoder: Density, *, kl: str = "samp
         return z, log_posterior - prior.log_prob(params["prior"], key_prior, z, context)
 
     def terms(params, key, x, context=None):
-        params = parts.tied(params)
+        params, x = parts.tied(params), as_array(x)
         key_latent, key_lik = jax.random.split(key)
         z, divergence = draw(params, key_latent, join(x, context), context)
         log_lik = decoder.log_prob(params["decoder"], key_lik, x, join(z, context))

@@ -6,6 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from dlvm_jax.functional import mixtures
+from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models.density import Density, batch_of
 
 __all__ = ["vamp"]
@@ -45,6 +46,7 @@ def vamp(posterior: Density, pseudo_inputs: ArrayLike, scale: float = 1.0, train
     def log_prob(params, key, z, context=None):
         if posterior.normal is not None:
             return mixtures.normal_mixture_log_prob(z, *posterior.normal(params["posterior"], inputs(params)))
+        z = as_array(z)
         pairs = jnp.broadcast_to(z[..., None, :], (*z.shape[:-1], count, z.shape[-1]))
         each = posterior.log_prob(params["posterior"], None, pairs, inputs(params))
         return jax.nn.logsumexp(each, axis=-1) - jnp.log(count)

@@ -81,6 +81,20 @@ def test_density_equals_that_of_the_hyperboloid(x64, curvature, dim):
     np.testing.assert_allclose(got, expected, rtol=1e-7, atol=1e-7)
 
 
+@checks(h.tangent_log_prob)
+def test_the_density_of_a_tangent_vector_is_that_of_its_end(x64):
+    """Near ends on the hyperboloid; far ones, at lengths up to 1e4, by SciPy and sinh r = e^r / 2."""
+    mean, log_std, curvature = np.array([0.1, 0.3, -0.2]), np.array([-0.3, 0.0, 0.4]), 1.4
+    tangent = np.random.RandomState(0).randn(20, 3)
+    end = np.asarray(h.exp_map(mean, tangent, curvature))
+    got = h.tangent_log_prob(tangent, log_std, curvature)
+    np.testing.assert_allclose(got, hyperboloid_log_prob(end, mean, log_std, curvature), rtol=1e-6)
+    far = tangent * np.geomspace(30, 1e4, 20)[:, None]
+    r = np.sqrt(curvature) * np.linalg.norm(far, axis=-1)
+    expected = scipy.stats.norm(0, np.exp(log_std)).logpdf(far).sum(-1) - 2 * (r - np.log(2 * r))
+    np.testing.assert_allclose(h.tangent_log_prob(far, log_std, curvature), expected, rtol=1e-12)
+
+
 @checks(h.log_volume_change)
 @pytest.mark.parametrize("curvature", CURVATURES)
 def test_log_volume_change_equals_the_autodiff_jacobian(x64, curvature):
@@ -211,8 +225,9 @@ def test_series_and_closed_forms_meet(x64, at):
     assert float(h.distance(jnp.zeros(1), jnp.array([float(x)]), 1.0)) == pytest.approx(at, rel=1e-13)
 
 
+@checks(h.end_distance)
 def test_the_end_of_a_far_geodesic(x64):
-    """The law of cosines against the distance of the point itself, which float64 holds up to 35 / sqrt(c)."""
+    """Against the point itself, which float64 holds up to 35 / sqrt(c); beyond, the law of cosines in extended precision."""
     r = np.random.RandomState(0)
     base = h.exp_map(jnp.zeros((50, 3)), jnp.asarray(r.randn(50, 3)), 2.0)
     base = base.at[0].set(0)
@@ -222,3 +237,17 @@ def test_the_end_of_a_far_geodesic(x64):
     assert far.sum() > 10
     got = h.end_distance(base, tangent, 2.0)
     np.testing.assert_allclose(got[far], expected[far], rtol=1e-6)
+
+    tangent = 300 * tangent
+    lengths = (h.distance(jnp.zeros((50, 3)), base, 2.0), jnp.linalg.norm(tangent, axis=-1))
+    a, b = (np.sqrt(np.longdouble(2)) * np.asarray(length, np.longdouble) for length in lengths)
+    cosine = (
+        np.sum(np.asarray(base) * tangent, -1)
+        / np.maximum(np.linalg.norm(base, axis=-1), 1e-300)
+        / lengths[1]
+    )
+    near = np.asarray(b < 10_000)  # extended precision ends at e^11356
+    cosh = np.cosh(a) * np.cosh(b) + np.sinh(a) * np.sinh(b) * np.asarray(cosine)
+    expected = np.asarray(np.arccosh(cosh[near]) / np.sqrt(np.longdouble(2)), float)
+    assert near.sum() > 40
+    np.testing.assert_allclose(h.end_distance(base, tangent, 2.0)[near], expected, rtol=1e-12)

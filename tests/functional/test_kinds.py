@@ -127,10 +127,12 @@ TABLE = {
     },
     "hyperbolic": {
         "distance": (X, V, ONE),
+        "end_distance": (X, V, ONE),
         "exp_map": (X, V, ONE),
         "log_map": (X, V, ONE),
         "log_volume_change": (X, ONE),
         "mobius_add": (X, V, ONE),
+        "tangent_log_prob": (X, V, ONE),
         "wrapped_normal_log_prob": (X, V, V, ONE),
         "wrapped_normal_sample": (X, V, ONE, lambda f: lambda *a: f(KEY, *a)),
     },
@@ -379,6 +381,22 @@ def test_integers_are_computed_with_as_floats():
             continue
         if found != expected:
             wrong.append((name, found - expected, expected - found))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_lists_are_arrays():
+    wrong = []
+    for name, function, arrays in functions():
+        if name == "runge_kutta":  # its state is a tree, of which a list is one
+            continue
+        expected = jax.eval_shape(function, *map(jnp.asarray, arrays))
+        try:
+            found = jax.eval_shape(lambda: function(*(a.tolist() for a in arrays)))  # noqa: B023
+        except Exception as error:
+            wrong.append((name, repr(error)[:200]))
+            continue
+        if jax.tree.map(jax.typeof, found) != jax.tree.map(jax.typeof, expected):
+            wrong.append((name, found, expected))
     assert not wrong, "\n".join(map(str, wrong))
 
 

@@ -87,6 +87,10 @@ def test_grey_levels_are_refused_by_a_model_of_bits(tmp_path):
         with pytest.raises(ValueError, match=message):
             fitted.log_prob(jax.random.key(0), images)
     assert jax.jit(fitted.log_prob)(jax.random.key(0), images).shape == (3,)  # values are not known here
+    whole = np.zeros((3, 2, 2, 1), int)
+    as_list = fitted.log_prob(jax.random.key(0), whole.tolist())
+    np.testing.assert_array_equal(as_list, fitted.log_prob(jax.random.key(0), whole))
+    np.testing.assert_array_equal(fitted.encode(whole.tolist()), fitted.encode(whole))
 
 
 class OfBits(Recipe):

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from dlvm_jax.functional.numerics import as_integer, as_level, as_wide, sum_event
+from dlvm_jax.functional.numerics import as_array, as_integer, as_level, as_wide, sum_event
 from dlvm_jax.functional.types import Array, Key, Shape
 
 __all__ = [
@@ -45,6 +45,7 @@ def space_to_depth(x: Array, size: int) -> Array:
     >>> space_to_depth(jnp.arange(4.0).reshape(2, 2, 1), 2).tolist()
     [[[0.0, 1.0, 2.0, 3.0]]]
     """
+    x = as_array(x)
     check_tiles(x.shape, size)
     *batch, h, w, c = x.shape
     x = x.reshape(*batch, h // size, size, w // size, size, c)
@@ -62,6 +63,7 @@ def depth_to_space(y: Array, size: int) -> Array:
     >>> depth_to_space(jnp.arange(4.0).reshape(1, 1, 4), 2).tolist()
     [[[0.0], [1.0]], [[2.0], [3.0]]]
     """
+    y = as_array(y)
     if y.ndim < 3 or as_integer(size, "the size of blocks") < 1 or y.shape[-1] % size**2:
         raise ValueError(
             f"blocks of {size} x {size} need channels [*batch, H, W, {size**2} C], got shape {y.shape}"
@@ -82,6 +84,7 @@ def squeeze(x: Array) -> tuple[Array, Array]:
     >>> squeeze(jnp.arange(4.0).reshape(2, 2, 1))[0].tolist()
     [[[0.0, 1.0, 2.0, 3.0]]]
     """
+    x = as_array(x)
     return space_to_depth(x, 2), jnp.zeros(x.shape[:-3], jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -96,6 +99,7 @@ def unsqueeze(y: Array) -> tuple[Array, Array]:
     >>> unsqueeze(jnp.arange(4.0).reshape(1, 1, 4))[0].tolist()
     [[[0.0], [1.0]], [[2.0], [3.0]]]
     """
+    y = as_array(y)
     return depth_to_space(y, 2), jnp.zeros(y.shape[:-3], jnp.promote_types(y.dtype, jnp.float32))
 
 
@@ -115,6 +119,7 @@ def checkerboard_split(x: Array) -> tuple[Array, Array]:
     >>> a.ravel().tolist(), b.ravel().tolist()
     ([0.0, 3.0], [1.0, 2.0])
     """
+    x = as_array(x)
     if x.ndim < 3 or x.shape[-2] % 2:
         raise ValueError(
             f"checkerboard_split needs images [*batch, H, W, C] of even width, got shape {x.shape}; pad or crop"
@@ -136,6 +141,7 @@ def checkerboard_merge(a: Array, b: Array) -> Array:
     >>> checkerboard_merge(jnp.array([[[0.0]], [[3.0]]]), jnp.array([[[1.0]], [[2.0]]])).ravel().tolist()
     [0.0, 1.0, 2.0, 3.0]
     """
+    a, b = as_array(a), as_array(b)
     *batch, h, w, c = a.shape
     even = _even_rows(h)
     pairs = jnp.stack([jnp.where(even, a, b), jnp.where(even, b, a)], axis=-2)

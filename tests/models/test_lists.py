@@ -1,0 +1,101 @@
+"""Lists of numbers are arrays, for every density; a network says in one line what it takes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlvm_jax import data, recipes
+from dlvm_jax.models import (
+    curved,
+    density,
+    diffusion,
+    flow_densities,
+    flows,
+    gaussian,
+    hierarchical,
+    implicit,
+    latent_diffusion,
+    ppca,
+)
+from dlvm_jax.models.draw import draw
+from dlvm_jax.models.vamp import vamp
+from dlvm_jax.nets.masked import MADE
+from dlvm_jax.nets.mlp import MLP
+from dlvm_jax.recipes.vae_parts import latent_denoiser
+from tests.models.test_batches import CONDITIONAL, CONTEXT, Z
+from tests.models.test_draw import parts_of
+
+KEY = jax.random.key(0)
+BITS = data.from_arrays(np.random.RandomState(0).rand(60, 4, 4) < 0.3)
+ROWS = data.from_arrays(np.random.RandomState(2).randn(60, 2).astype(np.float32))
+
+
+def built(source, recipe):
+    return recipe.build(source.spec, recipe.constants(source, 0)).density
+
+
+DENSITIES = {  # of vectors in the plane, or of 4 x 4 bits
+    "standard normal": lambda: density.standard_normal(2),
+    "learned normal": lambda: gaussian.learned_normal(2),
+    "mixture": lambda: gaussian.mixture(2, 3),
+    "uniform sphere": lambda: curved.uniform_sphere(2),
+    "wrapped prior": lambda: curved.standard_wrapped_normal(2, 1.0),
+    "uniform torus": lambda: flows.uniform_torus(2),
+    "flow": lambda: built(ROWS, recipes.Flow(width=4, depth=1, hidden=1, bins=4)),
+    "reversed": lambda: flows.transformed(density.standard_normal(2), flows.reverse(2)),
+    "pPCA": lambda: ppca.ppca((2,), 1),
+    "two layers": lambda: hierarchical.hierarchical(
+        density.standard_normal(1),
+        density.conditional(density.from_linen(MLP((), (1, 2)), (1, 1)), density.normal(), (1,)),
+        1,
+    ),
+    "reordered": lambda: hierarchical.reorder(density.standard_normal(2), 1),
+    "standardised": lambda: latent_diffusion.standardised(
+        density.standard_normal(2), jnp.zeros(2), jnp.ones(2)
+    ),
+    "VampPrior": lambda: vamp(CONDITIONAL["full"](), CONTEXT[:2], train=False),
+    "implicit": lambda: implicit.implicit_prior(density.from_linen(MLP((4,), ()), (1, 2)), 2),
+    "autoregressive": lambda: flow_densities.autoregressive(density.from_linen(MADE((4,), 2, 2), (1, 2)), 2),
+    "diffusion by its ODE": lambda: diffusion.ode_density(latent_denoiser(2), None, 2),
+    "VAE": lambda: built(BITS, recipes.VAE(latent_dim=2, hidden=(4,))),
+    "DRAW": lambda: draw(parts_of((4, 4, 1), density.bernoulli(), 1, 4, 2)),
+    "groups": lambda: built(BITS, recipes.Hierarchical()),
+    "diffusion": lambda: built(BITS, recipes.Diffusion(width=4, depth=1)),
+    "diffusion of vectors": lambda: built(ROWS, recipes.Diffusion(net="mlp", width=4, depth=1)),
+    **CONDITIONAL,
+}
+
+
+def test_a_list_is_an_array():
+    wrong = []
+    for name, make in DENSITIES.items():
+        law = make()
+        x = np.zeros((3, 4, 4, 1)) if law.space.levels else Z
+        context = CONTEXT.tolist() if name in CONDITIONAL else None
+        params = jax.eval_shape(law.init, KEY)
+        if name == "VampPrior":
+            params = law.share(params, jax.eval_shape(CONDITIONAL["full"]().init, KEY))
+        try:
+            shape = jax.eval_shape(lambda p: law.log_prob(p, KEY, x.tolist(), context), params).shape  # noqa: B023
+            if context:
+                jax.eval_shape(lambda p: law.sample(p, KEY, context), params)  # noqa: B023
+        except Exception as error:
+            wrong.append((name, repr(error)[:200]))
+        else:
+            wrong += [(name, shape)] * (shape != (3,))
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def test_a_network_names_the_width_that_it_takes():
+    encoder = density.conditional(density.from_linen(MLP((4,), (2, 2)), (1, 5)), density.normal(), (2,))
+    params = encoder.init(KEY)
+    message = r"^the network MLP is of inputs of shape \(1, 5\), got \(3, 4\); give it inputs of that width"
+    for ask in (lambda: encoder.log_prob(params, None, Z, CONTEXT), lambda: encoder.mean(params, CONTEXT)):
+        with pytest.raises(ValueError, match=message):
+            ask()
+    with pytest.raises(ValueError, match=message):
+        jax.jit(encoder.sample)(params, KEY, CONTEXT)
+    pairs = density.from_linen(MLP((), (2,)), ((1, 5), (1, 3)))
+    with pytest.raises(ValueError, match=r"shape \(\(1, 5\), \(1, 3\)\), got \(\(3, 4\), \(3, 3\)\)"):
+        pairs.apply(pairs.init(KEY), (CONTEXT, np.zeros((3, 3))))
