@@ -1,0 +1,164 @@
+"""The hierarchical recipe: settings that do not go together, every kind of cell and inference, growth of the program with depth."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlvm_jax import data, evaluate, recipes, train
+from dlvm_jax.models import layered
+from dlvm_jax.nets import cells, ladders
+from dlvm_jax.recipes import Hierarchical
+
+BITS = data.from_arrays(np.random.RandomState(0).rand(60, 7, 5) < 0.3)
+COLOURS = data.from_arrays(np.random.RandomState(1).randint(0, 8, (60, 6, 4, 3)).astype(np.uint8), levels=8)
+ROWS = data.from_arrays(np.random.RandomState(2).randn(60, 3).astype(np.float32))
+TINY = {"latent_dim": 2, "groups": (1, 2), "latents": (2, 3), "widths": (4, 6), "hidden": (4, 4)}
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"latents": (2,)}, r"latents has one number for each of the 2 stages that groups=\(1, 2\) names, got \(2,\)"),
+    ({"groups": (), "latents": (), "widths": (), "hidden": ()}, "for a single layer use recipes.VAE"),
+    ({"groups": (1, 0)}, r"groups must be at least 1, got \(1, 0\)"),
+    ({"cells": "vdvae", "inference": "bottom-up"}, "inference='bottom-up' does not go with cells='vdvae'"),
+    ({"cells": "resnet"}, "there are dense, vdvae, nvae|cells must be one of"),
+    ({"stride": 2}, "stride is of images"),
+    ({"spectral": 0.1}, "spectral is of convolutions"),
+    ({"inference": "bottom-up", "prior": "vamp"}, "needs inference from the top down"),
+    ({"objective": "iwae"}, "needs samples of at least 2"),
+    ({"objective": "iwae", "samples": 5, "free_nats": 1.0}, "weigh the KL of objective='elbo'"),
+    ({"objective": "iwae", "samples": 5, "prior": "diffusion"}, "does not go with prior='diffusion'"),
+    ({"balance": True}, "balance acts while beta grows"),
+    ({"prior": "sphere"}, "sphere"),
+])  # fmt: skip
+def test_settings_that_do_not_go_together(settings, message):
+    with pytest.raises(ValueError, match=message) as found:
+        Hierarchical(**{**TINY, **settings}).check()
+    assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("settings, source, message", [
+    ({"cells": "vdvae"}, ROWS, r"needs images \[H, W, C\], the examples have shape \(3,\); use cells='dense'"),
+    ({"likelihood": "bernoulli"}, COLOURS, "a bernoulli likelihood needs bits"),
+    ({"prior": "vamp", "components": 500}, BITS, "components is at most the 4. training examples"),
+    (
+        {"cells": "nvae", "groups": (1,) * 5, "latents": (2,) * 5, "widths": (4,) * 5, "hidden": (2,) * 5},
+        BITS,
+        "images of 7 x 5 cannot be halved for 5 stages with stride 1; give groups fewer numbers",
+    ),
+])  # fmt: skip
+def test_data_that_do_not_fit(settings, source, message):
+    with pytest.raises(ValueError, match=message):
+        Hierarchical(**{**TINY, **settings}).check_data(source.spec)
+
+
+def built(source, **settings):
+    recipe = Hierarchical(**{**TINY, **settings})
+    model = recipe.build(source.spec, recipe.constants(source, 0))
+    return recipe, model
+
+
+@pytest.mark.parametrize("settings, source", [
+    ({}, ROWS),
+    ({"inference": "precision-weighted"}, BITS),
+    ({"inference": "bottom-up"}, BITS),
+    ({"cells": "vdvae"}, BITS),
+    ({"cells": "nvae", "stride": 2}, COLOURS),
+    ({"cells": "vdvae", "likelihood": "logistic-mixture"}, COLOURS),
+    ({"prior": "vamp", "components": 5}, BITS),
+    ({"prior": "flow"}, COLOURS),
+    ({"prior": "diffusion"}, BITS),
+    ({"objective": "iwae", "samples": 3}, BITS),
+    ({"dtype": "bfloat16", "remat": True}, BITS),
+])  # fmt: skip
+def test_every_kind_has_finite_gradients_everywhere(settings, source):
+    """Each array is trained, but for what only evaluation uses; terms add up; codes lead back to the same shapes."""
+    recipe, model = built(source, **settings)
+    params = jax.jit(model.init)(KEY)
+    x = jnp.asarray(np.asarray(source.test[:4]), jnp.float32)
+    gradient = jax.jit(jax.grad(lambda p: model.objective(p, KEY, x, 0)[0]))(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert np.isfinite(leaf).all(), jax.tree_util.keystr(path)
+    terms = jax.jit(model.density.terms)(params, KEY, x)
+    np.testing.assert_allclose(terms["rates"].sum(-1), terms["kl"], rtol=1e-5, atol=1e-5)
+    assert terms["rates"].shape == (4, 4) == (4, recipe.layers) and model.density.kind == "weight"
+    z = jax.jit(model.encode)(params, x)
+    assert jax.eval_shape(model.decode, params, z).shape == x.shape
+    assert jax.eval_shape(lambda p: model.density.sample(p, KEY, shape=(3,)), params)[0].shape == (
+        3,
+        *x.shape[1:],
+    )
+
+
+def test_the_program_does_not_grow_with_the_groups():
+    def size(count):
+        _, model = built(BITS, cells="vdvae", groups=(1, count))
+        params = jax.eval_shape(model.init, KEY)
+        x = jnp.zeros((2, *BITS.spec.event_shape))
+        text = str(jax.make_jaxpr(jax.grad(lambda p: model.objective(p, KEY, x, 0)[0]))(params))
+        return text.count("\n")
+
+    few, many = size(4), size(48)
+    assert many < few + 3 * 48  # the rates of the groups are taken apart and added one by one
+
+
+def test_remat_changes_memory_and_no_number():
+    values = []
+    for remat in (False, True):
+        _, model = built(BITS, remat=remat)
+        params = jax.jit(model.init)(KEY)
+        x = jnp.asarray(np.asarray(BITS.test[:4]), jnp.float32)
+        values.append(jax.jit(jax.value_and_grad(lambda p, m=model: m.objective(p, KEY, x, 0)[0]))(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *values)
+
+
+def test_grids_round_up_and_images_return_to_their_size():
+    assert ladders.grids(28, 20, 1, 4) == [(4, 3), (7, 5), (14, 10), (28, 20)]
+    assert ladders.grids(7, 5, 2, 2) == [(2, 2), (4, 3)]
+    x = np.random.RandomState(0).rand(2, 7, 5, 3).astype(np.float32)
+    half = cells.resize(x, 4, 3)
+    assert cells.resize(half, 7, 5).shape == x.shape
+    np.testing.assert_allclose(half[:, 0, 0], x[:, :2, :2].mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(
+        half[:, 3, 2], x[:, 6, 4], rtol=1e-6
+    )  # at the edge the mean is of what is there
+    with pytest.raises(ValueError, match="halved or doubled, got 7 x 5 to become 3 x 2"):
+        cells.resize(x, 3, 2)
+
+
+def test_spectral_norms_are_those_of_the_decomposition_and_their_state_is_resumed(tmp_path):
+    """Cut at step 3 of 6 and continued: the same bits, singular vectors among them; afterwards they are converged vectors."""
+    recipe = Hierarchical(**TINY, cells="nvae", spectral=0.1)
+    settings = {"batch_size": 8, "eval_every": 3, "progress": False, "schedule": "constant", "warm_up": 0}
+    whole = train.fit(recipe, BITS, out=tmp_path / "whole", steps=6, **settings)
+    train.fit(recipe, BITS, out=tmp_path / "cut", steps=3, **settings)
+    cut = train.fit(recipe, BITS, out=tmp_path / "cut", steps=6, resume=True, **settings)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, cut.params)
+    params, vectors = whole.params
+    name = "stages/1/groups/params/cell/Conv_0/kernel"
+    kernel = np.asarray(params["stages"][1]["groups"]["params"]["cell"]["Conv_0"]["kernel"])
+    matrix = kernel.reshape(2, -1, kernel.shape[-1])  # two groups
+    norms = np.linalg.svd(matrix, compute_uv=False)[..., 0]
+    _, metrics = layered.spectral(lambda *_: (0.0, {}), 1.0)((params, vectors), KEY, None)
+    for _ in range(20):
+        vectors = metrics["variables"]
+        loss, metrics = layered.spectral(lambda *_: (0.0, {}), 1.0)((params, vectors), KEY, None)
+    found = np.einsum("gmo,go->gm", matrix, metrics["variables"][name])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), norms, rtol=1e-3)
+    assert float(loss) == float(metrics["spectral"]) > norms.sum()
+    loaded = train.load(tmp_path / "whole")
+    assert loaded.sample(KEY, 2).shape == (2, 7, 5, 1)
+    record = evaluate.log_likelihood(loaded, BITS.test, samples=3)
+    assert np.isfinite(record.log_likelihood) and len(record.rates) == recipe.layers
+
+
+def test_json_and_fit_and_codes(tmp_path):
+    recipe = Hierarchical(**TINY)
+    assert recipes.from_json(recipe.as_json()) == recipe
+    fitted = train.fit(recipe, BITS, out=tmp_path / "run", steps=3, batch_size=8, progress=False)
+    z = fitted.encode(BITS.test[:3])
+    assert z.shape == (3, 2 + 2 + 2 * 3) and fitted.decode(z).shape == (3, 7, 5, 1)
+    np.testing.assert_array_equal(fitted.decode(z), fitted.reconstruct(BITS.test[:3]))
+    with pytest.raises(ValueError, match="vectors of 10 numbers, got an array of shape"):
+        fitted.decode(z[:, :4])
