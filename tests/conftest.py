@@ -6,8 +6,11 @@ from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
-if "slow" not in " ".join(sys.argv) and "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the flags
-    # Compiling takes most of the time, and these halve it; the slow tests compile as users do.
+QUICK = "--quick"  # compile slow tests quickly too: those of mathematics, where training to the end is no part of them
+if (
+    "slow" not in " ".join(sys.argv) or QUICK in sys.argv
+) and "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the flags
+    # Compiling takes most of the time, and these halve it; else the slow tests compile as users do.
     flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
     if metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the flag
         flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_llvm_disable_expensive_passes=true"]
@@ -21,6 +24,11 @@ import pytest
 CACHE = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
 jax.config.update("jax_compilation_cache_dir", str(Path(CACHE) / "dlvm_jax" / "xla"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def pytest_addoption(parser):
+    """The option that is read above, before JAX is."""
+    parser.addoption(QUICK, action="store_true", help="compile slow tests without optimisation")
 
 
 @pytest.fixture

@@ -230,7 +230,7 @@ def top_down(
             h = stage.enter.apply(own["enter"], h)
             h, (value, rate) = scan(stage, step, h, (own["groups"], e, each))
             values.append(value)
-            rates.extend(rate)
+            rates.append(rate)
         return h, tuple(values), rates
 
     def chain(params, key, x):
@@ -245,13 +245,13 @@ def top_down(
         return Latents(top, tuple(jnp.stack(rest[i:j]) for i, j in itertools.pairwise(ends))), log_q
 
     def rates_and_state(params, key_z, key_prior, x):
-        """The KL of each layer, and the last state, at one draw of the posterior."""
+        """The KL of each layer [layers, *batch], and the last state, at one draw of the posterior."""
         own = tied(params)
         if encoder is None:
             latents, log_q = chain(params, key_z, x)
             h, _, log_p = descend(params, latents, None, layers, 1.0)
-            log_p = [prior.log_prob(own, key_prior, latents.top, None), *log_p]
-            return [q - p for q, p in zip(log_q, log_p, strict=True)], h
+            top = prior.log_prob(own, key_prior, latents.top, None)
+            return jnp.stack(log_q) - jnp.concatenate([top[None], *log_p]), h
         top, features = bottom_up.apply(params["encoder"], x)
         if kl == "analytic":
             q, p = q_top.normal(params["posterior"], top), normal_prior(own, None)
@@ -261,7 +261,7 @@ def top_down(
             rate = log_q - prior.log_prob(own, key_prior, z, None)
         eps = noise(jax.random.fold_in(key_z, 1), len(z)).groups if stages else ()
         h, _, rates = climb(params, eps, features, z)
-        return [rate, *rates], h
+        return jnp.concatenate([rate[None], *rates]), h
 
     def terms(params, key, x, context=None):
         _refuse(context)
@@ -270,7 +270,7 @@ def top_down(
         key_z, key_prior = jax.random.split(key_latent)
         rates, h = rates_and_state(params, key_z, key_prior, x)
         log_lik = likelihood.log_prob(params["likelihood"], key_lik, x, h)
-        return {"reconstruction": log_lik, "kl": sum(rates), "rates": jnp.stack(rates, axis=-1)}
+        return {"reconstruction": log_lik, "kl": rates.sum(0), "rates": jnp.moveaxis(rates, 0, -1)}
 
     def log_prob(params, key, x, context=None):
         both = terms(params, key, x, context)
@@ -295,7 +295,7 @@ def top_down(
     def descend(params, latents, noise, keep, temperature):
         """Through all groups with given values of the first `keep` layers, draws of the prior for the others.
 
-        The last state, the latents, and log p of each group.
+        The last state, the latents, and log p of the groups of each stage.
         """
         warmth = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (layers,))
         h, values, log_p, layer = latents.top, [], [], 1
@@ -314,7 +314,7 @@ def top_down(
             given = (own["groups"], latents.groups[number], e, which, warmth[which])
             h, (value, value_log_p) = scan(stage, step, h, given)
             values.append(value)
-            log_p.extend(value_log_p)
+            log_p.append(value_log_p)
             layer += stage.count
         return h, Latents(latents.top, tuple(values)), log_p
 

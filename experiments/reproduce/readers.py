@@ -95,18 +95,21 @@ def _check_one_seed(settings: dict[str, Any]) -> None:
         raise ValueError(f"annealing and differences are read off one seed, got seeds {seeds}")
 
 
-def vae_run(quantity: str = "log_likelihood", **settings: Any) -> Run:
-    """A quantity of a run of `experiments.vae` in the mean over seeds; the error is that of one seed, over test examples."""
+def vae_run(quantity: str = "log_likelihood", script: str = "vae", **settings: Any) -> Run:
+    """A quantity of a run of `experiments.vae`, or of another script with such records, in the mean over seeds.
+
+    The error is that of one seed, over test examples.
+    """
     if quantity == "annealing":
         _check_one_seed(settings)
 
     def run(folder, quick):
         short = {**QUICK, "epochs": None, "patience": None, "eval_samples": 20, "eval_limit": 200}
-        if settings.get("net") == "gated-conv":
+        if settings.get("net") == "gated-conv" or settings.get("cells", "dense") != "dense":
             short |= {"steps": 5, "eval_every": 5, "eval_limit": 20}
         if "ais" in settings:
             short |= {"ais": 10, "ais_limit": 5}
-        config, result = _carry_out("vae.__main__", folder, settings | (short if quick else {}))
+        config, result = _carry_out(f"{script}.__main__", folder, settings | (short if quick else {}))
         read = QUANTITIES[quantity]
         found, errors, details = zip(
             *(read(result, record) for record in result["records"].values()), strict=True

@@ -1,4 +1,4 @@
-"""The hierarchical recipe: settings that do not go together, every kind of cell and inference, growth of the program with depth."""
+"""The hierarchical recipe: settings that do not go together, every cell and inference, the program's growth with depth."""
 
 import jax
 import jax.numpy as jnp
@@ -97,10 +97,9 @@ def test_the_program_does_not_grow_with_the_groups():
         params = jax.eval_shape(model.init, KEY)
         x = jnp.zeros((2, *BITS.spec.event_shape))
         text = str(jax.make_jaxpr(jax.grad(lambda p: model.objective(p, KEY, x, 0)[0]))(params))
-        return text.count("\n")
+        return text.count(" = ")
 
-    few, many = size(4), size(48)
-    assert many < few + 3 * 48  # the rates of the groups are taken apart and added one by one
+    assert size(4) == size(48)
 
 
 def test_remat_changes_memory_and_no_number():
@@ -109,7 +108,9 @@ def test_remat_changes_memory_and_no_number():
         _, model = built(BITS, remat=remat)
         params = jax.jit(model.init)(KEY)
         x = jnp.asarray(np.asarray(BITS.test[:4]), jnp.float32)
-        values.append(jax.jit(jax.value_and_grad(lambda p, m=model: m.objective(p, KEY, x, 0)[0]))(params))
+        values.append(
+            jax.jit(jax.value_and_grad(lambda p, x=x, m=model: m.objective(p, KEY, x, 0)[0]))(params)
+        )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *values)
 
 
