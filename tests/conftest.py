@@ -6,10 +6,9 @@ from collections import Counter
 from importlib import metadata
 from pathlib import Path
 
-QUICK = "--quick"  # compile slow tests quickly too: those of mathematics, where training to the end is no part of them
-if (
-    "slow" not in " ".join(sys.argv) or QUICK in sys.argv
-) and "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the flags
+if "PYTEST_XDIST_WORKER" not in os.environ and (  # workers inherit the flags
+    "slow" not in " ".join(sys.argv) or "--quick" in sys.argv
+):
     # Compiling takes most of the time, and these halve it; else the slow tests compile as users do.
     flags = [os.environ.get("XLA_FLAGS", ""), "--xla_backend_optimization_level=0"]
     if metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the flag
@@ -28,7 +27,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 def pytest_addoption(parser):
     """The option that is read above, before JAX is."""
-    parser.addoption(QUICK, action="store_true", help="compile slow tests without optimisation")
+    parser.addoption("--quick", action="store_true", help="compile slow tests without optimisation")
 
 
 @pytest.fixture
