@@ -9,11 +9,20 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from typing import Any, NoReturn
 
-__all__ = ["leave", "watch", "watched"]
+__all__ = ["leave", "new_folders", "remove_empty", "watch", "watched"]
 
+new_folders: list[Path] = []  # of runs that began in this process
 _watched = False
+
+
+def remove_empty() -> None:
+    """Take away the new folders that nothing was written to."""
+    for folder in new_folders:
+        with contextlib.suppress(OSError):  # it is not empty, or was taken away before
+            folder.rmdir()
 
 
 def watched() -> bool:
@@ -80,4 +89,5 @@ def leave(status: int) -> NoReturn:
     flushing = threading.Thread(target=flush, daemon=True)  # another thread may hold the lock of a full pipe
     flushing.start()
     flushing.join(1)
+    remove_empty()
     os._exit(status)

@@ -221,12 +221,15 @@ def experiment(
 @contextlib.contextmanager
 def run_folder(config: Any, name: str) -> Iterator[Path]:
     """The folder of a run, new where the settings name none; a new one that stays empty is taken away again."""
-    root = config.out or new_folder(name)
+    if config.out is not None:
+        yield config.out
+        return
+    root = new_folder(name)
+    leaving.new_folders.append(root)
     try:
         yield root
     finally:
-        if config.out is None and not any(root.iterdir()):
-            root.rmdir()
+        leaving.remove_empty()
 
 
 def load_data(config: Any, recipe: Recipe) -> datasets.Data:

@@ -1,7 +1,8 @@
 """Arrays of one's own as a data set: checked, split, under a protocol with its hash.
 
-Integers are levels 0, 1, ..., which have a probability; floating-point numbers are real, and have a density.  Memory-mapped
-arrays are read block by block and never copied as a whole.
+Integers are levels 0, 1, ..., which have a probability; floating-point numbers are real, and have a density.  They are even
+where all are whole numbers, exactly or up to rounding: for levels give integers (`x.round().astype(int)`).  Memory-mapped arrays
+are read block by block and never copied as a whole.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dlvm_jax.data.checks import PARTS, as_examples, as_labels, kept_dtype, known_levels
+from dlvm_jax.data.checks import PARTS, as_examples, as_labels, as_seed, kept_dtype, known_levels
 from dlvm_jax.data.dataset import Data, Rows, blocks
 from dlvm_jax.data.protocol import REALS, TRANSFORMS, Protocol
 from dlvm_jax.data.splits import HELD_OUT, hold_out, take
@@ -58,11 +59,12 @@ def from_arrays(
         for "levels" and "binarised"
     levels: number of values an integer takes.  Default: 2 where only 0 and 1 occur, else 256, or 65536 for uint16 and for
         integers of other types of which some are above 255
-    seed: of the permutation and of fixed draws
+    seed: of the permutation and of fixed draws, an integer
     source: where the data come from, a part of the protocol
     Raises ValueError for arrays of another shape or type, NaN, negative integers, one value only, parts or labels that do not
     fit each other, too few examples, and settings that do not fit the arrays.
     """
+    seed = as_seed(seed)
     parts = as_examples({"train": train, "valid": valid, "test": test})
     given = as_labels({"train": labels, "valid": valid_labels, "test": test_labels}, parts)
     held = [part for part in PARTS if part not in parts]

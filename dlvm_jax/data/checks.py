@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.data.dataset import blocks
 
-__all__ = ["PARTS", "as_examples", "as_labels", "kept_dtype", "known_levels"]
+__all__ = ["PARTS", "as_examples", "as_labels", "as_seed", "kept_dtype", "known_levels"]
 
 PARTS = ("train", "valid", "test")
 MOST_LEVELS = 2**16
@@ -39,6 +40,8 @@ def _example_array(part, array):
         raise ValueError(f"{part} is a masked array with missing values; fill them, or leave these rows out")
     if not isinstance(array, np.memmap):
         array = np.asarray(array)
+    if array.dtype.kind == "V" and jnp.issubdtype(array.dtype, np.floating):  # bfloat16, which NumPy cannot compute with
+        array = array.astype(np.float32)
     if array.dtype.kind not in "biuf":
         raise ValueError(
             f"{part} holds {array.dtype}; give bools, integers (levels) or floating-point numbers (real)"
@@ -80,6 +83,13 @@ def as_labels(given: Mapping[str, Any], parts: Mapping[str, np.ndarray]) -> dict
             )
         labels[part] = array.astype(np.int32)
     return labels
+
+
+def as_seed(seed: Any) -> int:
+    """A seed as an integer; raises ValueError for other numbers, and for those that NumPy's generator does not take."""
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is an integer from 0 to {2**32 - 1}, got {seed!r}")
+    return int(seed)
 
 
 def kept_dtype(parts: Mapping[str, np.ndarray]) -> np.dtype:

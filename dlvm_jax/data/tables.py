@@ -19,6 +19,15 @@ def _breast_cancer():
 TABLES = {"breast_cancer": _breast_cancer}  # name: () -> rows [N, D]
 
 
+def _rounding(rows):
+    """The rounding of each column's largest value: of its type, and of float32 where that holds all values, not all integers."""
+    wide = rows.astype(np.float64)
+    with np.errstate(over="ignore"):
+        single = (wide == rows.astype(np.float32)).all(0) & (wide != np.rint(wide)).any(0)
+    own = np.finfo(rows.dtype if rows.dtype.kind == "f" else np.float64).eps
+    return np.where(single, max(own, np.finfo(np.float32).eps), own) * np.abs(wide).max(0)
+
+
 def standardised(
     splits: Sequence[np.ndarray],
     labels: Sequence[np.ndarray | None],
@@ -44,9 +53,7 @@ def standardised(
         mean, std = splits[0].mean(0, dtype=np.float64), splits[0].std(0, dtype=np.float64)
     if not np.isfinite(std).all():
         raise ValueError(f"{name}: numbers so large have no standard deviation; give them in other units")
-    own = splits[0].dtype if splits[0].dtype.kind == "f" else np.float64
-    rounding = np.finfo(own).eps * np.abs(splits[0].astype(np.float64)).max(0)
-    constant = np.flatnonzero(std <= 2 * rounding)
+    constant = np.flatnonzero(std <= 2 * _rounding(splits[0]))
     if len(constant):
         raise ValueError(f"{name}: columns {constant.tolist()} are constant in training; leave them out")
     with np.errstate(over="ignore"):

@@ -59,10 +59,11 @@ def ends(
 def run(config: Config) -> None:
     """Paths of both samplers, their picture, and the moments of what they end in."""
     config.check()
-    noise, root = PROCESSES[config.process](), config.out or new_folder("paths")
+    noise = PROCESSES[config.process]()
     found = {
         name: ends(noise, name, config.steps, config.count, jax.random.key(config.seed)) for name in SAMPLERS
     }
+    root = config.out or new_folder("paths")
     folder = RunFolder(root)
     _picture(root / "paths.png", noise, found, config)
     mean = float(jnp.exp(LAW.log_weights) @ LAW.means[:, 0])

@@ -1,6 +1,7 @@
 """Data of one's own in nine forms, and what becomes of them: event shape, levels, bin width, hash, splits, units."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -198,7 +199,7 @@ def test_scaled_levels_end_at_one_and_binarised_ones_have_the_right_mean():
     assert (binarised.levels, binarised.bin_width, binarised.discrete) == (2, 1.0, True)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, jnp.bfloat16])
 def test_floating_point_numbers_are_real_and_not_standardised(dtype):
     x = (np.random.RandomState(2).randn(50, 4, 3) * 100).astype(dtype)
     found = data.from_arrays(x)
@@ -278,6 +279,8 @@ BAD = {
         dict(train=GREY / 1.0, protocol="levels"),
         "protocol levels is of integers, and the arrays hold real",
     ),
+    "seed": (dict(train=GREY, seed=1.0), "seed is an integer from 0 to 4294967295, got 1.0"),
+    "negative seed": (dict(train=GREY, test=GREY, valid=GREY, seed=-1), "seed is an integer from 0 to"),
     "table": (dict(train=GREY, protocol="standardised"), r"protocol standardised is of vectors \[N, D\]"),
     "protocol": (
         dict(train=GREY, protocol="binarized"),

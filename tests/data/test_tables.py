@@ -73,6 +73,8 @@ def test_a_column_far_from_zero_is_not_constant(tmp_path):
     """Seconds of one day, in seconds since 1970."""
     rows = np.stack([ROWS[:, 0], 1.7e9 + ROWS[:, 1]], 1)
     assert data.load(write(tmp_path / "a.npy", rows)).train.std(0) == pytest.approx([1, 1], rel=1e-4)
+    rows[:, 1] = 9_999_995 + np.arange(50) % 5  # numbers of orders, which float32 holds exactly
+    assert data.load(write(tmp_path / "a.npy", rows)).train.std(0) == pytest.approx([1, 1], rel=1e-4)
 
 
 def test_complex_rows_are_refused_by_the_standardisation_too():
@@ -106,8 +108,9 @@ def test_the_gaussian_to_beat_is_the_one_of_greatest_likelihood():
 
 def test_columns_in_narrow_types_are_judged_by_their_own_rounding():
     rng = np.random.RandomState(0)
-    half = (rng.rand(50) + 0.5).astype(np.float16)
-    for column in (np.full(50, -128, np.int8), np.float16(7) / half * half):
+    half, single = ((rng.rand(50) + 0.5).astype(dtype) for dtype in (np.float16, np.float32))
+    kept_in_double = (np.float32(7) / single * single).astype(np.float64)
+    for column in (np.full(50, -128, np.int8), np.float16(7) / half * half, kept_in_double):
         rows = np.stack([rng.randint(-9, 9, 50).astype(column.dtype), column], 1)
         with pytest.raises(ValueError, match=r"columns \[1\] are constant"):
             data.from_arrays(rows, protocol="standardised")

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from experiments import leaving, run
 from tests.experiments.stopping import failures
 
 WORKER = """
@@ -42,6 +43,20 @@ def test_outside_of_training_the_first_one_leaves_at_once():
         "import time; print('begun', flush=True); print('last words', end=''); time.sleep(60)", 0.1
     )
     assert status == 130 and "stopped by signal 2" in out and "last words" in out and "Traceback" not in out
+
+
+def test_a_run_that_stops_before_anything_is_written_leaves_no_folder(tmp_path, monkeypatch):
+    """Also where the process ends in the thread that reads the signals, while the main one is at work."""
+    there = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "_exit", lambda status: there.append(folder.exists()))
+    with run.run_folder(run.Common(), "vae-digits") as folder:
+        assert folder.exists()
+        leaving.leave(130)
+    with run.run_folder(run.Common(), "vae-digits") as folder:
+        (folder / "model.json").touch()
+        leaving.leave(130)
+    assert there == [False, True] and folder.exists()
 
 
 IN_TRAINING = """

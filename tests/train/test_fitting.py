@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import data, evaluate, recipes, train
-from dlvm_jax.train import config, export
+from dlvm_jax.train import config, export, fitting
 from tests.train.common import assert_same
 
 SMALL = {"latent_dim": 2, "hidden": (16,)}
@@ -238,6 +238,20 @@ def test_what_is_impossible_is_refused_before_anything_is_written(line, tmp_path
     with pytest.raises(ValueError, match=line):
         fit(**settings)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("out", [None, "run"])
+def test_a_run_that_is_stopped_while_it_is_prepared_leaves_no_folder(out, tmp_path, monkeypatch):
+    build = fitting.engine.build
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fitting.engine, "build", lambda *a, **b: build(*a, **b)._replace(init=stopped))
+    with pytest.raises(KeyboardInterrupt):
+        fit(out)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_is_not_mixed_up_with_another(tmp_path):
