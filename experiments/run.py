@@ -117,7 +117,7 @@ def guarded(call: Callable[[], Any], names: tuple[str, ...] = ()) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dlvm_jax" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    warnings.showwarning = _warn
+    warnings.showwarning, sys.unraisablehook = _warn, _unraisable
     status: int | str | None = 0
     try:
         call()
@@ -142,6 +142,12 @@ def _warn(message: Warning | str, *_: Any) -> None:
     """Show a warning on one line."""
     progress.clear()
     print(f"warning: {message}", file=sys.stderr)
+
+
+def _unraisable(found: Any) -> None:
+    """Show an error of a callback as Python does, but for those of Orbax after a write that failed, which is raised itself."""
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def as_options(message: str, names: tuple[str, ...]) -> str:

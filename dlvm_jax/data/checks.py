@@ -40,7 +40,9 @@ def _example_array(part, array):
         raise ValueError(f"{part} is a masked array with missing values; fill them, or leave these rows out")
     if not isinstance(array, np.memmap):
         array = np.asarray(array)
-    if array.dtype.kind == "V" and jnp.issubdtype(array.dtype, np.floating):  # bfloat16, which NumPy cannot compute with
+    if array.dtype.kind == "V" and jnp.issubdtype(
+        array.dtype, np.floating
+    ):  # bfloat16, which NumPy cannot compute with
         array = array.astype(np.float32)
     if array.dtype.kind not in "biuf":
         raise ValueError(

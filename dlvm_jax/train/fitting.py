@@ -100,7 +100,9 @@ def fit(
         _rehearse(model, spec)
         arrays = _arrays(model, data, "train") if data else np.zeros((config.batch_size, 1), np.float32)
         trainer = _engine(model, config, data, parallel.devices_for(config.batch_size // config.accumulate))
-        fresh = trainer.init(_stacked(start.per_seed) if start else None)  # before there is a folder: it takes time
+        fresh = trainer.init(
+            _stacked(start.per_seed) if start else None
+        )  # before there is a folder: it takes time
         root = new_folder(f"{type(recipe).__name__.lower()}-{spec.name}") if out is None else Path(out)
         folder = RunFolder(root, tensorboard=tensorboard, logger=logger, writes=parallel.is_primary())
         kept = Checkpoints(root / "checkpoints", identity)

@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from dlvm_jax import train
+from experiments import run
 from experiments.autoencoder import __main__ as autoencoder
 from experiments.command import command_line
 from experiments.diffusion import __main__ as diffusion
@@ -115,3 +117,23 @@ def test_the_settings_of_published_runs_start_others():
         with pytest.raises(ValueError, match="holds no run that this version reads") as told:
             train.load(str(results / name))
         assert "\n" not in str(told.value)
+
+
+class Dropped:
+    """An object with an error that nothing can catch, as a callback's of another thread is."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def __del__(self):
+        raise RuntimeError(self.message)
+
+
+def test_callbacks_say_nothing_after_a_write_that_failed(capsys, monkeypatch):
+    """A full disk closes Orbax's event loop while other files are on their way: each would print five lines."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    run.guarded(lambda: Dropped("Event loop is closed"))
+    assert not capsys.readouterr().err
+    run.guarded(lambda: Dropped("another error"))
+    assert "another error" in capsys.readouterr().err
