@@ -27,7 +27,7 @@ class DRAW(Recipe):
 
     latent_dim: int = setting(10, "numbers of a glimpse's latent vector", at_least=1)
     glimpses: int = setting(8, "steps in which an image is painted", at_least=1)
-    width: int = setting(128, "width of the two LSTMs", at_least=1)
+    width: int = setting(64, "width of the two LSTMs", at_least=1)
     read: int | None = setting(
         None, "side of the patch that attention reads; without it the whole image is read", at_least=1
     )
@@ -37,7 +37,7 @@ class DRAW(Recipe):
     likelihood: str | None = choice(None, OWN_SCALES, "p(x|canvas), by default what suits the data")
     std: float = setting(1.0, "standard deviation of a fixed-normal likelihood")
 
-    training: ClassVar[Mapping[str, Any]] = {"clip": 5.0}
+    training: ClassVar[Mapping[str, Any]] = {"learning_rate": 3e-3, "clip": 5.0}
 
     @property
     def transform(self) -> str | None:

@@ -163,16 +163,23 @@ def test_three_scales_and_a_context():
     of = lambda side: density.conditional(bias(side), density.bernoulli(), event(side))
     model = downscaled(downscaled(of(1), of(2), average_pool), of(4), average_pool)
     params, labels = model.init(jax.random.key(0)), jnp.zeros((3, 2))
-    x, _ = model.sample(params, jax.random.key(1), labels, (5,))
+    x, _ = jax.jit(lambda key: model.sample(params, key, labels, (5,)))(jax.random.key(1))
     assert x.shape == (5, 3, 4, 4, 1)
-    terms = model.terms(params, jax.random.key(1), x[0], labels)
-    assert terms["rates"].shape == (3, 2)
-    levels = [average_pool(average_pool(x[0])), average_pool(x[0]), x[0]]
-    expected = sum(
-        part.log_prob(jnp.ones(()), None, level, labels)
-        for part, level in zip((of(1), of(2), of(4)), levels, strict=True)
-    )
-    np.testing.assert_allclose(model.log_prob(params, None, x[0], labels), expected, rtol=1e-6)
+
+    @jax.jit
+    def both(x):
+        levels = (average_pool(average_pool(x)), average_pool(x), x)
+        scales = zip((of(1), of(2), of(4)), levels, strict=True)
+        expected = sum(part.log_prob(jnp.ones(()), None, level, labels) for part, level in scales)
+        return (
+            model.terms(params, None, x, labels)["rates"],
+            model.log_prob(params, None, x, labels),
+            expected,
+        )
+
+    rates, log_prob, expected = both(x[0])
+    assert rates.shape == (3, 2)
+    np.testing.assert_allclose(log_prob, expected, rtol=1e-6)
     bound = of(4)._replace(kind="bound")
     assert downscaled(of(2), bound, average_pool).kind == "bound"
     with pytest.raises(ValueError, match=r"only where it has integer levels, got a density on R\^M"):
