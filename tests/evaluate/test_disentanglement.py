@@ -101,6 +101,9 @@ def test_prune_leaves_out_collapsed_codes():
     codes = np.concatenate([FACTORS.astype(float), 1e-3 * RNG.normal(size=(3000, 3))], axis=1)
     assert metrics.factor_vae_score(codes, FACTORS, **FEW) == 1
     assert metrics.factor_vae_score(1e-3 * codes, FACTORS, **FEW) == 0
+    whole = (FACTORS - FACTORS.mean(0)) / FACTORS.std(0)
+    for variance, score in ((0.045, 0), (0.055, 1)):  # the paper's threshold
+        assert metrics.factor_vae_score(variance**0.5 * whole, FACTORS, **FEW) == score
 
 
 def test_scores_do_not_depend_on_the_scale_of_a_code():

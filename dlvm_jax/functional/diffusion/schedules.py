@@ -182,8 +182,8 @@ def rectified() -> Process:
 
     $\alpha_t = 1-t,\quad \sigma_t = t$
 
-    t = 0 is clean; continuous time ends at 1 - 1e-4, since alpha_1 = 0 has no signal, and nearer to it float32 has too few
-    different times for a grid of a thousand noise levels.
+    t in [1e-5, 1 - 1e-4], and t = 0 is clean.  alpha_1 = 0 has no signal, and nearer to it float32 has too few different times
+    for a grid of a thousand noise levels.
     Shapes: scalars -> `Process`.
     Source: Liu, Gong, Liu 2023, eq. 1; Lipman et al. 2023, eq. 20 with sigma_min = 0 and time reversed.
 

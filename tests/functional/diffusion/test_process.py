@@ -37,6 +37,27 @@ def times(process, *shares):
     return [process.t_min + share * (process.t_max - process.t_min) for share in shares]
 
 
+ENDS = {  # both times, and log-SNR there, with the constants of the papers
+    "rectified": (1e-5, 1 - 1e-4, 2 * np.log(99_999), 2 * np.log(1e-4 / (1 - 1e-4))),
+    "linear_log_snr": (0, 1, 13.3, -5),
+    "variance_preserving": (1e-5, 1, None, -np.log(np.expm1(0.1 + 9.95))),
+    "sub_variance_preserving": (1e-5, 1, None, -10.05 - 2 * np.log1p(-np.exp(-10.05))),
+    "variance_exploding": (0, 1, -2 * np.log(0.01), -2 * np.log(50)),
+    "edm": (0.002, 80, -2 * np.log(0.002), -2 * np.log(80)),
+    "linear_betas": (1e-3, 1, np.log(0.9999 / 1e-4), None),
+    "cosine_betas": (1e-3, 1, None, None),
+}
+
+
+def test_processes_end_where_their_papers_say(x64):
+    for name, (low, high, first, last) in ENDS.items():
+        process = PROCESSES[name]
+        assert (process.t_min, process.t_max) == (low, high), name
+        for t, expected in ((low, first), (high, last)):
+            if expected is not None:
+                assert float(process.log_snr(t)) == pytest.approx(expected, rel=1e-9), name
+
+
 @checks(p.transition, p.posterior)
 def test_kernels_compose_and_equal_gaussian_conditioning(process):
     """Posterior and transition from the joint law of (x_s, x_t) given x_0, by linear algebra; rounding only."""
