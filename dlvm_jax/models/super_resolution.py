@@ -34,8 +34,8 @@ def downscaled(of_y: Density, of_x_given_y: Density, downscale: Callable[[jax.Ar
     of_y: p(y);  of_x_given_y: p(x | y), under y;  both under the context too, where there is one
     downscale: d, a function of x with discrete values, such as `average_pool`
 
-    Where the parts are VAEs this is the two-term bound of the paper, with latent u of y and z of x given y.  A third scale is a
-    `downscaled` density as p(y).
+    Where the parts are VAEs this is the two-term bound of the paper, with latent u of y and z of x given y; its prior p(z | u, y)
+    is here p(z | y).  A third scale is a `downscaled` density as p(y).
 
     The kind is the weaker of the two, and never "exact".  Of the sum over y only y = d(x) is counted, so E[exp log_prob] is
     p(x, y = d(x)), at most p(x), and equal to it only if p(x|y) vanishes wherever d(x) is not y.  What a weight may be used for
