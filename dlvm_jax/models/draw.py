@@ -104,8 +104,8 @@ def draw(parts: Parts, *, kl: str = "sampled") -> Density:
     r"""DRAW as a density: $p(x)=\int p(x\mid c_T)\prod_t\mathcal N(z_t\mid 0,I)\,dz,\ c_t=c_{t-1}+\mathrm{write}(h_t)$.
 
     The state h_t of the decoder is a function of z_1..z_t.
-    The posterior of z_t is a Gaussian, given what the encoder has seen of x and of the error of the canvas so far: x less the mean
-    of p(x | c), which for bits is the paper's sigmoid.
+    The posterior of z_t is a Gaussian, given what the encoder has seen of x and of the error of the canvas so far: x less
+    the mean of p(x | c), which for bits is the paper's sigmoid.
     kl: "sampled" gives a "weight";  "analytic" the KL of each glimpse given those before, a "bound" of lower variance
 
     `terms` has the KL of each glimpse as "rates".  Raises ValueError for an unknown kl.
