@@ -27,7 +27,8 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 def pytest_addoption(parser):
     """The option that is read above, before JAX is."""
-    parser.addoption("--quick", action="store_true", help="compile slow tests without optimisation")
+    about = "compile slow tests without optimisation: for those of mathematics, in which nothing is trained to its end"
+    parser.addoption("--quick", action="store_true", help=about)
 
 
 @pytest.fixture

@@ -66,12 +66,13 @@ def _pictures(config, fitted, test, folder):
     if len(fitted.spec.event_shape) != 3:
         return []
     model, params, scale = fitted.model.parts, fitted.params, top(fitted.spec)
+    model = model._replace(infer=jax.jit(model.infer), decode=jax.jit(model.decode))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 1), 6)
     head = lambda count: jnp.asarray(test[:count], jnp.float32)
-    drawn, _ = model.density.sample(params, keys[0], shape=(100,))
+    drawn, _ = jax.jit(lambda key: model.density.sample(params, key, shape=(100,)))(keys[0])
     pictures.grid(folder.root / "samples.png", np.asarray(drawn) / scale, 10, "draws from p(x)")
     x = head(20)
-    again = fitted.reconstruct(x, keys[1])
+    again, _ = model.decode(params, model.infer(params, keys[1], x))
     pictures.grid(
         folder.root / "reconstructions.png",
         np.concatenate([x, again]) / scale,
