@@ -42,6 +42,8 @@ KNOWN = {
     "lvae": "precision_weighted",
     "nvae": "kl_residual balancing_coefficients power_iteration tempered",
     "vdvae": "kl_normal tempered",
+    "pnphvae": "pnp data_step data_step_masked",
+    "plugandplay": "pnp data_step data_step_masked",
     "klbalancing": "balancing_coefficients",
     "spectralnorm": "power_iteration",
     "temperature": "tempered",

@@ -21,6 +21,7 @@ from dlvm_jax.functional import (
     linear_gaussian,
     mixtures,
     numerics,
+    restoration,
     spherical,
     total_correlation,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "linear_gaussian",
     "mixtures",
     "numerics",
+    "restoration",
     "spherical",
     "total_correlation",
 ]

@@ -10,6 +10,7 @@
 A prior or a decoder may be of any kind.  A posterior must be exact, since its log-density enters with a minus sign.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -60,6 +61,7 @@ class Density(NamedTuple):
     and, where it has them:
     mean:     (params, context=None) -> E[x | context]
     normal:   (params, context=None) -> (mean, log_std), for a diagonal Gaussian: allows an analytic KL
+    std:      (params, context=None) -> standard deviation of each element of x, given a context; see `OutputDistribution`
     terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob; of
               several layers also {"rates": [*batch, L]}, the KL of each, whose sum is "kl"
     share:    (params, posterior_params) -> params, of a VAE's prior that uses the posterior's parameters too (a VampPrior)
@@ -75,6 +77,7 @@ class Density(NamedTuple):
     reparameterised: bool = True
     space: Space = REALS
     share: Callable | None = None
+    std: Callable | None = None
 
 
 def require_kind(density: Density, kinds: Collection[str], use: str) -> None:
@@ -156,6 +159,7 @@ class OutputDistribution(NamedTuple):
     sample:   (key, raw_params, shape) -> [*shape, *batch, D]
     mean:     (raw_params) -> [*batch, D]
     normal:   (raw_params) -> (mean, log_std), for a diagonal Gaussian
+    std:      (raw_params) -> [*batch, D], where it has one scale; of a discretised law before it is rounded and cut off
     space:    the values of an element; samples of a discrete one carry no gradient
     """
 
@@ -165,6 +169,7 @@ class OutputDistribution(NamedTuple):
     mean: Callable
     normal: Callable | None = None
     space: Space = REALS
+    std: Callable | None = None
 
 
 def _two(outputs):
@@ -179,6 +184,7 @@ def normal() -> OutputDistribution:
         lambda key, out, shape: densities.normal_sample(key, *_two(out), shape),
         lambda out: out[..., 0],
         _two,
+        std=lambda out: jnp.exp(out[..., 1]),
     )
 
 
@@ -196,6 +202,7 @@ def fixed_normal(std: float = 1.0) -> OutputDistribution:
         lambda key, out, shape: densities.normal_sample(key, *two(out), shape),
         lambda out: out[..., 0],
         two,
+        std=lambda out: jnp.full_like(out[..., 0], std),
     )
 
 
@@ -221,8 +228,11 @@ def categorical(levels: int) -> OutputDistribution:
     )
 
 
-def _discretised(levels, log_prob, sample):
-    """Mean sigmoid(o_1) on [0, 1], log-scale o_2 - 2: an untrained network is broad and centred."""
+def _discretised(levels, log_prob, sample, unit):
+    """Mean sigmoid(o_1) on [0, 1], log-scale o_2 - 2: an untrained network is broad and centred.
+
+    unit: the standard deviation at scale one
+    """
 
     def two(out):
         return jax.nn.sigmoid(out[..., 0]), out[..., 1] - 2.0
@@ -233,19 +243,25 @@ def _discretised(levels, log_prob, sample):
         lambda key, out, shape: sample(key, *two(out), levels, shape),
         lambda out: jnp.clip(levels * two(out)[0] - 0.5, 0, levels - 1),
         space=levels_space(levels),
+        std=lambda out: levels * unit * jnp.exp(two(out)[1]),
     )
 
 
 def discretised_logistic(levels: int) -> OutputDistribution:
     """Integer levels 0..L-1 under a discretised logistic (its `mean` is the bin of the location parameter)."""
     return _discretised(
-        levels, densities.discretised_logistic_log_prob, densities.discretised_logistic_sample
+        levels,
+        densities.discretised_logistic_log_prob,
+        densities.discretised_logistic_sample,
+        math.pi / math.sqrt(3),
     )
 
 
 def discretised_normal(levels: int) -> OutputDistribution:
     """Integer levels 0..L-1 under a discretised Gaussian (its `mean` is the bin of the location parameter)."""
-    return _discretised(levels, densities.discretised_normal_log_prob, densities.discretised_normal_sample)
+    return _discretised(
+        levels, densities.discretised_normal_log_prob, densities.discretised_normal_sample, 1.0
+    )
 
 
 def logistic_mixture(levels: int, components: int) -> OutputDistribution:
@@ -329,10 +345,14 @@ def conditional(net: Net, distribution: OutputDistribution, event_shape: Sequenc
     def parameters(params, context=None):
         return distribution.normal(outputs_at(params, context))
 
+    def std(params, context=None):
+        return unflatten(distribution.std(outputs_at(params, context)))
+
     normal_parameters = parameters if distribution.normal and ndim == 1 else None
     drawn = {
         "reparameterised": not distribution.space.levels,
         "space": distribution.space,
+        "std": std if distribution.std else None,
     }
     return Density(net.init, sample, log_prob, "exact", mean, normal_parameters, **drawn)
 

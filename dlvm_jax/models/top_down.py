@@ -80,6 +80,7 @@ class TopDown(NamedTuple):
              or one of each
     flatten, unflatten: `Latents` to vectors [*batch, numbers], and back
     state:   the same as decode -> (last state, which the likelihood is conditioned on, `Latents`)
+    likelihood: p(x | last state), with params["likelihood"]
     """
 
     density: Density
@@ -91,6 +92,7 @@ class TopDown(NamedTuple):
     state: Callable
     flatten: Callable
     unflatten: Callable
+    likelihood: Density
 
 
 def features_of(shared: Sequence[Any], own: Sequence[Any] | None = None) -> tuple[tuple[Any, Any], ...]:
@@ -376,7 +378,7 @@ def top_down(
     density = Density(
         init, sample, log_prob, "weight" if unbiased else "bound", terms=terms, space=likelihood.space
     )
-    return TopDown(density, layers, infer, noise, draw_top, decode, state, flatten, unflatten)
+    return TopDown(density, layers, infer, noise, draw_top, decode, state, flatten, unflatten, likelihood)
 
 
 def _refuse(context: Any) -> None:

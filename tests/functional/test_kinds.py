@@ -158,6 +158,11 @@ TABLE = {
         "runge_kutta": (B, B, lambda f: lambda state, times: f(velocity, state, times, 1.0)),
         "sum_event": (X, lambda f: lambda x: f(x, 1)),
     },
+    "restoration": {
+        "data_step": (V, X, V, lambda f: lambda y, m, g: f(jnp.negative, y, 0.5, m, g, event_ndim=1)),
+        "data_step_masked": (V, V, ONE, X, V),
+        "pnp": (X, lambda f: lambda x: f(lambda x: (x / 2, x), lambda m, g: m, x, event_ndim=1)),
+    },
     "spherical": {
         "mean_resultant_length": (B, lambda f: lambda k: f(k, 3)),
         "to_sphere": (X,),

@@ -145,8 +145,20 @@ def _informed(process, denoise, observe, y, weigh):
     return informed
 
 
-def _solve(observe, adjoint, covariance, std, residual, iterations, ndim, event_ndim):
-    """(A V A^T + std^2 I)^-1 residual; its derivative is that of the solution, not of the iterations."""
+def solve(
+    observe: Callable[[Array], Array],
+    adjoint: Callable[[Array], Array],
+    covariance: Callable[[Array], Array],
+    std: Numeric,
+    residual: Array,
+    iterations: int,
+    ndim: int,
+    event_ndim: int,
+) -> Array:
+    """(A V A^T + std^2 I)^-1 residual; its derivative is that of the solution, not of the iterations.
+
+    observe, adjoint, covariance: A, A^T and V as functions;  ndim, event_ndim: axes of x, and those of one example
+    """
     if not 0 <= event_ndim <= ndim:
         raise ValueError(f"x of {ndim} axes does not have {event_ndim} event axes")
     variance = jnp.square(jnp.asarray(std, residual.dtype))
@@ -186,7 +198,7 @@ def moment_matching(
     """
 
     def weigh(residual, backward, adjoint, t, ndim):
-        return _solve(observe, adjoint, backward, std, residual, iterations, ndim, event_ndim)
+        return solve(observe, adjoint, backward, std, residual, iterations, ndim, event_ndim)
 
     return _informed(process, denoise, observe, y, weigh)
 
@@ -226,7 +238,7 @@ def pigdm(
         noise = jnp.square(sigma(process, t))
         variance = noise * square / (jnp.square(alpha(process, t)) * square + noise)
         scaled = lambda v: expand_to_event(variance, v).astype(v.dtype) * v
-        return _solve(observe, adjoint, scaled, std, residual, iterations, ndim, event_ndim)
+        return solve(observe, adjoint, scaled, std, residual, iterations, ndim, event_ndim)
 
     return _informed(process, denoise, observe, y, weigh)
 
