@@ -12,7 +12,17 @@ from experiments import run
 
 __all__ = ["write"]
 
-SCRIPTS = ("vae", "diffusion", "diffusion.prior", "flow", "flow.energy", "ppca", "autoencoder", "disentangle")
+SCRIPTS = (
+    "vae",
+    "hierarchical",
+    "diffusion",
+    "diffusion.prior",
+    "flow",
+    "flow.energy",
+    "ppca",
+    "autoencoder",
+    "disentangle",
+)
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- what `python -m experiments.options` writes -->\n", "<!-- end of it -->\n"
 

@@ -100,6 +100,7 @@ def tempered(log_std: Numeric, temperature: Numeric) -> Array:
 
     $\log\sigma + \log t$: at t = 0 every draw is the mean
 
+    Shapes: broadcast, [*batch, *event] -> the same.
     Source: Vahdat & Kautz 2020, section 4 (sampling).
 
     >>> float(tempered(0.0, 0.0))

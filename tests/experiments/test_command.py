@@ -83,7 +83,8 @@ def test_no_help_loads_what_draws_or_scores():
     """The scripts import them when they are used: four seconds less for --help."""
     code = (
         "import importlib, sys\n"
-        "for name in ('vae.__main__', 'diffusion.__main__', 'diffusion.prior', 'flow.__main__', 'flow.energy', "
+        "for name in ('vae.__main__', 'hierarchical.__main__', 'diffusion.__main__', 'diffusion.prior', "
+        "'flow.__main__', 'flow.energy', "
         "'ppca.__main__', 'autoencoder.__main__', 'disentangle.__main__'):\n"
         "    importlib.import_module(f'experiments.{name}')\n"
         "print(sorted({'sklearn', 'matplotlib', 'scipy'} & set(sys.modules)))"
