@@ -58,6 +58,33 @@ def test_processes_end_where_their_papers_say(x64):
                 assert float(process.log_snr(t)) == pytest.approx(expected, rel=1e-9), name
 
 
+def test_every_process_has_the_scales_of_its_formula(x64):
+    preserving = np.exp(-0.5 * (0.1 * 0.3 + 19.9 * 0.3**2 / 2))
+    cosine = np.cos(np.pi / 2 * 0.308 / 1.008) / np.cos(np.pi / 2 * 0.008 / 1.008)
+    linear = np.prod(1 - np.linspace(1e-4, 0.02, 1000)[:300]) ** 0.5
+    from_log_snr = (1 + np.exp(-(13.3 - 18.3 * 0.3))) ** -0.5
+    alphas = {
+        "rectified": 0.7,
+        "linear_log_snr": from_log_snr,
+        "variance_preserving": preserving,
+        "sub_variance_preserving": preserving,
+        "variance_exploding": 1,
+        "edm": 1,
+        "linear_betas": linear,
+        "cosine_betas": cosine,
+    }
+    sigmas = {
+        "rectified": 0.3,
+        "sub_variance_preserving": 1 - preserving**2,
+        "variance_exploding": 0.01 * 5000**0.3,
+        "edm": 0.3,
+    }
+    for name, alpha in alphas.items():
+        sigma = sigmas.get(name, (1 - alpha**2) ** 0.5)
+        got = p.alpha(PROCESSES[name], 0.3), p.sigma(PROCESSES[name], 0.3)
+        np.testing.assert_allclose(got, (alpha, sigma), rtol=1e-9, err_msg=name)
+
+
 @checks(p.transition, p.posterior)
 def test_kernels_compose_and_equal_gaussian_conditioning(process):
     """Posterior and transition from the joint law of (x_s, x_t) given x_0, by linear algebra; rounding only."""
