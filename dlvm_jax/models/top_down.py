@@ -75,6 +75,7 @@ class TopDown(NamedTuple):
              of a group is q p^pull, normalised: towards the prior (Prost et al. 2023)
     noise:   (key, count) -> `Latents` of standard normal numbers
     draw_top: (params, key, count, temperature=1) -> draws of the top latent; another temperature needs a Gaussian prior
+    top_normal: (params) -> (mean, log_std) of the top prior, where it is a Gaussian
     decode:  (params, latents, noise=None, keep=layers, temperature=1) -> (mean of x, `Latents`): the first `keep` layers as
              given, the others drawn from their priors with that noise (without: their means), at a temperature of all layers
              or one of each
@@ -88,6 +89,7 @@ class TopDown(NamedTuple):
     infer: Callable
     noise: Callable
     draw_top: Callable
+    top_normal: Callable | None
     decode: Callable
     state: Callable
     flatten: Callable
@@ -327,15 +329,17 @@ def top_down(
         h, latents = state(params, latents, noise, keep, temperature)
         return mean_of(params["likelihood"], h), latents
 
+    def top_normal(params):
+        return normal_prior(tied(params))
+
     def draw_top(params, key, count, temperature=1.0):
-        own = tied(params)
         if normal_prior is None:
             if temperature != 1.0:
                 raise ValueError(
                     f"only a Gaussian top prior has a temperature, got {temperature}; leave it at 1"
                 )
-            return prior.sample(own, key, None, (count,))[0]
-        mean, log_std = normal_prior(own)
+            return prior.sample(tied(params), key, None, (count,))[0]
+        mean, log_std = top_normal(params)
         return densities.normal_sample(key, mean, tempered(log_std, temperature), (count,))
 
     sizes = [dim, *(stage.count * math.prod(stage.group.latent) for stage in stages)]
@@ -378,7 +382,10 @@ def top_down(
     density = Density(
         init, sample, log_prob, "weight" if unbiased else "bound", terms=terms, space=likelihood.space
     )
-    return TopDown(density, layers, infer, noise, draw_top, decode, state, flatten, unflatten, likelihood)
+    gaussian = None if normal_prior is None else top_normal
+    return TopDown(
+        density, layers, infer, noise, draw_top, gaussian, decode, state, flatten, unflatten, likelihood
+    )
 
 
 def _refuse(context: Any) -> None:
@@ -391,5 +398,6 @@ def of_pairs(model: TopDown) -> TopDown:
     first = lambda function: lambda pair, *args, **options: function(pair[0], *args, **options)
     own = model.density
     density = own._replace(**{name: first(getattr(own, name)) for name in ("sample", "log_prob", "terms")})
-    functions = {name: first(getattr(model, name)) for name in ("infer", "draw_top", "decode", "state")}
+    names = ("infer", "draw_top", "top_normal", "decode", "state")
+    functions = {name: first(getattr(model, name)) for name in names if getattr(model, name)}
     return model._replace(density=density, **functions)

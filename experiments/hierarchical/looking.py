@@ -27,11 +27,14 @@ def _shown(layers: int, most: int = 8) -> list[int]:
 def temperatures(
     path: Path, model: TopDown, params: Any, key: jax.Array, scale: float, columns: int = 10
 ) -> None:
-    """Means of p(x|z) of latents drawn at several temperatures, with the same noise in each column."""
+    """Means of p(x|z) of latents drawn at several temperatures, with the same noise in each column.
+
+    A top prior that is no Gaussian stays at temperature 1.
+    """
     noise = model.noise(key, columns)
     rows = []
     for t in LEVELS:
-        top = model.draw_top(params, key, columns) if t == 1 else _top(model, params, key, columns, t)
+        top = model.draw_top(params, key, columns, t if model.top_normal else 1.0)
         rows.append(model.decode(params, Latents(top, noise.groups), noise, 1, t)[0])
     pictures.grid(
         path,
@@ -40,14 +43,6 @@ def temperatures(
         "samples at a temperature",
         beside=[f"t = {t:g}" for t in LEVELS],
     )
-
-
-def _top(model, params, key, count, t):
-    """Top latents at a temperature; of a prior that is no Gaussian at temperature 1."""
-    try:
-        return model.draw_top(params, key, count, t)
-    except ValueError:
-        return model.draw_top(params, key, count)
 
 
 def kept_layers(
@@ -69,7 +64,7 @@ def interpolations(
 ) -> None:
     """From one test image to another, in the first k layers alone: a row for each k, the layers below those of the first image.
 
-    Gaussian layers move along the great circle of their noise, sqrt(1 - s^2) and s; here values of the posterior, so straight.
+    The values of the posterior move on a straight line.
     """
     latents = model.infer(params, key, x[:2])
     share = jnp.linspace(0, 1, 8)
@@ -106,15 +101,17 @@ def walk(
     Gaussian its draw stays.
     """
     keys = jax.random.split(key, STEPS + 1)
-    start, top = model.noise(keys[0], count), model.draw_top(params, keys[0], count)
-    gaussian = _top(model, params, keys[0], count, 0.0)
-    moving = not np.array_equal(gaussian, top)
+    start, drawn = model.noise(keys[0], count), model.draw_top(params, keys[0], count)
 
     def step(noise, key):
-        new = model.noise(key, count)
-        noise = jax.tree.map(lambda e, n: jnp.sqrt(1 - STEP**2) * e + STEP * n, noise, new)
-        here = gaussian + t * noise.top if moving else top  # a standard prior, or a learned one by its mean
-        return noise, model.decode(params, Latents(here, noise.groups), noise, 1, t)[0]
+        noise = jax.tree.map(
+            lambda e, n: jnp.sqrt(1 - STEP**2) * e + STEP * n, noise, model.noise(key, count)
+        )
+        top = drawn
+        if model.top_normal:
+            mean, log_std = model.top_normal(params)
+            top = mean + t * jnp.exp(log_std) * noise.top
+        return noise, model.decode(params, Latents(top, noise.groups), noise, 1, t)[0]
 
     _, frames = jax.jit(lambda noise: jax.lax.scan(step, noise, keys[1:]))(start)
     frames = np.asarray(frames) / scale

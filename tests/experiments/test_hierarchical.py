@@ -27,6 +27,7 @@ TINY = script.Config(
 )
 
 
+@pytest.mark.slow
 def test_a_run_writes_records_rates_and_pictures_and_goes_on(tmp_path):
     config = dataclasses.replace(TINY, out=tmp_path / "run")
     script.run(config)
@@ -74,7 +75,8 @@ def test_interpolation_moves_the_first_layers_alone(monkeypatch, tmp_path):
     """Values of the latents that are decoded: in row k those of later layers are the first image's."""
     source = data.load("digits")
     model = recipe_of(TINY, recipes.Hierarchical).build(source.spec, {}).parts
-    params, seen = model.density.init(jax.random.key(0)), []
+    model = model._replace(infer=jax.jit(model.infer), decode=jax.jit(model.decode))
+    params, seen = jax.jit(model.density.init)(jax.random.key(0)), []
     x = np.asarray(source.test[:2], np.float32)
     ends = model.infer(params, jax.random.key(1), x)
 

@@ -294,6 +294,7 @@ def test_samples_have_the_covariance_of_the_chain():
     np.testing.assert_allclose(np.cov(x.T), covariance, atol=5 * np.sqrt(2 / 20_000) * covariance.max())
 
 
+@pytest.mark.slow
 def test_training_from_a_random_start_reaches_the_optimum_of_the_linear_model():
     """Two layers of two units over rows in R^3: no linear-Gaussian model of rank two is above pPCA (Tipping & Bishop 1999).
 
