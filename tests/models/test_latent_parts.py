@@ -104,6 +104,10 @@ def test_vamp_prior_is_the_explicit_mixture_of_posteriors(gaussian_posterior):
     np.testing.assert_allclose(
         255 * jax.nn.sigmoid(start["pseudo_inputs"]), 255 * np.clip(inputs, 0.1, 0.9), rtol=1e-5
     )
+    ends = vamp.vamp(posterior, np.eye(3, 4)).init(jax.random.key(1))
+    np.testing.assert_allclose(
+        jax.nn.sigmoid(ends["pseudo_inputs"]), np.clip(np.eye(3, 4), 0.02, 0.98), rtol=1e-5
+    )
     log_density = jax.jit(lambda z: fixed.log_prob({"posterior": params}, None, z))
     draws, log_prob = jax.jit(lambda key: fixed.sample({"posterior": params}, key, shape=(50_000,)))(
         jax.random.key(2)
