@@ -160,7 +160,7 @@ energy = lambda z: z.sum(-1)
             r"t \[\*batch\]",
         ),
         (lambda: spherical.uniform_sphere_sample(KEY, 3.0), "ambient dimension is an integer"),
-        (lambda: ppca.ppca((2, 2), 1).log_prob(None, None, jnp.ones((3, 4))), r"examples of shape \(2, 2\)"),
+        (lambda: ppca.ppca((2, 2), 1).log_prob(None, None, jnp.ones((3, 4))), r"events of shape \(2, 2\)"),
         (lambda: gaussian.mixture(2, 1.5), "components is an integer"),
         (lambda: flows.orthogonal.householder_product(ROW, ROW), r"needs mirrors \[\*batch, n, D\]"),
         (lambda: flows.sylvester.sylvester(ROW, None, EYE, EYE, ROW), "r and r_tilde are"),
