@@ -54,6 +54,7 @@ def _protocol(record: Record, *names: str) -> dict[str, Any]:
 
 def _log_likelihood(result, record):
     details = _protocol(record, "estimator", "samples", "elbo", "active_units")
+    details |= {"rates": record["rates"]} if record.get("rates") else {}  # of each layer
     return record["log_likelihood"], record["standard_error"], details
 
 
