@@ -22,6 +22,7 @@ SCRIPTS = (
     "ppca",
     "autoencoder",
     "disentangle",
+    "restoration",
 )
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- what `python -m experiments.options` writes -->\n", "<!-- end of it -->\n"

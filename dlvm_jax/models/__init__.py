@@ -22,6 +22,7 @@ __all__ = [
     "objectives",
     "ppca",
     "regularised",
+    "restoration",
     "scalars",
     "sphere_flows",
     "super_resolution",

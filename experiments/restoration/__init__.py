@@ -1,0 +1,1 @@
+"""Restore images with a hierarchical VAE, a diffusion model and classical methods."""
