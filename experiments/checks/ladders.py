@@ -31,7 +31,7 @@ ROWS = [
         confirmed="nowhere for this model",
         better="higher",
         tolerance=0.5,
-        recipe=f"Dense residual networks of width {WIDTHS[layers]}, 40,000 steps of 100 (80 epochs), beta from 0 over 4,000 steps. "
+        recipe=f"Dense residual networks of width {WIDTHS[layers]}, 40,000 steps of 100 (80 epochs), beta from 0 over 4,000. "
         "All depths have the same parameters within 1 % and, but for one layer, operations within 3 %.",
         evaluation="Importance weighting, K = 500; the record has the rate of each layer and the seconds of training.",
         run=vae_run(**settings(layers)),

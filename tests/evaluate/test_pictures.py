@@ -1,6 +1,7 @@
 """Pictures: right tiles in right places, files written."""
 
 import numpy as np
+from PIL import Image
 from scipy.stats import norm
 
 from dlvm_jax.evaluate import pictures
@@ -48,3 +49,17 @@ def test_files_are_written(tmp_path):
     pictures.latent_scatter(tmp_path / "c.png", rng.randn(50, 3), rng.randint(0, 10, 50))
     pictures.curves(tmp_path / "d.png", {"one": ([1, 2], [3.0, 4.0])}, "nats")
     assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in "abcd124")
+
+
+def test_a_film_shows_its_frames_in_order(tmp_path):
+    """Two images side by side in each of three frames, colour or grey; small films are enlarged, values beyond [0, 1] cut."""
+    for channels in (1, 3):
+        frames = np.linspace(-0.2, 1.2, 3)[:, None, None, None, None] * np.ones((3, 2, 20, 17, channels))
+        pictures.film(tmp_path / "film.gif", frames, 2, seconds=0.2)
+        film = Image.open(tmp_path / "film.gif")
+        assert film.n_frames == 3 and film.info["duration"] == 200 and film.size == (70, 40)
+        shown = []
+        for number in range(3):
+            film.seek(number)
+            shown.append(np.asarray(film.convert("L"))[5, 5])
+        assert shown[0] == 0 and abs(shown[1] - 127.5) < 3 and shown[2] == 255
