@@ -26,7 +26,6 @@ from dlvm_jax.functional.diffusion import (
     times,
     variational,
 )
-from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models import spaces
 from dlvm_jax.models.density import Density, Net, batch_of, check_shape
 from dlvm_jax.models.noise_schedules import Schedule, fixed, learned
@@ -196,7 +195,7 @@ def bound_times(noise: process.Process, uniform: jax.Array) -> times.Times:
 
 def _bound(model, params, key, x, context, levels, key_dropout=None):
     """The continuous-time bound at one stratified time for each example."""
-    x, noise, ndim = as_array(x), model.process(params), len(model.event_shape)
+    x, noise, ndim = check_shape(x, model.event_shape), model.process(params), len(model.event_shape)
     key_t, key_bound = jax.random.split(key)
     batch = x.shape[: x.ndim - ndim]
     uniform = times.stratified_uniform(key_t, math.prod(batch)).reshape(batch)
@@ -272,7 +271,7 @@ def ode_density(
     ndim = len(model.event_shape)
 
     def log_prob(params, key, x, context=None):
-        x, noise = as_array(x), model.process(params)
+        x, noise = check_shape(x, model.event_shape), model.process(params)
         keys: Any = (None, None) if key is None else jax.random.split(key)
         key_noise, key_probe = keys
         probe = jax.random.rademacher(key_probe, x.shape, jnp.result_type(x, float)) if hutchinson else None

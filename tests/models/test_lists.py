@@ -67,23 +67,32 @@ DENSITIES = {  # of vectors in the plane, or of 4 x 4 bits
 }
 
 
-def test_a_list_is_an_array():
+def test_a_list_is_an_array_and_another_width_is_refused():
     wrong = []
     for name, make in DENSITIES.items():
         law = make()
-        x = np.zeros((3, 4, 4, 1)) if law.space.levels else Z
+        x, wide = (np.zeros((3, n, n, 1) if law.space.levels else (3, n)) for n in (4, 5))
+        x = x if law.space.levels else Z
         context = CONTEXT.tolist() if name in CONDITIONAL else None
         params = jax.eval_shape(law.init, KEY)
         if name == "VampPrior":
             params = law.share(params, jax.eval_shape(CONDITIONAL["full"]().init, KEY))
+        log_prob = lambda x: jax.eval_shape(lambda p: law.log_prob(p, KEY, x, context), params)  # noqa: B023
         try:
-            shape = jax.eval_shape(lambda p: law.log_prob(p, KEY, x.tolist(), context), params).shape  # noqa: B023
+            shape = log_prob(x.tolist()).shape
             if context:
                 jax.eval_shape(lambda p: law.sample(p, KEY, context), params)  # noqa: B023
         except Exception as error:
             wrong.append((name, repr(error)[:200]))
         else:
             wrong += [(name, shape)] * (shape != (3,))
+        try:
+            wrong.append((name, "accepts", log_prob(wide)))
+        except ValueError as error:
+            if "got" not in str(error) or "\n" in str(error).split("\n---")[0]:
+                wrong.append((name, str(error)[:200]))
+        except Exception as error:
+            wrong.append((name, repr(error)[:200]))
     assert not wrong, "\n".join(map(str, wrong))
 
 
