@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 from dlvm_jax.exact import energies
 from tests.functional.common import checks, quadrature
@@ -31,6 +33,23 @@ def mass(energy, domain):
     points, weights = grid(domain)
     log_density = np.asarray(jax.jit(energy.log_density)(points))
     return log_density, weights, np.log(weights @ np.exp(log_density))
+
+
+def test_targets_lie_where_their_centres_do(x64):
+    """Their values, not only their constants, which a mirror image shares: by SciPy's von Mises and Fisher laws."""
+    random = np.random.RandomState(0)
+    theta, centres = random.uniform(-np.pi, np.pi, (6, 2)), energies.TORUS_CENTRES
+    laws = scipy.stats.vonmises(1.0, loc=centres).logpdf(theta[:, None]).sum(-1)
+    expected = (
+        scipy.special.logsumexp(laws, axis=-1) - np.log(3) + 2 * np.log(2 * np.pi * scipy.special.iv(0, 1))
+    )
+    np.testing.assert_allclose(energies.torus_modes(theta, centres), expected, rtol=1e-9)
+    np.testing.assert_allclose(energies.torus_correlated(theta), np.cos(theta.sum(-1) - 1.94), rtol=1e-9)
+    x = random.randn(6, 3)
+    x /= np.linalg.norm(x, axis=-1, keepdims=True)
+    laws = [scipy.stats.vonmises_fisher(centre, 10.0).logpdf(x) for centre in energies.SPHERE_CENTRES]
+    expected = scipy.special.logsumexp(laws, axis=0) + np.log(4 * np.pi * np.sinh(10) / 10)
+    np.testing.assert_allclose(energies.sphere_modes(x), expected, rtol=1e-9)
 
 
 @checks(
