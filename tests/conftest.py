@@ -51,7 +51,8 @@ def few_programs():
 
 gc.set_threshold(200_000, 20, 100)  # programs are many small objects that live on: 5 % of the time
 
-# By default only so many parameter cases of each test run; the others are slow.  Some files have a number of their own.
+# By default only so many parameter cases of each test run; the others are slow.  Some files have a number of their own, and of
+# what is refused all run.
 FEW, SEVERAL, ALL = 1, 10, 1000
 CASES = {
     **dict.fromkeys(
@@ -99,5 +100,7 @@ def pytest_collection_modifyitems(items):
         if hasattr(item, "callspec"):
             test = item.path, item.originalname
             seen[test] += 1
-            if seen[test] > CASES.get(str(item.path.relative_to(Path(__file__).parent)), FEW):
+            place = item.path.relative_to(Path(__file__).parent)
+            cheap = "refused" in item.originalname and "experiments" not in place.parts  # nothing is computed
+            if seen[test] > (ALL if cheap else CASES.get(str(place), FEW)):
                 item.add_marker(pytest.mark.slow)
