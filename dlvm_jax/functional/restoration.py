@@ -106,7 +106,8 @@ def pnp(
 
     A fixed point has A^T (A x - y) / s^2 + (x - m) / g^2 = 0.  Where the model is Gaussian and the code its posterior's mode,
     that is the mode of p(x, z | y), whose x is the posterior's mean.  The error left is residual r / (1 - r) where each
-    iteration shrinks it by r, so a tolerance far below the error that matters is wise.
+    iteration shrinks it by r, so a tolerance far below the error that matters is wise.  A trained model need not shrink it:
+    then all iterations are made, and the residual says so.
     Shapes: start [*batch, *event] -> `Restored`.  Raises ValueError for less than one iteration, and for more event axes
     than x has.
     Source: Prost, Houdard, Almansa, Papadakis 2023, algorithm 2.

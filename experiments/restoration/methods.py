@@ -24,6 +24,7 @@ TOLERANCE = 1e-4  # of the largest value, at which the alternation stops
 TV_WEIGHTS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03)
 TV_ITERATIONS, CHAMBOLLE = 40, 30
 BALANCES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+DIFFUSION = {"moment matching": inverse.moment_matching, "PiGDM": inverse.pigdm}
 SAMPLE_STEPS, DRAWS = 50, 8
 
 
@@ -53,11 +54,12 @@ def methods(
         "temperature",
     )
     if diffusion is not None:
-        key = jax.random.key(config.seed)
-        run = functools.partial(_diffusion, diffusion, std, key)
-        found["diffusion, moment matching"] = Method(functools.partial(run, "moment_matching", 1))
-        found[f"diffusion, mean of {DRAWS} draws"] = Method(functools.partial(run, "moment_matching", DRAWS))
-        found["diffusion, PiGDM"] = Method(functools.partial(run, "pigdm", 1))
+        for name, method in DIFFUSION.items():
+            for draws, said in ((1, "a draw"), (DRAWS, f"mean of {DRAWS}")):
+                run = functools.partial(
+                    _diffusion, diffusion, std, jax.random.key(config.seed), method, draws
+                )
+                found[f"{name}, {said}"] = Method(run)
     try:
         import skimage.restoration
     except ImportError:
@@ -101,7 +103,7 @@ def _diffusion(fitted, std, key, method, draws, problem: Problem, y, _):
 
     def restore(y):
         at_zero = problem.observe(jnp.full(fitted.spec.event_shape, shift, jnp.float32))
-        informed = getattr(inverse, method)(
+        informed = method(
             noise,
             lambda x, t: model.denoise(params, x, t),
             problem.observe,

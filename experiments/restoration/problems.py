@@ -15,7 +15,7 @@ __all__ = ["Problem", "problems"]
 FACTOR = 2  # of super-resolution
 MISSING = 0.5  # share of the random pixels
 BLUR, RADIUS = 1.0, 2  # standard deviation and radius of the blur, in pixels
-ITERATIONS = 20  # of conjugate gradients
+ITERATIONS = 30  # of conjugate gradients
 
 
 class Problem(NamedTuple):

@@ -165,6 +165,11 @@ def _report(config, data, fitted, tasks, entries, result):
         for name, (mean, most) in result[f"iterations of {OURS}"].items()
     )
     labels = list(entries)
+    prior = (
+        ""
+        if config.diffusion is None
+        else f"\nThat of moment matching and PiGDM is the diffusion model of {config.diffusion}."
+    )
     less = result[f"psnr of {OURS} less"]
     about = "\n".join(f"- {name}: {problem.about}" for name, problem in tasks.items())
     tuned = [f"{label} ({method.setting})" for label, method in entries.items() if method.setting]
@@ -172,7 +177,7 @@ def _report(config, data, fitted, tasks, entries, result):
     return f"""# Restoration of images of {data.name}
 
 The prior of PnP-HVAE (Prost et al. 2023) is the hierarchical VAE of {fitted.folder}: {fitted.recipe.layers} layers,
-step {fitted.step}.
+step {fitted.step}.{prior}
 {data.protocol.description} (protocol `{data.protocol.name}`, hash `{data.protocol.hash}`).
 {result["examples"]} test images, the same observations for all methods: y = A x + noise of {config.noise:g} of the largest value.
 
