@@ -17,7 +17,6 @@ import numpy as np
 
 from dlvm_jax.functional import densities, divergences
 from dlvm_jax.functional.hierarchical import precision_weighted, tempered
-from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models.density import Density, Net, require_kind
 
 __all__ = ["Group", "Latents", "Stage", "TopDown", "features_of", "of_pairs", "top_down"]
@@ -269,7 +268,6 @@ def top_down(
 
     def terms(params, key, x, context=None):
         _refuse(context)
-        x = as_array(x)
         key_latent, key_lik = jax.random.split(key)
         key_z, key_prior = jax.random.split(key_latent)
         rates, h = rates_and_state(params, key_z, key_prior, x)
@@ -335,9 +333,7 @@ def top_down(
     def draw_top(params, key, count, temperature=1.0):
         if normal_prior is None:
             if temperature != 1.0:
-                raise ValueError(
-                    f"only a Gaussian top prior has a temperature, got {temperature}; leave it at 1"
-                )
+                raise ValueError(f"only a Gaussian top prior has a temperature, got {temperature}; keep it 1")
             return prior.sample(tied(params), key, None, (count,))[0]
         mean, log_std = top_normal(params)
         return densities.normal_sample(key, mean, tempered(log_std, temperature), (count,))

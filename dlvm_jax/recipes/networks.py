@@ -134,6 +134,7 @@ def scaled(net: Net, spec: Spec, position: int = 0) -> Net:
         return net
 
     def apply(params, inputs):
+        inputs = density.as_arrays(inputs)
         if isinstance(inputs, tuple):
             inputs = (*inputs[:position], inputs[position] / highest, *inputs[position + 1 :])
             return net.apply(params, inputs)

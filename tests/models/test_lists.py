@@ -28,6 +28,7 @@ from tests.models.test_draw import parts_of
 
 KEY = jax.random.key(0)
 BITS = data.from_arrays(np.random.RandomState(0).rand(60, 4, 4) < 0.3)
+LEVELS = data.from_arrays(np.random.RandomState(1).randint(0, 8, (60, 4, 4)).astype(np.uint8), levels=8)
 ROWS = data.from_arrays(np.random.RandomState(2).randn(60, 2).astype(np.float32))
 
 
@@ -35,7 +36,7 @@ def built(source, recipe):
     return recipe.build(source.spec, recipe.constants(source, 0)).density
 
 
-DENSITIES = {  # of vectors in the plane, or of 4 x 4 bits
+DENSITIES = {  # of vectors in the plane, or of 4 x 4 bits or levels
     "standard normal": lambda: density.standard_normal(2),
     "learned normal": lambda: gaussian.learned_normal(2),
     "mixture": lambda: gaussian.mixture(2, 3),
@@ -61,6 +62,7 @@ DENSITIES = {  # of vectors in the plane, or of 4 x 4 bits
     "VAE": lambda: built(BITS, recipes.VAE(latent_dim=2, hidden=(4,))),
     "DRAW": lambda: draw(parts_of((4, 4, 1), density.bernoulli(), 1, 4, 2)),
     "groups": lambda: built(BITS, recipes.Hierarchical()),
+    "groups of levels": lambda: built(LEVELS, recipes.Hierarchical()),
     "diffusion": lambda: built(BITS, recipes.Diffusion(width=4, depth=1)),
     "diffusion of vectors": lambda: built(ROWS, recipes.Diffusion(net="mlp", width=4, depth=1)),
     **CONDITIONAL,
