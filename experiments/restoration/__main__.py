@@ -81,6 +81,8 @@ def _model(config: Config, root: Path) -> tuple[Fitted, Data]:
         raise ValueError(
             f"{folder} is of {type(fitted.recipe).__name__}; give a run of experiments.hierarchical as model"
         )
+    if fitted.recipe.inference == "bottom-up" and config.temperatures != (1.0,):
+        raise ValueError(f"{folder} infers from the bottom up, which has no temperature; give temperatures=1")
     spec = fitted.spec
     if spec.discrete and spec.levels == 2:
         raise ValueError(

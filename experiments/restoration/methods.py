@@ -156,7 +156,7 @@ def _wiener(classical, peak, problem: Problem, y, balance):
             [
                 np.stack(
                     [
-                        classical.wiener(channel, problem.kernel, balance, clip=False)
+                        classical.wiener(channel, problem.kernel, balance)
                         for channel in np.moveaxis(image, -1, 0)
                     ],
                     axis=-1,

@@ -125,6 +125,7 @@ def trained(tmp_path_factory):
         )
     )
     hierarchical.run(hierarchical.Config(**TINY, steps=2, out=root / "bits"))
+    hierarchical.run(hierarchical.Config(**TINY, inference="bottom-up", steps=2, out=root / "up"))
     diffusion.run(
         diffusion.Config(width=8, depth=1, steps=20, eval_samples=1, eval_limit=5, out=root / "diffusion")
     )
@@ -159,6 +160,7 @@ def test_a_run_restores_what_is_missing_and_is_the_same_again(trained, tmp_path,
 @pytest.mark.slow
 def test_runs_that_do_not_fit_are_refused_in_one_line(trained, tmp_path, capsys):
     for options, message in {
+        f"--model {trained / 'up'}": "which has no temperature; give --temperatures 1",
         f"--model {trained / 'bits'}": "is of bits, whose likelihood has no standard deviation; train on levels",
         f"--model {trained / 'diffusion'}": "is of Diffusion; give a run of experiments.hierarchical as model",
         f"--model {trained / 'levels'} --diffusion {trained / 'levels'}": "is of Hierarchical; give a run of",
