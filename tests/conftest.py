@@ -45,7 +45,7 @@ MAPS = Path("/proc/self/maps")
 def few_programs():
     """Forget compiled programs where there are many: each holds memory maps, and the compiler dies beyond 65,530 of them."""
     yield
-    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 20_000:
+    if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 40_000:
         jax.clear_caches()
 
 

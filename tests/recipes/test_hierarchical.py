@@ -128,6 +128,7 @@ def test_grids_round_up_and_images_return_to_their_size():
         cells.resize(x, 3, 2)
 
 
+@pytest.mark.slow
 def test_spectral_norms_are_those_of_the_decomposition_and_their_state_is_resumed(tmp_path):
     """Cut at step 3 of 6 and continued: the same bits, singular vectors among them; afterwards they are converged vectors."""
     recipe = Hierarchical(**TINY, cells="nvae", spectral=0.1)
