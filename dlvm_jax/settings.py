@@ -85,6 +85,12 @@ def _check_number(name: str, value: Any, given: Any, metadata: Mapping[str, Any]
 class Settings:
     """A frozen dataclass of settings; `check` raises ValueError for values that their fields do not allow."""
 
+    def __post_init__(self) -> None:
+        """Several values may be given as a list, as JSON has them."""
+        for field in dataclasses.fields(self):
+            if isinstance(value := getattr(self, field.name), list):
+                object.__setattr__(self, field.name, tuple(value))
+
     def check(self) -> None:
         """Raise ValueError, in one line, for a value that is impossible whatever the data."""
         hints = typing.get_type_hints(type(self))

@@ -71,3 +71,13 @@ def test_help_texts_tell_the_choices():
     assert field.metadata["help"] == "what it is: plain (as it is), spiced (with spice)"
     assert tell_choices({"a": "text", "b": ""}) == "a (text), b"
     assert pick(TABLE, "plain", "kind") is TABLE["plain"]
+
+
+def test_a_list_counts_as_several_values():
+    dish = Dish(sides=[4, 5])
+    dish.check()
+    assert dish == Dish(sides=(4, 5)) and hash(dish.sides)
+    with pytest.raises(ValueError, match="sides must be at least 1"):
+        Dish(sides=[0]).check()
+    with pytest.raises(ValueError, match="size must be one value"):
+        Dish(size=[3]).check()

@@ -117,7 +117,7 @@ class Hierarchical(Recipe):
         "warm_up": 0.02,
         "ema": 0.999,
         "clip": 200.0,
-        "skip": 400.0,  # a spike of the gradient once in 10,000 steps would end training (Child 2021, section 3)
+        "skip": 1e6,  # one gradient in 10,000 steps is not finite or far off, and would end training (Child 2021, section 3)
     }
 
     @property

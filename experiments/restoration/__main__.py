@@ -73,8 +73,7 @@ def _model(config: Config, root: Path) -> tuple[Fitted, Data]:
     """The hierarchical VAE, which is trained first where none is given, and its data."""
     folder = config.model or root / "model"
     if config.model is None:
-        # the first gradients of levels are above the usual threshold of skipping, and all would be left out
-        own = hierarchical.Config(likelihood="discretised-logistic", skip=None, eval_samples=10, out=folder)
+        own = hierarchical.Config(likelihood="discretised-logistic", eval_samples=10, out=folder)
         common.carried_out(hierarchical.run, own)
     fitted = train.load(folder)
     if not isinstance(fitted.recipe, recipes.Hierarchical):

@@ -120,9 +120,7 @@ def trained(tmp_path_factory):
     """Runs of the digits: a hierarchical VAE of levels, one of bits, a diffusion model."""
     root = tmp_path_factory.mktemp("runs")
     hierarchical.run(
-        hierarchical.Config(
-            **TINY, likelihood="discretised-logistic", skip=None, steps=300, out=root / "levels"
-        )
+        hierarchical.Config(**TINY, likelihood="discretised-logistic", steps=300, out=root / "levels")
     )
     hierarchical.run(hierarchical.Config(**TINY, steps=2, out=root / "bits"))
     hierarchical.run(hierarchical.Config(**TINY, inference="bottom-up", steps=2, out=root / "up"))
