@@ -80,6 +80,10 @@ def _model(config: Config, root: Path) -> tuple[Fitted, Data]:
         raise ValueError(
             f"{folder} is of {type(fitted.recipe).__name__}; give a run of experiments.hierarchical as model"
         )
+    if fitted.recipe.spectral:
+        raise ValueError(
+            f"{folder} was trained with spectral norms, which a restoration does not read; give another model"
+        )
     if fitted.recipe.inference == "bottom-up" and config.temperatures != (1.0,):
         raise ValueError(f"{folder} infers from the bottom up, which has no temperature; give temperatures=1")
     spec = fitted.spec
