@@ -59,9 +59,9 @@ def precision_weighted(
 def balancing_coefficients(kl: Array, sizes: Array) -> Array:
     r"""Coefficients that spread the KL over the layers, constants of the gradient.
 
-    $\gamma_l = \frac{L\,g_l}{\sum_m g_m},\quad g_l = \frac{0.01+\mathbb E_x[\mathrm{KL}_l]}{\alpha_l}$
+    $\gamma_l = \frac{L\,g_l}{\sum_m g_m},\quad g_l = \frac{0.01+\mathbb E_x|\mathrm{KL}_l|}{\alpha_l}$
 
-    A layer that says much pays more, so that the others are used too; their mean is 1.
+    A layer that says much pays more, so that the others are used too; their mean is 1.  The KL of one draw may be negative.
     kl: the KL of each layer, the batch in front
     sizes: alpha_l, the share that a layer is expected to carry, such as its area divided by the groups of its resolution
     Shapes: [*batch, L], [L] -> [L].  Source: Vahdat & Kautz 2020, appendix A.

@@ -16,14 +16,15 @@ ITERATIONS = 4  # of the power iteration in each step (Vahdat & Kautz 2020, code
 
 
 def layered_elbo(
-    density: Density, beta: Any = 1.0, free_nats: float = 0.0, sizes: Sequence[float] | None = None
+    density: Density, beta: Any = 1.0, free_nats: float | None = None, sizes: Sequence[float] | None = None
 ) -> Objective:
     r"""Minus the ELBO whose layers are weighed one by one.
 
     $-\mathbb E[\log p(x|z)] + \beta\sum_l\gamma_l\max(\lambda,\mathbb E_x[\mathrm{KL}_l])$
 
     beta:      weight of the whole KL
-    free_nats: lambda, what each layer may spend for nothing (Kingma et al. 2016, eq. 15)
+    free_nats: lambda, what each layer may spend for nothing (Kingma et al. 2016, eq. 15); None: no maximum, which would cut
+               off the KL of a batch that is estimated below zero
     sizes:     what each layer is expected to carry: gamma_l balances them while beta is below 1 (Vahdat & Kautz 2020,
                appendix A); None: gamma_l = 1
 
@@ -40,7 +41,8 @@ def layered_elbo(
             balanced = rates * hierarchical.balancing_coefficients(rates, jnp.asarray(sizes))
             rates = jnp.where(jnp.asarray(beta) < 1, balanced, rates)
         log_lik, kl = terms["reconstruction"].mean(), terms["kl"].mean()
-        loss = beta * hierarchical.free_bits(rates, free_nats) - log_lik
+        weighed = rates.sum(-1).mean() if free_nats is None else hierarchical.free_bits(rates, free_nats)
+        loss = beta * weighed - log_lik
         return loss, {"bound": log_lik - kl, "reconstruction": log_lik, "kl": kl}
 
     return objective

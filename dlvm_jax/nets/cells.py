@@ -24,6 +24,7 @@ __all__ = [
     "ResidualCell",
     "ResidualGroup",
     "resize",
+    "scaled",
 ]
 
 Law = tuple[jax.Array, jax.Array]
@@ -71,7 +72,15 @@ class DenseBlock(nn.Module):
         return x + nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=scaled(self.depth))(h)
 
 
-class DenseGroup(nn.Module):
+class _Group(nn.Module):
+    """What all groups share: a call runs the three methods, so that `init` makes all parameters."""
+
+    def __call__(self, h: jax.Array, features: jax.Array) -> jax.Array:
+        p, after = self.prior(h)
+        return self.merge(after, self.posterior(h, features, p)[0])
+
+
+class DenseGroup(_Group):
     """A group of vectors.
 
     latent: numbers in z_l;  width: of the state;  hidden: width of the networks;  depth: groups of the whole model
@@ -91,10 +100,6 @@ class DenseGroup(nn.Module):
         self.prior_net, self.posterior_net = net(), net()
         self.project = nn.Dense(self.width, dtype=self.dtype)
         self.block = DenseBlock(self.hidden, self.depth, self.dtype)
-
-    def __call__(self, h: jax.Array, features: jax.Array) -> jax.Array:
-        p, after = self.prior(h)
-        return self.merge(after, self.posterior(h, features, p)[0])
 
     def prior(self, h: jax.Array) -> tuple[Law, jax.Array]:
         return _law(self.prior_net(h)), h
@@ -131,7 +136,7 @@ class BottleneckBlock(nn.Module):
         return x + h if self.residual else h
 
 
-class BottleneckGroup(nn.Module):
+class BottleneckGroup(_Group):
     """A group of VDVAE (Child 2021, figure 3): the prior's network adds to the state; the posterior stands by itself.
 
     latent: channels of z_l;  width: of the state;  hidden: of the bottlenecks;  depth: groups of the whole model
@@ -151,10 +156,6 @@ class BottleneckGroup(nn.Module):
         self.posterior_net = block(2 * self.latent, SMALL)
         self.project = Conv(self.width, (1, 1), dtype=self.dtype, kernel_init=scaled(self.depth))
         self.block = block(self.width, scaled(self.depth), residual=True)
-
-    def __call__(self, h: jax.Array, features: jax.Array) -> jax.Array:
-        p, after = self.prior(h)
-        return self.merge(after, self.posterior(h, features, p)[0])
 
     def prior(self, h: jax.Array) -> tuple[Law, jax.Array]:
         outputs = self.prior_net(h)
@@ -192,7 +193,7 @@ class ResidualCell(nn.Module):
         return x + 0.1 * h * gate[..., None, None, :]
 
 
-class ResidualGroup(nn.Module):
+class ResidualGroup(_Group):
     """A group of NVAE: the posterior is the prior shifted by a network of state and features (Vahdat & Kautz 2020, figure 2).
 
     latent: channels of z_l;  width: of the state;  hidden: the factor by which a cell widens
@@ -210,10 +211,6 @@ class ResidualGroup(nn.Module):
         self.prior_net, self.posterior_net = law(1), law(3)
         self.combine_features, self.combine_latent = combine(), combine()
         self.cell = ResidualCell(self.hidden, self.dtype)
-
-    def __call__(self, h: jax.Array, features: jax.Array) -> jax.Array:
-        p, after = self.prior(h)
-        return self.merge(after, self.posterior(h, features, p)[0])
 
     def prior(self, h: jax.Array) -> tuple[Law, jax.Array]:
         return _law(_pairs(self.prior_net(nn.elu(h)))), h

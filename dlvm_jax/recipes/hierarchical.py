@@ -300,7 +300,9 @@ class Hierarchical(Recipe):
         inputs = [spec.event_shape, *((size,) for size in sizes[:-1])]
         found = []
         for number, (shape, size, width) in enumerate(zip(inputs, sizes, hidden, strict=True)):
-            net = density.from_linen(MLP((width, width), (size, 2), len(shape)), (1, *shape))
+            net = density.from_linen(
+                MLP((width, width), (size, 2), len(shape), dtype=jnp.dtype(self.dtype)), (1, *shape)
+            )
             net = networks.scaled(net, spec) if number == 0 else net
             found.append(density.conditional(net, density.normal(), (size,)))
         return found
@@ -326,7 +328,7 @@ class Hierarchical(Recipe):
             return objectives.importance_weighted(trained, self.samples)
         areas = [1.0, *(np.prod(s.group.latent[:-1]) / s.count for s in stages for _ in range(s.count))]
         make = lambda beta: layered.layered_elbo(
-            trained, beta, self.free_nats, areas if self.balance else None
+            trained, beta, self.free_nats or None, areas if self.balance else None
         )
         if self.beta_warm_up:
             return objectives.warm_up(make, self.beta, self.beta_warm_up)

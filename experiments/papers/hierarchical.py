@@ -61,7 +61,7 @@ VDVAE = {
         "learning_rate": 2e-4,
         "schedule": "constant",
         "warm_up": 100,
-        "skip": 200.0,
+        "skip": 400.0,
     },
     **{
         "clip": 200.0,

@@ -394,10 +394,14 @@ def test_layers_are_weighed_one_by_one():
     assert float(metrics["bound"]) == pytest.approx(log_lik - rates.sum())
     sizes = [1.0, 2.0, 2.0]
     weight = (0.01 + np.asarray(abs(terms["rates"]).mean(0))) / sizes
-    loss, _ = layered.layered_elbo(model.density, 0.5, -np.inf, sizes)(params, KEY, X)
+    loss, _ = layered.layered_elbo(model.density, 0.5, None, sizes)(params, KEY, X)
     assert float(loss) == pytest.approx(0.5 * (rates * weight / weight.mean()).sum() - log_lik, rel=1e-6)
-    loss, _ = layered.layered_elbo(model.density, 1.0, -np.inf, sizes)(params, KEY, X)
+    loss, _ = layered.layered_elbo(model.density, 1.0, None, sizes)(params, KEY, X)
     assert float(loss) == pytest.approx(rates.sum() - log_lik)
+    below = density.standard_normal(5)._replace(  # the estimate of a batch may lie below zero
+        terms=lambda *_: {"reconstruction": jnp.zeros(2), "kl": -jnp.ones(2), "rates": -jnp.ones((2, 1))}
+    )
+    assert float(layered.layered_elbo(below)({}, KEY, X)[0]) == -1.0
     flat = layered.layered_elbo(density.standard_normal(5))
     with pytest.raises(ValueError, match="layers are weighed where a density has several"):
         flat({}, KEY, X)
