@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.data import Data
-from dlvm_jax.evaluate import evaluation_key, log_likelihood, pictures
+from dlvm_jax.evaluate import pictures
 from dlvm_jax.recipes.networks import top
 from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.run import RunFolder
+from experiments.evaluation import learning_curves, records_of_seeds
 from experiments.hierarchical import looking
 
 if TYPE_CHECKING:
@@ -25,18 +26,9 @@ DEAD = 0.01  # nats below which a layer carries nothing
 def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: RunFolder) -> Mapping[str, Any]:
     """Records of each seed, pictures of the first, and report.md: the run's result."""
     test = data.test[: config.eval_limit]
-    records = [
-        log_likelihood(
-            fitted.of_seed(number),
-            test,
-            samples=config.eval_samples,
-            key=evaluation_key(seed),
-            folder=folder.root / "evaluation",
-        )
-        for number, seed in enumerate(config.seeds)
-    ]
-    np.save(folder.root / "nats.npy", np.stack([record.per_example for record in records]))
+    records = records_of_seeds(config, fitted, test, folder)
     made = _pictures(config, fitted, np.asarray(test), folder)
+    learning_curves(folder.root, folder.metrics())
     looking.rates(folder.root / "rates.png", np.asarray(records[0].rates))
     (folder.root / "report.md").write_text(
         _report(config, data, fitted, records, folder, [*made, "rates", "curves"])
@@ -48,21 +40,7 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
 
 
 def _pictures(config, fitted, test, folder):
-    """Samples, reconstructions, and what each layer encodes, where the examples are images; the learning curve."""
-    log = folder.metrics()
-    series = {"training": "bound", "validation": "valid_bound"}
-    pictures.curves(
-        folder.root / "curves.png",
-        {
-            name: (
-                [line["step"] for line in log],
-                np.array([line[field] for line in log]).reshape(len(log), -1).mean(1),
-            )
-            for name, field in series.items()
-            if field in log[-1]
-        },
-        "bound, nats",
-    )
+    """Samples, reconstructions, and what each layer encodes, where the examples are images."""
     if len(fitted.spec.event_shape) != 3:
         return []
     model, params, scale = fitted.model.parts, fitted.params, top(fitted.spec)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.data import Data
-from dlvm_jax.evaluate import Record, evaluation_key, log_likelihood, paired, pictures
+from dlvm_jax.evaluate import Record, evaluation_key, paired, pictures
 from dlvm_jax.evaluate.annealed import annealed_log_likelihoods
 from dlvm_jax.evaluate.diagnostics import diagnose
 from dlvm_jax.evaluate.likelihood import posterior_means
@@ -22,6 +22,7 @@ from dlvm_jax.recipes.base import examples_of
 from dlvm_jax.recipes.networks import top
 from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.run import RunFolder
+from experiments.evaluation import learning_curves, records_of_seeds
 
 if TYPE_CHECKING:
     from experiments.vae.__main__ import Config
@@ -33,22 +34,12 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
     """Records of each seed, diagnostics and pictures of the first, and report.md: the run's result."""
     whole = examples_of(fitted.model, data.test, data.test_labels)
     test = jax.tree.map(lambda x: x[: config.eval_limit], whole)
-    records = [
-        log_likelihood(
-            fitted.of_seed(number),
-            test,
-            samples=config.eval_samples,
-            key=evaluation_key(seed),
-            folder=folder.root / "evaluation",
-        )
-        for number, seed in enumerate(config.seeds)
-    ]
+    records = records_of_seeds(config, fitted, test, folder)
     given = jax.tree.map(np.asarray, fitted.model.split(test))
     further, annealing = _further(config, fitted, given, records[0].per_example)
-    np.save(folder.root / "nats.npy", np.stack([record.per_example for record in records]))
     key = jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 1)
     made = _pictures(folder.root, config, data, fitted, given, key)
-    _curves(folder.root, folder.metrics())
+    learning_curves(folder.root, folder.metrics())
     text = _report(config, data, fitted, records, further, folder, [*made, "curves"])
     (folder.root / "report.md").write_text(text)
     for seed, record in zip(config.seeds, records, strict=True):
@@ -159,20 +150,6 @@ def _pictures(
             grid(f"{name}.png", means, None, 20 if flat else 10, title)
             made.append(name)
     return made
-
-
-def _curves(root, history):
-    """Learning curves of the bound, or of the loss where none is trained."""
-    steps = [line["step"] for line in history]
-    name = "bound" if "bound" in history[-1] else "loss"
-
-    def of(field):
-        return steps, np.array([line[field] for line in history]).reshape(len(steps), -1).mean(1)
-
-    series = {"training": of(name)}
-    if f"valid_{name}" in history[-1]:
-        series["validation"] = of(f"valid_{name}")
-    pictures.curves(root / "curves.png", series, f"{name}, nats")
 
 
 def _report(

@@ -18,9 +18,9 @@ import pytest
 
 from dlvm_jax import train
 from dlvm_jax.train import checkpoint, validation
+from experiments import evaluation
 from experiments import run as common
 from experiments.vae import __main__ as vae
-from experiments.vae import report
 
 ROOT = Path(__file__).parent.parent.parent
 SHORT = (
@@ -300,7 +300,7 @@ def test_options_work_together(options, tmp_path):
 def test_the_record_is_of_the_averaged_parameters_of_the_best_checkpoint(tmp_path, monkeypatch):
     """Validation is made worse after step 40, so that the best is not the last."""
     saved, evaluated = {}, []
-    save, make, judge = checkpoint.Checkpoints.save, validation.validator, report.log_likelihood
+    save, make, judge = checkpoint.Checkpoints.save, validation.validator, evaluation.log_likelihood
 
     def keep(self, step, state, score=None):
         saved[step] = jax.tree.map(jnp.copy, (state.params, state.ema))
@@ -321,7 +321,7 @@ def test_the_record_is_of_the_averaged_parameters_of_the_best_checkpoint(tmp_pat
 
     monkeypatch.setattr(checkpoint.Checkpoints, "save", keep)
     monkeypatch.setattr(validation, "validator", spoiled)
-    monkeypatch.setattr(report, "log_likelihood", note)
+    monkeypatch.setattr(evaluation, "log_likelihood", note)
     options = {
         "steps": 80,
         "eval_every": 20,
