@@ -120,9 +120,10 @@ KNOWN = {
     "radialflow": "radial.radial radial_beta_hat",
     "sylvesterflow": "sylvester.sylvester sylvester_triangle",
     "dequantization": "dequantise dequantised_log_prob",
-    "pixelcnn": "discretised_logistic_mixture_log_prob discretised_logistic_log_prob",
+    "pixelcnn": "pixel_mixture_log_prob discretised_logistic_mixture_log_prob discretised_logistic_log_prob",
     "discretizedlogistic": "discretised_logistic_log_prob discretised_logistic_sample",
-    "mixtureoflogistics": "discretised_logistic_mixture_log_prob discretised_logistic_mixture_sample",
+    "dmol": "pixel_mixture_log_prob pixel_mixture_sample",
+    "mixtureoflogistics": "pixel_mixture_log_prob discretised_logistic_mixture_log_prob discretised_logistic_mixture_sample",
 }
 
 

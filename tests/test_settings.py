@@ -43,7 +43,7 @@ REFUSED = {
     "spice must be at least 0, got -1": {"kind": "spiced", "spice": -1},
     "size must be at least 1, got 0": {"size": 0},
     "size must be one value, got (3,)": {"size": (3,)},
-    "share must be one value, got [0.5]": {"share": [0.5]},
+    "share must be one value, got (0.5,)": {"share": [0.5]},
     "size must be an integer, got True": {"size": True},
     "size must be a number, got 'large'": {"size": "large"},
     "share must be at least 0 and below 1, got 1": {"share": 1},

@@ -136,15 +136,19 @@ def quantile_grid(codes: np.ndarray, size: int) -> np.ndarray:
 
 
 def curves(path: Path | str, series: Mapping[str, tuple], ylabel: str, xlabel: str = "step") -> None:
-    """Curves {name: (x, y)} in one plot; the y axis is that of all but the first tenth, where values are wild."""
+    """Curves {name: (x, y)} in one plot; the y axis is that of all but the first tenth, where values are wild.
+
+    Values that are not finite are left out.
+    """
     figure = new_figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.subplots()
     tails = []
     for name, (x, y) in series.items():
         axes.plot(x, y, label=name, lw=1.2)
         tails.append(np.asarray(y)[len(y) // 10 :])
-    if tails and sum(map(len, tails)):
-        values = np.concatenate([t.ravel() for t in tails])
+    values = np.concatenate([t.ravel() for t in tails]) if tails else np.empty(0)
+    values = values[np.isfinite(values)]
+    if len(values):
         low, high = values.min(), values.max()
         margin = 0.05 * (high - low) or 1.0
         axes.set_ylim(low - margin, high + margin)

@@ -36,7 +36,6 @@ __all__ = [
     "fixed_normal",
     "from_linen",
     "join",
-    "logistic_mixture",
     "normal",
     "require_kind",
     "standard_normal",
@@ -261,30 +260,6 @@ def discretised_normal(levels: int) -> OutputDistribution:
     """Integer levels 0..L-1 under a discretised Gaussian (its `mean` is the bin of the location parameter)."""
     return _discretised(
         levels, densities.discretised_normal_log_prob, densities.discretised_normal_sample, 1.0
-    )
-
-
-def logistic_mixture(levels: int, components: int) -> OutputDistribution:
-    """Integer levels 0..L-1 under a mixture of K discretised logistics for each element (Salimans et al. 2017)."""
-
-    def three(out):
-        logits, mean, log_scale = jnp.split(out, 3, axis=-1)
-        start = jnp.linspace(-1.5, 1.5, components) if components > 1 else 0.0  # components start apart
-        return logits, jax.nn.sigmoid(mean + start), log_scale - 2.0
-
-    def mean(out):
-        logits, location, _ = three(out)
-        weights = jax.nn.softmax(logits, axis=-1)
-        return jnp.clip(levels * jnp.sum(weights * location, axis=-1) - 0.5, 0, levels - 1)
-
-    return OutputDistribution(
-        3 * components,
-        lambda x, out: densities.discretised_logistic_mixture_log_prob(x, *three(out), levels),
-        lambda key, out, shape: densities.discretised_logistic_mixture_sample(
-            key, *three(out), levels, shape
-        ),
-        mean,
-        space=levels_space(levels),
     )
 
 

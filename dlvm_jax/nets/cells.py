@@ -23,6 +23,7 @@ __all__ = [
     "DenseGroup",
     "ResidualCell",
     "ResidualGroup",
+    "law",
     "resize",
     "scaled",
 ]
@@ -36,7 +37,7 @@ def scaled(depth: int) -> Callable:
     return nn.initializers.variance_scaling(1 / depth, "fan_in", "truncated_normal")
 
 
-def _law(outputs: jax.Array, relative_to: Law | None = None) -> Law:
+def law(outputs: jax.Array, relative_to: Law | None = None) -> Law:
     """Mean and log-standard deviation from a network's last axis, as shifts of another law where one is given."""
     mean, log_std = outputs[..., 0], outputs[..., 1]
     if relative_to is not None:
@@ -102,12 +103,12 @@ class DenseGroup(_Group):
         self.block = DenseBlock(self.hidden, self.depth, self.dtype)
 
     def prior(self, h: jax.Array) -> tuple[Law, jax.Array]:
-        return _law(self.prior_net(h)), h
+        return law(self.prior_net(h)), h
 
     def posterior(self, h: jax.Array, features: jax.Array, p: Law) -> Law:
         if self.precision:
-            return precision_weighted(*_law(self.posterior_net(features)), *p)
-        return _law(self.posterior_net((h, features)), p)
+            return precision_weighted(*law(self.posterior_net(features)), *p)
+        return law(self.posterior_net((h, features)), p)
 
     def merge(self, h: jax.Array, z: jax.Array) -> jax.Array:
         return self.block(h + self.project(z))
@@ -159,10 +160,10 @@ class BottleneckGroup(_Group):
 
     def prior(self, h: jax.Array) -> tuple[Law, jax.Array]:
         outputs = self.prior_net(h)
-        return _law(_pairs(outputs[..., : 2 * self.latent])), h + outputs[..., 2 * self.latent :]
+        return law(_pairs(outputs[..., : 2 * self.latent])), h + outputs[..., 2 * self.latent :]
 
     def posterior(self, h: jax.Array, features: jax.Array, p: Law) -> Law:
-        return _law(_pairs(self.posterior_net(jnp.concatenate([h, features], axis=-1))))
+        return law(_pairs(self.posterior_net(jnp.concatenate([h, features], axis=-1))))
 
     def merge(self, h: jax.Array, z: jax.Array) -> jax.Array:
         return self.block(h + self.project(z))
@@ -206,17 +207,17 @@ class ResidualGroup(_Group):
     dtype: Any = jnp.float32
 
     def setup(self):
-        law = lambda side: Conv(2 * self.latent, (side, side), dtype=self.dtype, kernel_init=SMALL)
+        pairs = lambda side: Conv(2 * self.latent, (side, side), dtype=self.dtype, kernel_init=SMALL)
         combine = lambda: Conv(self.width, (1, 1), dtype=self.dtype)
-        self.prior_net, self.posterior_net = law(1), law(3)
+        self.prior_net, self.posterior_net = pairs(1), pairs(3)
         self.combine_features, self.combine_latent = combine(), combine()
         self.cell = ResidualCell(self.hidden, self.dtype)
 
     def prior(self, h: jax.Array) -> tuple[Law, jax.Array]:
-        return _law(_pairs(self.prior_net(nn.elu(h)))), h
+        return law(_pairs(self.prior_net(nn.elu(h)))), h
 
     def posterior(self, h: jax.Array, features: jax.Array, p: Law) -> Law:
-        return _law(_pairs(self.posterior_net(features + self.combine_features(h))), p)
+        return law(_pairs(self.posterior_net(features + self.combine_features(h))), p)
 
     def merge(self, h: jax.Array, z: jax.Array) -> jax.Array:
         return self.cell(self.combine_latent(jnp.concatenate([h, z], axis=-1)))

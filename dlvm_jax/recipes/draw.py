@@ -57,7 +57,7 @@ class DRAW(Recipe):
         """DRAW for data of a spec; `parts` is its `models.draw.Parts`, and a code the latent vectors of all glimpses."""
         self.check()
         self.check_data(spec)
-        distribution = LIKELIHOODS[likelihood_of(self.likelihood, spec)].build(self, spec.levels)
+        distribution = LIKELIHOODS[likelihood_of(self.likelihood, spec)].build(self, spec)
         event = spec.event_shape
         state, image = ((1, self.width), (1, self.width)), (1, *event)
         encoder = nets.DrawEncoder(self.width, (self.latent_dim, 2), self.read)

@@ -12,6 +12,7 @@ from dlvm_jax.data import Data, Spec
 from dlvm_jax.models import density, diffusion, layered, objectives, top_down
 from dlvm_jax.models.density import Density, Net
 from dlvm_jax.nets import MLP, cells, ladders
+from dlvm_jax.nets.mlp import SMALL
 from dlvm_jax.recipes import networks
 from dlvm_jax.recipes.base import Constants, Model, Recipe
 from dlvm_jax.recipes.likelihoods import check_likelihood, likelihood_of, transform_of
@@ -301,16 +302,17 @@ class Hierarchical(Recipe):
         found = []
         for number, (shape, size, width) in enumerate(zip(inputs, sizes, hidden, strict=True)):
             net = density.from_linen(
-                MLP((width, width), (size, 2), len(shape), dtype=jnp.dtype(self.dtype)), (1, *shape)
+                MLP((width, width), (size, 2), len(shape), dtype=jnp.dtype(self.dtype), head_init=SMALL),
+                (1, *shape),
             )
             net = networks.scaled(net, spec) if number == 0 else net
-            found.append(density.conditional(net, density.normal(), (size,)))
+            found.append(density.conditional(_bounded(net), density.normal(), (size,)))
         return found
 
     def _likelihood(self, spec: Spec) -> Density:
         """p(x | last state)."""
         entry = pick(LIKELIHOODS, likelihood_of(self.likelihood, spec), "likelihood")
-        distribution = entry.build(self, spec.levels)
+        distribution = entry.build(self, spec)
         event, dtype = spec.event_shape, jnp.dtype(self.dtype)
         outputs = (*event, distribution.width - entry.shared)
         if CELLS[self.cells].images:
@@ -333,6 +335,11 @@ class Hierarchical(Recipe):
         if self.beta_warm_up:
             return objectives.warm_up(make, self.beta, self.beta_warm_up)
         return make(self.beta)
+
+
+def _bounded(net: Net) -> Net:
+    """With log-standard deviations within bounds: an outlier must not grow from layer to layer."""
+    return Net(net.init, lambda params, x: jnp.stack(cells.law(net.apply(params, x)), axis=-1))
 
 
 def _group(module: Any, latent: tuple[int, ...], state: tuple[int, ...]) -> top_down.Group:

@@ -129,7 +129,7 @@ class SelfVAE(Recipe):
         """The VAE of an image given its copy: p(z | y), q(z | x), since y is a function of x, and p(x | z, y)."""
         event, latent = spec.event_shape, (self.latent_dim,)
         copy = (event[0] // 2, event[1] // 2, event[2])
-        distribution = LIKELIHOODS[likelihood_of(self.likelihood, spec)].build(self, spec.levels)
+        distribution = LIKELIHOODS[likelihood_of(self.likelihood, spec)].build(self, spec)
         encoder = lambda shape: networks.scaled(networks.network(self, shape, (*latent, 2)), spec)
         of_x = encoder(event)
         posterior = Net(of_x.init, lambda params, given: of_x.apply(params, given[0]))

@@ -243,7 +243,7 @@ class VAE(Recipe):
     def _decoder(self, spec, constants, event, context) -> Density:
         """p(x | z), or p(x | z, context)."""
         entry = pick(LIKELIHOODS, self.likelihood_of(spec), "likelihood")
-        distribution = entry.build(self, spec.levels)
+        distribution = entry.build(self, spec)
         code = (self.latent_dim if self.inference == "bottom-up" else self.code_dim,)  # what the decoder sees
         inputs = code if context is None else (code, context)
         outputs = (*event, distribution.width - entry.shared)

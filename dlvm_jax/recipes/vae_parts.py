@@ -21,6 +21,7 @@ from dlvm_jax.models import (
     gaussian,
     implicit,
     latent_diffusion,
+    logistic_mixtures,
     scalars,
 )
 from dlvm_jax.models.density import Density, OutputDistribution
@@ -95,13 +96,13 @@ class Posterior(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """p(x|z) by name: `build(recipe, levels) -> OutputDistribution`.
+    """p(x|z) by name: `build(recipe, spec) -> OutputDistribution`.
 
     data: what it is of: "bits", "levels" (bits too) or "reals";  shared: whether one learned scale serves all elements
     uses: settings that belong to it
     """
 
-    build: Callable[[Any, int], OutputDistribution]  # any recipe with these settings
+    build: Callable[[Any, Spec], OutputDistribution]  # any recipe with these settings
     help: str
     data: str
     shared: bool = False
@@ -249,28 +250,33 @@ POSTERIORS = {
 }
 
 LIKELIHOODS = {
-    "bernoulli": Likelihood(lambda recipe, levels: density.bernoulli(), "of bits", "bits"),
+    "bernoulli": Likelihood(lambda recipe, spec: density.bernoulli(), "of bits", "bits"),
     "normal": Likelihood(
-        lambda recipe, levels: density.normal(), "a mean and a scale for each element", "reals"
+        lambda recipe, spec: density.normal(), "a mean and a scale for each element", "reals"
     ),
     "shared-normal": Likelihood(
-        lambda recipe, levels: density.normal(), "one learned scale for all", "reals", True
+        lambda recipe, spec: density.normal(), "one learned scale for all", "reals", True
     ),
     "fixed-normal": Likelihood(
-        lambda recipe, levels: density.fixed_normal(recipe.std), "of a given scale", "reals", uses=("std",)
+        lambda recipe, spec: density.fixed_normal(recipe.std), "of a given scale", "reals", uses=("std",)
     ),
     "discretised-logistic": Likelihood(
-        lambda recipe, levels: density.discretised_logistic(levels), "of integer levels", "levels"
+        lambda recipe, spec: density.discretised_logistic(spec.levels), "of integer levels", "levels"
     ),
     "discretised-normal": Likelihood(
-        lambda recipe, levels: density.discretised_normal(levels), "of integer levels", "levels"
+        lambda recipe, spec: density.discretised_normal(spec.levels), "of integer levels", "levels"
     ),
     "logistic-mixture": Likelihood(
-        lambda recipe, levels: density.logistic_mixture(levels, 5),
+        lambda recipe, spec: logistic_mixtures.logistic_mixture(spec.levels, 5),
         "of five discretised logistics",
         "levels",
     ),
+    "pixel-mixture": Likelihood(
+        lambda recipe, spec: logistic_mixtures.pixel_mixture(spec.levels, 5, spec.event_shape[-1]),
+        "of five logistics for a whole pixel, each channel given those before it",
+        "levels",
+    ),
     "categorical": Likelihood(
-        lambda recipe, levels: density.categorical(levels), "a probability for each level", "levels"
+        lambda recipe, spec: density.categorical(spec.levels), "a probability for each level", "levels"
     ),
 }

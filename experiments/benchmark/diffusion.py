@@ -334,11 +334,7 @@ def check_agreement() -> None:
         found = timing.run_worker(MODULE, "agreement", "--side", side)
         if found is None:
             continue
-        counts, _ = found.pop("parameters"), found.pop("peak memory")
-        errors = ", ".join(f"{k} {v:.0e}" for k, v in found.items())
-        print(f"{side}x{side}: parameters {counts[0]} ours, {counts[1]} PyTorch; differences {errors}")
-        if len(set(counts)) > 1 or max(found.values()) > 1e-4:
-            raise SystemExit("error: the two sides do not compute the same; their times mean nothing")
+        timing.same(f"{side}x{side}", found)
 
 
 def compare(rounds: int, calls: int = 1) -> list[timing.Line]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Line", "emit", "in_turn", "matrix_rate", "ratios", "run_worker", "timed", "version"]
+__all__ = ["Line", "emit", "in_turn", "matrix_rate", "ratios", "run_worker", "same", "timed", "version"]
 
 OURS = "dlvm_jax"
 Line = tuple[str, str, dict[str, float]]  # job, unit, {candidate: figure}
@@ -70,6 +70,19 @@ def in_turn(module: str, names: Iterable[str], rounds: int, *options: Any) -> di
             elif number == 0:
                 print(f"{name}: not installed (pip install -e '.[peers]')")
     return found
+
+
+def same(what: str, found: dict[str, Any]) -> None:
+    """Print how far two sides are apart; stop unless they compute the same, for without it their times mean nothing.
+
+    found: {"parameters": (ours, theirs), anything else: a relative difference}
+    """
+    ours, theirs = found["parameters"]
+    errors = {name: value for name, value in found.items() if name not in ("parameters", "peak memory")}
+    shown = ", ".join(f"{name} {value:.0e}" for name, value in errors.items())
+    print(f"{what}: parameters {ours} ours, {theirs} PyTorch; differences {shown}")
+    if ours != theirs or not all(error <= 1e-4 for error in errors.values()):
+        raise SystemExit("error: the two sides do not compute the same; their times mean nothing")
 
 
 def version(name: str) -> str:

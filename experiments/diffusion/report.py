@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_and_write", "solver_errors"]
 
-FRAMES = 10
+FRAMES, SHOWN = 10, 100  # of a trajectory: frames, and steps that they are taken from
+FINE = 400  # steps of the solution that samplers are compared with
 EVALUATIONS = (6, 12, 24, 48)  # of the network, by each sampler that is compared
 COLUMNS = 10  # of a grid of images
 
@@ -98,12 +99,12 @@ def _trajectory(fitted: Fitted, rows: int, key: jax.Array) -> tuple[tuple[np.nda
         denoise = lambda x, t: model.denoise(params, x, t, labels)
         key_start, key_steps = jax.random.split(key)
         start = process.prior_sample(noise, key_start, (rows, *model.event_shape))
-        solver, grid = ancestral.ancestral(noise, denoise), sampling_times(noise, 100)
+        solver, grid = ancestral.ancestral(noise, denoise), sampling_times(noise, SHOWN)
         return solvers.sample(solver, grid, start, key_steps, trajectory=True)[1]
 
     points, predicted = (np.asarray(frames) for frames in run(fitted.params, key))
     noise = model.process(fitted.params)
-    times = np.asarray(sampling_times(noise, 100))[1:]
+    times = np.asarray(sampling_times(noise, SHOWN))[1:]
     log_snr = np.asarray(noise.log_snr(times))
     wanted = np.linspace(log_snr[0], log_snr[np.isfinite(log_snr)][-1], FRAMES)
     shown = [int(np.argmin(abs(log_snr - value))) for value in wanted[:-1]] + [len(times) - 1]
@@ -124,7 +125,7 @@ def solver_errors(
 
         return np.asarray(jax.jit(run)(params, start), np.float64)
 
-    fine = ends(lambda noise, denoise: dpm.dpm_multistep(noise, denoise, 3), 400)
+    fine = ends(lambda noise, denoise: dpm.dpm_multistep(noise, denoise, 3), FINE)
     kinds = {
         "DDIM": (ancestral.ddim, 1),
         "Heun": (ode.edm_heun, 2),

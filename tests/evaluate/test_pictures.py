@@ -48,6 +48,7 @@ def test_files_are_written(tmp_path):
     pictures.latent_scatter(tmp_path / "b.png", rng.randn(50, 1), None)
     pictures.latent_scatter(tmp_path / "c.png", rng.randn(50, 3), rng.randint(0, 10, 50))
     pictures.curves(tmp_path / "d.png", {"one": ([1, 2], [3.0, 4.0])}, "nats")
+    pictures.curves(tmp_path / "e.png", {"one": ([1, 2], [3.0, np.nan]), "other": ([1], [np.nan])}, "nats")
     assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in "abcd124")
 
 

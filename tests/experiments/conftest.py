@@ -1,7 +1,8 @@
-"""What the tests of the table of results put in place of its rows."""
+"""What tests of scripts put in place of rows of results and of fine solutions."""
 
 import pytest
 
+from experiments.diffusion import report as diffusion_report
 from experiments.reproduce import __main__ as reproduce
 
 
@@ -11,3 +12,11 @@ def toy(monkeypatch):
         monkeypatch.setattr(reproduce, "every_row", lambda: {row.name: row for row in rows})
 
     return put
+
+
+@pytest.fixture
+def short_solutions(monkeypatch):
+    """Reports of diffusion models solve in few steps: each number of them is a program to compile."""
+    monkeypatch.setattr(diffusion_report, "EVALUATIONS", (6,))
+    monkeypatch.setattr(diffusion_report, "FINE", 12)
+    monkeypatch.setattr(diffusion_report, "SHOWN", 12)

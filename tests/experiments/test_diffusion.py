@@ -13,17 +13,11 @@ from dlvm_jax import train
 from dlvm_jax.data import toys
 from experiments import run as common
 from experiments.diffusion import __main__ as diffusion
-from experiments.diffusion import report as diffusion_report
 
+pytestmark = pytest.mark.usefixtures("short_solutions")
 TINY = diffusion.Config(
     width=8, depth=1, steps=20, batch_size=16, sample_steps=4, eval_samples=2, eval_limit=20, warm_up=2
 )
-
-
-@pytest.fixture(autouse=True)
-def few_evaluations(monkeypatch):
-    """Each number of evaluations is a program of its own to compile."""
-    monkeypatch.setattr(diffusion_report, "EVALUATIONS", (6,))
 
 
 def result_of(config):

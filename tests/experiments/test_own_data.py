@@ -58,7 +58,7 @@ FORMS = {  # a maker of the file, and other settings
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("form", FORMS)
-def test_form_through_a_script(form, script, tmp_path):
+def test_form_through_a_script(form, script, tmp_path, short_solutions):
     path, settings = FORMS[form](tmp_path)
     module, tiny = SCRIPTS[script]
     config = module.Config(data=str(path), out=tmp_path / "run", **TINY, **tiny, **settings)

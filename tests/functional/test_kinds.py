@@ -158,6 +158,22 @@ TABLE = {
         "runge_kutta": (B, B, lambda f: lambda state, times: f(velocity, state, times, 1.0)),
         "sum_event": (X, lambda f: lambda x: f(x, 1)),
     },
+    "pixels": {
+        "pixel_mixture_log_prob": (
+            X,
+            K[:3],
+            *2 * (np.ones((3, 2, 2), np.float32),),
+            np.ones((3, 2, 2, 2), np.float32),
+        ),
+        "pixel_mixture_mean": (V, EYE, np.ones((2, 2, 2), np.float32)),
+        "pixel_mixture_sample": (
+            V,
+            EYE,
+            EYE,
+            np.ones((2, 2, 2), np.float32),
+            lambda f: lambda *a: f(KEY, *a),
+        ),
+    },
     "restoration": {
         "data_step": (V, X, V, lambda f: lambda y, m, g: f(jnp.negative, y, 0.5, m, g, event_ndim=1)),
         "data_step_masked": (V, V, ONE, X, V),

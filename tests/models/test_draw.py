@@ -10,7 +10,7 @@ import pytest
 from dlvm_jax import nets
 from dlvm_jax.exact.discrete import all_binary
 from dlvm_jax.functional import attention, bounds, densities
-from dlvm_jax.models import density
+from dlvm_jax.models import density, logistic_mixtures
 from dlvm_jax.models.draw import Parts, draw
 from dlvm_jax.models.objectives import log_weights, negative_elbo
 from dlvm_jax.models.vae import vae
@@ -175,7 +175,7 @@ LIKELIHOODS = {
     "bits": density.bernoulli(),
     "normal": density.normal(),
     "categorical": density.categorical(8),
-    "mixture": density.logistic_mixture(8, 2),
+    "mixture": logistic_mixtures.logistic_mixture(8, 2),
 }
 
 

@@ -319,15 +319,6 @@ def test_connections_of_a_network_equal_the_explicit_computation(connect):
     )
 
 
-def test_logistic_mixture_of_the_decoder_sums_to_one():
-    """Over all values of a pixel, under outputs of a network; six roundings of float32."""
-    family = density.logistic_mixture(7, 3)
-    outputs = jnp.asarray(RNG.randn(4, 1, family.width), jnp.float32)
-    values = jnp.arange(7.0)[:, None, None] * jnp.ones((7, 4, 1))
-    total = jnp.exp(family.log_prob(values, outputs)).sum(0)
-    np.testing.assert_allclose(total, 1, atol=1e-5)
-
-
 def test_warm_up_grows_linearly_and_validation_uses_the_final_weight():
     objective = objectives.warm_up(
         lambda beta: lambda params, key, batch, step=None: (beta * 1.0, {}), 4.0, 10

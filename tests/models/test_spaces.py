@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import data, evaluate, recipes, train
-from dlvm_jax.models import curved, density, flows, objectives, spaces
+from dlvm_jax.models import curved, density, flows, logistic_mixtures, objectives, spaces
 from dlvm_jax.recipes import Model, Recipe
 
 BITS = np.random.RandomState(0).rand(60, 2, 2) < 0.4
@@ -62,7 +62,7 @@ def test_every_density_names_its_own():
     assert density.conditional(net, density.bernoulli(), (3,)).space == spaces.levels(2)
     assert density.conditional(net, density.categorical(5), (3,)).space == spaces.levels(5)
     assert density.conditional(net, density.discretised_logistic(9), (3,)).space == spaces.levels(9)
-    assert density.conditional(net, density.logistic_mixture(9, 2), (3,)).space == spaces.levels(9)
+    assert density.conditional(net, logistic_mixtures.logistic_mixture(9, 2), (3,)).space == spaces.levels(9)
     assert density.conditional(net, density.normal(), (3,)).space == spaces.REALS
     assert curved.uniform_sphere(3).space == spaces.sphere(3)
     assert flows.uniform_torus(2).space == spaces.torus(2)

@@ -57,7 +57,7 @@ def test_a_prior_is_one_entry(tmp_path, monkeypatch):
 
 
 def test_a_likelihood_is_one_entry(tmp_path, monkeypatch):
-    def build(recipe, levels):  # a Bernoulli by its probit instead of its logit
+    def build(recipe, spec):  # a Bernoulli by its probit instead of its logit
         logits = lambda out: jax.scipy.special.logit(0.01 + 0.98 * jax.scipy.stats.norm.cdf(out[..., 0]))
         plain = density.bernoulli()
         return OutputDistribution(
