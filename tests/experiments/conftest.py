@@ -14,9 +14,11 @@ def toy(monkeypatch):
     return put
 
 
-@pytest.fixture
-def short_solutions(monkeypatch):
+@pytest.fixture(scope="module")
+def short_solutions():
     """Reports of diffusion models solve in few steps: each number of them is a program to compile."""
-    monkeypatch.setattr(diffusion_report, "EVALUATIONS", (6,))
-    monkeypatch.setattr(diffusion_report, "FINE", 12)
-    monkeypatch.setattr(diffusion_report, "SHOWN", 12)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion_report, "EVALUATIONS", (6,))
+        patch.setattr(diffusion_report, "FINE", 12)
+        patch.setattr(diffusion_report, "SHOWN", 12)
+        yield

@@ -9,7 +9,6 @@ import pytest
 from experiments import run as common
 from experiments.diffusion import __main__ as diffusion
 from experiments.diffusion import judge
-from experiments.diffusion import report as report_of
 
 LOOKS = Path(diffusion.__file__).with_name("looks.json")
 
@@ -33,11 +32,8 @@ def test_shares_are_counted():
 
 
 @pytest.mark.slow
-def test_settings_for_looks_run_on_any_labelled_images(tmp_path, monkeypatch):
+def test_settings_for_looks_run_on_any_labelled_images(tmp_path, short_solutions):
     """The classifier of real digits is sure and right of most of them, and of few of the samples of an untrained model."""
-    monkeypatch.setattr(
-        report_of, "EVALUATIONS", (6,)
-    )  # each number of evaluations is a program of its own to compile
     small = "--data digits --width 8 --depth 1 --patch 2 --steps 2 --warm-up 1 --batch-size 32 --classify 200 --eval-limit 20"
     said = ["--config", str(LOOKS), *small.split(), "--out", str(tmp_path / "run")]
     diffusion.run(common.command_line(diffusion.Config, "", said))

@@ -225,7 +225,7 @@ def test_every_run_of_a_row_is_possible(name, quick, tmp_path, monkeypatch):
         "normal-posterior-frey-faces",
     ],
 )
-def test_a_row_of_each_kind_runs(name, tmp_path, capsys):
+def test_a_row_of_each_kind_runs(name, tmp_path, capsys, short_solutions):
     """In its quick version, on the real data."""
     if not os.environ.get("DLVM_DATA") and any(part in name for part in ("frey", "mnist", "cvae")):
         pytest.skip("this row needs data: set DLVM_DATA")

@@ -15,6 +15,7 @@ from dlvm_jax.functional.diffusion.inverse import inpainting
 from experiments import run as common
 from experiments.diffusion import __main__ as diffusion
 from experiments.hierarchical import __main__ as hierarchical
+from experiments.hierarchical import looking
 from experiments.restoration import __main__ as restoration
 from experiments.restoration import methods
 from experiments.restoration.problems import Problem, problems
@@ -116,9 +117,17 @@ TINY = {"groups": (1,), "latents": (4,), "widths": (16,), "hidden": (16,), "eval
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Runs of the digits: a hierarchical VAE of levels, one of bits, a diffusion model."""
+def trained(tmp_path_factory, short_solutions):
+    """Runs of the digits: a hierarchical VAE of levels, one of bits, a diffusion model; most pictures are left out."""
     root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("temperatures", "kept_layers", "interpolations", "walk"):
+            patch.setattr(looking, name, lambda *_: None)
+        train_all(root)
+    return root
+
+
+def train_all(root):
     hierarchical.run(
         hierarchical.Config(**TINY, likelihood="discretised-logistic", steps=300, out=root / "levels")
     )
@@ -127,7 +136,6 @@ def trained(tmp_path_factory):
     diffusion.run(
         diffusion.Config(width=8, depth=1, steps=20, eval_samples=1, eval_limit=5, out=root / "diffusion")
     )
-    return root
 
 
 @pytest.mark.slow

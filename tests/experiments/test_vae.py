@@ -135,8 +135,8 @@ def test_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole, tmp_
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(whole, tmp_path):
-    assert_kills_change_nothing(tmp_path / "killed", whole, 20, seed=1)
+def test_eight_kills_at_random_moments(whole, tmp_path):
+    assert_kills_change_nothing(tmp_path / "killed", whole, 8, seed=1)
 
 
 def test_termination_signal_ends_with_a_checkpoint_and_its_status(tmp_path):
