@@ -65,7 +65,7 @@ def test_all_laws_sum_to_one(model):
 
 
 def test_bounds_by_draws_are_those_of_the_enumeration(model):
-    """The ELBO, and the importance-weighted bound of two by all pairs; means of 20,000 draws within 5 errors, false alarms 2e-5."""
+    """The ELBO, and the bound of two draws by all pairs; means of 20,000 within 5 errors, false alarms 2e-5."""
     whole, params, log_joint, log_q = model
     log_w, q = log_joint - log_q, np.exp(log_q)
     elbo = (q * log_w).sum(1)
