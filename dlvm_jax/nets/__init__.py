@@ -9,6 +9,7 @@ from dlvm_jax.nets.conv import ConvDecoder, ConvEncoder, GatedConvDecoder, Gated
 from dlvm_jax.nets.draw import DrawDecoder, DrawEncoder
 from dlvm_jax.nets.masked import MADE
 from dlvm_jax.nets.mlp import MLP, SMALL, GatedDense
+from dlvm_jax.nets.pixelcnn import GatedPixelCNN
 
 __all__ = [
     "MADE",
@@ -21,4 +22,5 @@ __all__ = [
     "GatedConvDecoder",
     "GatedConvEncoder",
     "GatedDense",
+    "GatedPixelCNN",
 ]

@@ -40,7 +40,7 @@ class MADE(nn.Module):
     """Masked autoencoder (Germain et al. 2015): `width` outputs for each element, from the elements before it and a context.
 
     hidden: widths of the hidden layers; without any the outputs are linear
-    dim: number of elements
+    dim: number of elements;  order: the elements from the first to the last, by default as they stand
     periodic: the inputs are angles, of which the network sees cosine and sine
     bias_init: of the last layer; the first element's outputs are these biases alone, so that with random ones the components
         of a mixture do not start alike
@@ -59,6 +59,7 @@ class MADE(nn.Module):
     bias_init: Callable = nn.initializers.zeros
     activation: Callable = nn.relu
     dtype: Any = jnp.float32
+    order: Sequence[int] | None = None
 
     @nn.compact
     def __call__(
@@ -83,7 +84,8 @@ class MADE(nn.Module):
 
         # units that see nothing would be constants
         lowest = 0 if context is not None else min(1, self.dim - 1)
-        degrees = np.arange(1, self.dim + 1)
+        rank = np.arange(self.dim) if self.order is None else np.argsort(self.order)
+        degrees = rank + 1
         if self.periodic:
             x, degrees = jnp.concatenate([jnp.cos(x), jnp.sin(x)], axis=-1), np.tile(degrees, 2)
         for width in self.hidden:
@@ -93,7 +95,7 @@ class MADE(nn.Module):
                 above = np.linspace(lowest, self.dim - 1, width).round().astype(int)
             x = self.activation(layer(x, degrees[:, None] <= above))
             degrees = above
-        seen = np.repeat(np.arange(self.dim), self.width)
+        seen = np.repeat(rank, self.width)
         columns = None if row is None else (row * self.width, self.width)
         x = layer(x, degrees[:, None] <= seen, columns, kernel_init=SMALL, bias_init=self.bias_init)
         if row is None:

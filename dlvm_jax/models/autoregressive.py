@@ -1,0 +1,96 @@
+"""Autoregressive densities: each element given those before it, by one network whose outputs see only earlier inputs."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlvm_jax.models.density import (
+    Density,
+    Net,
+    OutputDistribution,
+    batch_of,
+    check_batches,
+    check_shape,
+    join,
+)
+
+__all__ = ["autoregressive"]
+
+
+def autoregressive(
+    net: Net,
+    distribution: OutputDistribution,
+    event_shape: Sequence[int],
+    *,
+    order: Sequence[int] | None = None,
+    group: int = 1,
+) -> Density:
+    """The exact density p(x | c) = prod_i p(x_i | x_<i, c) (Bengio & Bengio 2000, eq. 1).
+
+    net:   x, or (x, c) -> raw parameters [*batch, *event_shape, distribution.width], those of an element from elements that
+           come before it
+    order: the places of the flattened event, from the first to the last; by default as they stand
+    group: so many elements stand at a place (the channels of a pixel), and the distribution draws them together
+
+    Scoring is one pass of the network, sampling one for each place.
+    Raises ValueError for an order that is no permutation of the places.
+    """
+    event_shape = tuple(event_shape)
+    ndim, size = len(event_shape), math.prod(event_shape)
+    places = size // group
+    order = range(places) if order is None else order
+    if size % group or sorted(order) != list(range(places)):
+        raise ValueError(
+            f"an order names each of the {places} places of {group} elements once, from 0, got {list(order)}"
+        )
+
+    def flatten(x, trailing=()):
+        return x.reshape(*x.shape[: x.ndim - ndim - len(trailing)], -1, *trailing)
+
+    def outputs(params, x, context):
+        raw = net.apply(params, join(x, context))
+        expected = (*x.shape[-ndim:], distribution.width)
+        if raw.shape[-ndim - 1 :] != expected:
+            raise ValueError(
+                f"the network of events of shape {event_shape} puts out [*batch, {', '.join(map(str, expected))}], "
+                f"got an array of shape {raw.shape}"
+            )
+        return flatten(raw, (distribution.width,))
+
+    def log_prob(params, key, x, context=None):
+        x = check_shape(x, event_shape)
+        batch = x.shape[: x.ndim - ndim]
+        check_batches(batch, batch_of(context))
+        return distribution.log_prob(flatten(x), outputs(params, x, context))
+
+    def sample(params, key, context=None, shape=()):
+        batch = shape + batch_of(context)
+        count = math.prod(batch)
+        if context is not None:  # each context as often as it is drawn from
+            context = jax.tree.map(
+                lambda c: jnp.broadcast_to(c, (*shape, *c.shape)).reshape(count, *c.shape[1:]), context
+            )
+
+        def step(x, inputs):
+            place, key = inputs
+            raw = outputs(params, x.reshape(count, *event_shape), context)
+            raw = jax.lax.dynamic_slice_in_dim(raw, place * group, group, axis=1)
+            drawn = distribution.sample(key, raw, ())
+            return jax.lax.dynamic_update_slice_in_dim(x, drawn.astype(x.dtype), place * group, axis=1), None
+
+        keys = jax.random.split(key, places)
+        x, _ = jax.lax.scan(step, jnp.zeros((count, size)), (np.asarray(order), keys))
+        x = x.reshape(count, *event_shape)
+        return x.reshape(*batch, *event_shape), log_prob(params, None, x, context).reshape(batch)
+
+    return Density(
+        net.init,
+        sample,
+        log_prob,
+        "exact",
+        reparameterised=not distribution.space.levels,
+        space=distribution.space,
+    )
