@@ -15,6 +15,7 @@ __all__ = ["write"]
 SCRIPTS = (
     "vae",
     "hierarchical",
+    "autoregressive",
     "diffusion",
     "diffusion.prior",
     "flow",

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dlvm_jax.functional.numerics import log_mean_exp
 from dlvm_jax.models.density import (
     Density,
     Net,
@@ -16,8 +17,9 @@ from dlvm_jax.models.density import (
     check_shape,
     join,
 )
+from dlvm_jax.models.objectives import Objective
 
-__all__ = ["autoregressive"]
+__all__ = ["autoregressive", "ensemble", "one_of"]
 
 
 def autoregressive(
@@ -94,3 +96,37 @@ def autoregressive(
         reparameterised=not distribution.space.levels,
         space=distribution.space,
     )
+
+
+def ensemble(members: Sequence[Density]) -> Density:
+    """The mixture in equal parts of exact densities of one set of parameters: one network in several orders.
+
+    log p(x) = log (1/M) sum_m p_m(x) (Germain et al. 2015, section 6.2).  Its training step takes one member (`one_of`).
+    """
+
+    def log_prob(params, key, x, context=None):
+        return log_mean_exp(jnp.stack([m.log_prob(params, key, x, context) for m in members]))
+
+    def sample(params, key, context=None, shape=()):
+        key, key_which = jax.random.split(key)
+        keys = jax.random.split(key, len(members))
+        each = jnp.stack([m.sample(params, k, context, shape)[0] for m, k in zip(members, keys, strict=True)])
+        batch = shape + batch_of(context)
+        which = jax.random.randint(key_which, batch, 0, len(members))
+        which = which.reshape(1, *batch, *(1,) * (each.ndim - 1 - len(batch)))
+        x = jnp.take_along_axis(each, which, axis=0)[0]
+        return x, log_prob(params, None, x, context)
+
+    first = members[0]
+    return first._replace(sample=sample, log_prob=log_prob, reparameterised=False)
+
+
+def one_of(objectives: Sequence[Objective]) -> Objective:
+    """The objective of one member at a time, drawn in each step."""
+
+    def objective(params, key, batch, step=None):
+        key, key_which = jax.random.split(key)
+        which = jax.random.randint(key_which, (), 0, len(objectives))
+        return jax.lax.switch(which, list(objectives), params, key, batch)
+
+    return objective

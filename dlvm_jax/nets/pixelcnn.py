@@ -93,7 +93,7 @@ class GatedPixelCNN(nn.Module):
             lambda layer, stacks, bias: (layer(stacks, bias), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=0 if bias is not None else nn.broadcast,
+            in_axes=0,
             length=self.depth,
         )
         (_, left), _ = layers(GatedLayer(self.features, self.kernel, self.dtype), (above, left), bias)

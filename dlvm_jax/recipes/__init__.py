@@ -16,6 +16,7 @@ RECIPES = {  # name: module
     "Flow": "flow",
     "EnergyFlow": "energy_flow",
     "Autoencoder": "autoencoder",
+    "Autoregressive": "autoregressive",
     "DRAW": "draw",
     "SelfVAE": "self_vae",
     "PPCA": "ppca",

@@ -122,6 +122,15 @@ COMMANDS = {
         "--beta-warm-up -1": "--beta-warm-up must be at least 0, got -1",
         "--dtype float16": "unknown dtype 'float16'; there are float32, bfloat16",
     },
+    "autoregressive": {
+        "--net pixel": "unknown net 'pixel'; there are made, pixelcnn",
+        "--net pixelcnn --kernel 4": "so it is odd, got 4",
+        "--net pixelcnn --data breast_cancer": "needs images [H, W, C]",
+        "--net pixelcnn --condition quadrants-1": "is of whole images",
+        "--net pixelcnn --orders 2": "belongs to net made",
+        "--likelihood pixel-mixture": "whole pixels; use 'logistic-mixture'",
+        "--orders 0": "orders must be at least 1",
+    },
     "hierarchical": {
         "--groups 2": "latents has one number for each of the 1 stages that groups=(2,) names, got (8, 16)",
         "--groups 1 0": "groups must be at least 1",

@@ -95,7 +95,9 @@ def test_an_element_depends_on_all_before_it_and_on_nothing_else(name):
         raw = model.net.apply(params, density.join(x.reshape(1, *event), given))
         return raw.reshape(size, -1)
 
-    x = jnp.asarray(np.random.RandomState(0).rand(40, size), jnp.float32)  # units of a ReLU sleep at some of them
+    x = jnp.asarray(
+        np.random.RandomState(0).rand(40, size), jnp.float32
+    )  # units of a ReLU sleep at some of them
     jacobian = np.abs(jax.jit(jax.vmap(jax.jacobian(outputs)))(x)).max((0, 2))
     rank = np.argsort(order) if len(order) == size else np.arange(size) // (size // len(order))
     before = rank[None, :] < rank[:, None]
