@@ -139,6 +139,7 @@ def test_two_processes_give_the_same_losses(one_device):
     np.testing.assert_allclose(found[0]["losses"], one_device, rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", ["[0]", "[1, 2, 3]"])
 def test_two_processes_stream_the_same_bits_and_each_needs_its_own_rows_alone(seeds):
     """Of one seed's epoch each process needs one half; of several seeds a row is in some seed's half seven times of eight."""
