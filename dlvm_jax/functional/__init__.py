@@ -21,9 +21,11 @@ from dlvm_jax.functional import (
     linear_gaussian,
     mixtures,
     numerics,
+    pixels,
     restoration,
     spherical,
     total_correlation,
+    vector_quantisation,
 )
 
 __all__ = [
@@ -42,7 +44,9 @@ __all__ = [
     "linear_gaussian",
     "mixtures",
     "numerics",
+    "pixels",
     "restoration",
     "spherical",
     "total_correlation",
+    "vector_quantisation",
 ]

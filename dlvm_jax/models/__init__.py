@@ -6,6 +6,7 @@ from dlvm_jax.lazy import attribute
 
 __all__ = [
     "autoencoder",
+    "autoregressive",
     "bijections",
     "curved",
     "density",
@@ -19,6 +20,8 @@ __all__ = [
     "image_flows",
     "implicit",
     "latent_diffusion",
+    "layered",
+    "logistic_mixtures",
     "objectives",
     "ppca",
     "regularised",
@@ -26,6 +29,7 @@ __all__ = [
     "scalars",
     "sphere_flows",
     "super_resolution",
+    "top_down",
     "vae",
     "vamp",
 ]

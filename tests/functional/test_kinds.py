@@ -19,6 +19,7 @@ from dlvm_jax.functional.diffusion.schedules import edm
 from dlvm_jax.functional.flows.linear import LU
 from dlvm_jax.functional.flows.spline import Knots
 from dlvm_jax.functional.linear_gaussian import LinearGaussian
+from dlvm_jax.functional.vector_quantisation import Averages
 
 KEY, ORDER = jax.random.key(0), np.array([1, 0])
 X, V, B = np.ones((3, 2), np.float32), np.ones(2, np.float32), np.ones(3, np.float32)
@@ -190,6 +191,24 @@ TABLE = {
     "total_correlation": {
         "gaussian_total_correlation": (EYE,),
         "total_correlation_terms": (X, X, X, B, POINT),
+    },
+    "vector_quantisation": {
+        "codebook_loss": (X, V),
+        "codes_of": (V, EYE, EYE, lambda f: lambda counts, sums, codes: f(Averages(counts, sums), codes)),
+        "commitment_loss": (X, V),
+        "finite_scalar": (X, lambda f: lambda z: f(z, (2, 3))),
+        "finite_scalar_index": (X, lambda f: lambda z: f(z, (2, 3))),
+        "moving_averages": (
+            V,
+            EYE,
+            X,
+            lambda f: lambda counts, sums, z: f(Averages(counts, sums), z, [0, 1, 1], 0.5),
+        ),
+        "nearest_codes": (X, K),
+        "perplexity": (B,),
+        "restart": (EYE, V, X, lambda f: lambda codes, counts, z: f(KEY, codes, counts, z, 0.5)),
+        "rotation": (X, V),
+        "straight_through": (X, V),
     },
     "flows.autoregressive": {
         "autoregressive": (X, lambda f: lambda z: f(z, shift)),

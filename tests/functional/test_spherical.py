@@ -139,6 +139,17 @@ def test_samples_follow_the_density(dtype, dim, concentration):
         )
 
 
+@pytest.mark.parametrize("dim", [2, 4])
+def test_samples_lie_about_any_axis(dim):
+    """Each coordinate axis, both ways: a reflection that takes one to the other has no direction where they are the same.
+
+    1 - mu.x is Gamma((m - 1) / 2) / kappa: below 40 / kappa but for a chance of 1e-11 each.
+    """
+    axes = jnp.concatenate([jnp.eye(dim), -jnp.eye(dim)])
+    x = s.von_mises_fisher_sample(jax.random.key(0), axes, 1e4 * jnp.ones(2 * dim), (50,))
+    assert (1 - jnp.sum(x * axes, -1) < 40 / 1e4).all()
+
+
 @checks(s.uniform_sphere_sample)
 def test_uniform_samples_are_uniform():
     """On the sphere each coordinate is uniform (Archimedes); false alarm 1e-4 each."""
