@@ -139,7 +139,7 @@ def test_samples_follow_the_density(dtype, dim, concentration):
         )
 
 
-@pytest.mark.parametrize("dim", [2, 4])
+@pytest.mark.parametrize("dim", [4, 2])
 def test_samples_lie_about_any_axis(dim):
     """Each coordinate axis, both ways: a reflection that takes one to the other has no direction where they are the same.
 
