@@ -52,6 +52,13 @@ def test_log_normal_interval_equals_quadrature_wherever_it_lies(dtype):
     atol = 3e3 * float(jnp.finfo(dtype).eps) + 3e-12
     np.testing.assert_allclose(found, expected, rtol=0, atol=atol)
 
+    def moved(m, w):
+        return numerics.log_normal_interval(m - w / 2, m + w / 2, w).sum()
+
+    slope = jax.grad(moved)(jnp.asarray(middle, dtype), jnp.asarray(width, dtype))
+    inside = (np.exp(falls) * nodes) @ weights / (np.exp(falls) @ weights)
+    np.testing.assert_allclose(slope, -(middle + width * inside), atol=atol)  # minus the mean within the interval
+
 
 @checks(numerics.log_mean_exp)
 def test_log_mean_exp_does_not_overflow_and_averages_over_the_given_axis():
