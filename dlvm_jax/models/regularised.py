@@ -47,7 +47,7 @@ def free_bits(
         p = prior.normal(own["prior"], context)
         check_event(q[0], p[0].shape[-1])
         unit = divergences.kl_normal(*q, *p, event_ndim=0)
-        unit = unit.reshape(-1, unit.shape[-1]).mean(0)
+        unit = unit.mean(range(unit.ndim - 1))  # of each latent unit
         loss = beta * hierarchical.free_bits(unit, nats) - log_lik
         return loss, {"bound": log_lik - unit.sum(), "reconstruction": log_lik, "kl": unit.sum()}
 

@@ -105,8 +105,10 @@ def vae_run(quantity: str = "log_likelihood", script: str = "vae", **settings: A
         _check_one_seed(settings)
 
     def run(folder, quick):
-        short = {**QUICK, "epochs": None, "patience": None, "eval_samples": 20, "eval_limit": 200}
-        if settings.get("net") == "gated-conv" or settings.get("cells", "dense") != "dense":
+        short = {**QUICK, "epochs": None, "patience": None, "eval_limit": 200}
+        if script != "autoregressive":  # it is evaluated exactly
+            short["eval_samples"] = 20
+        if settings.get("net") in ("gated-conv", "pixelcnn") or settings.get("cells", "dense") != "dense":
             short |= {"steps": 5, "eval_every": 5, "eval_limit": 20}
         if "ais" in settings:
             short |= {"ais": 10, "ais_limit": 5}

@@ -311,6 +311,7 @@ def test_samplers_return_shape_batch_event_in_the_parameters_dtype(dtype):
         (d.normal_sample(key, mean, log_std, (7, 5)), (7, 5, 2, 3)),
         (d.normal_sample(key, 0.0, log_std), (3,)),
         (d.multivariate_normal_sample(key, mean, jnp.ones((4, 2, 1, 1), dtype), (7,)), (7, 4, 2, 1)),
+        (d.multivariate_normal_sample(key, 0.0, jnp.ones((4, 2, 1, 1), dtype), (7,)), (7, 4, 2, 1)),
         (d.bernoulli_sample(key, mean, (7,)), (7, 2, 1)),
         (d.categorical_sample(key, jnp.zeros((2, 5, 3), dtype), (7,)), (7, 2, 5)),
         (d.discretised_normal_sample(key, mean, log_std, 16, (7,)), (7, 2, 3)),

@@ -57,7 +57,9 @@ def test_log_normal_interval_equals_quadrature_wherever_it_lies(dtype):
 
     slope = jax.grad(moved)(jnp.asarray(middle, dtype), jnp.asarray(width, dtype))
     inside = (np.exp(falls) * nodes) @ weights / (np.exp(falls) @ weights)
-    np.testing.assert_allclose(slope, -(middle + width * inside), atol=atol)  # minus the mean within the interval
+    np.testing.assert_allclose(
+        slope, -(middle + width * inside), atol=atol
+    )  # minus the mean within the interval
 
 
 @checks(numerics.log_mean_exp)
