@@ -22,11 +22,10 @@ from dlvm_jax.functional.flows import planar as planar_flow
 from dlvm_jax.functional.flows import radial as radial_flow
 from dlvm_jax.functional.flows import sylvester as sylvester_flow
 from dlvm_jax.models.bijections import Bijection, repeated
-from dlvm_jax.models.density import Density, Net, batch_of, check_batches, check_event, join
+from dlvm_jax.models.density import Density, Net, check_batches, check_event
 
 __all__ = [
     "FLOWS",
-    "autoregressive",
     "flow_posterior",
     "householder",
     "iaf_posterior",
@@ -292,32 +291,3 @@ def iaf_posterior(net: Net, made: Net, dim: int, steps: int) -> Density:
         return mean, log_std, (params["made"], h)
 
     return _pushed(init, base, flow)
-
-
-def autoregressive(made: Net, dim: int) -> Density:
-    """The exact density p(z) = prod_i N(z_i | mu_i(z_<i), sigma_i(z_<i)^2): an autoregressive prior (Chen et al. 2017).
-
-    made: z [*batch, dim], or (z, context) -> [*batch, dim, 2], mean and log-standard deviation; with a further argument i,
-        row i of them
-
-    `log_prob` is one pass, `sample` dim passes of one row each.
-    """
-    _require_positive(dim=dim)
-
-    def law(params, z, context):
-        out = made.apply(params, join(z, context))
-        return out[..., 0], out[..., 1]
-
-    def log_prob(params, key, x, context=None):
-        return densities.normal_log_prob(x, *law(params, x, context))
-
-    def sample(params, key, context=None, shape=()):
-        def solve(z, eps, i):
-            out = made.apply(params, join(z, context), i)
-            return densities.reparameterise(eps, out[..., 0], out[..., 1]), out[..., 1]
-
-        eps = jax.random.normal(key, (*shape, *batch_of(context), dim))
-        z, log_det = ar.forward_substitution(solve, eps)
-        return z, densities.normal_log_prob(eps, 0.0, 0.0) - log_det
-
-    return Density(made.init, sample, log_prob, "exact")

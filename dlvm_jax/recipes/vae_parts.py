@@ -24,6 +24,7 @@ from dlvm_jax.models import (
     logistic_mixtures,
     scalars,
 )
+from dlvm_jax.models.autoregressive import autoregressive
 from dlvm_jax.models.density import Density, OutputDistribution
 from dlvm_jax.models.vamp import vamp
 from dlvm_jax.nets.denoisers import DenoisingMLP
@@ -163,8 +164,8 @@ PRIORS = {
     "vamp": Prior(_vamp(True), "VampPrior with trained pseudo-inputs", uses=("components",), layers=True),
     "vamp-data": Prior(_vamp(False), "VampPrior of training images", uses=("components",), layers=True),
     "autoregressive": Prior(
-        lambda recipe, place: flow_densities.autoregressive(
-            networks.made(recipe, recipe.latent_dim), recipe.latent_dim
+        lambda recipe, place: autoregressive(
+            networks.made(recipe, recipe.latent_dim), density.normal(), (recipe.latent_dim,)
         ),
         "one unit after another",
     ),

@@ -10,7 +10,6 @@ from dlvm_jax.models import (
     curved,
     density,
     diffusion,
-    flow_densities,
     flows,
     gaussian,
     hierarchical,
@@ -18,6 +17,7 @@ from dlvm_jax.models import (
     latent_diffusion,
     ppca,
 )
+from dlvm_jax.models.autoregressive import autoregressive
 from dlvm_jax.models.draw import draw
 from dlvm_jax.models.vamp import vamp
 from dlvm_jax.nets.masked import MADE
@@ -57,7 +57,9 @@ DENSITIES = {  # of vectors in the plane, or of 4 x 4 bits or levels
     ),
     "VampPrior": lambda: vamp(CONDITIONAL["full"](), CONTEXT[:2], train=False),
     "implicit": lambda: implicit.implicit_prior(density.from_linen(MLP((4,), ()), (1, 2)), 2),
-    "autoregressive": lambda: flow_densities.autoregressive(density.from_linen(MADE((4,), 2, 2), (1, 2)), 2),
+    "autoregressive": lambda: autoregressive(
+        density.from_linen(MADE((4,), 2, 2), (1, 2)), density.normal(), (2,)
+    ),
     "diffusion by its ODE": lambda: diffusion.ode_density(latent_denoiser(2), None, 2),
     "VAE": lambda: built(BITS, recipes.VAE(latent_dim=2, hidden=(4,))),
     "DRAW": lambda: draw(parts_of((4, 4, 1), density.bernoulli(), 1, 4, 2)),
