@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlvm_jax.functional.numerics import as_float, as_integer, as_wide, norm, sum_event
+from dlvm_jax.functional.numerics import as_integer, as_wide, norm, sum_event
 from dlvm_jax.functional.types import Array, Key, Numeric
 
 __all__ = [
@@ -68,7 +68,7 @@ def straight_through(z: Array, code: Array) -> Array:
     >>> jax.grad(lambda z: straight_through(z, 5.0) ** 2)(1.0)
     Array(10., dtype=float32, weak_type=True)
     """
-    z, code = as_float(z), as_float(code)
+    z, code = as_wide(z, code)
     return jax.lax.stop_gradient(code) + (z - jax.lax.stop_gradient(z))
 
 

@@ -157,8 +157,8 @@ def test_vectors_and_data_without_labels(tmp_path):
         ({"data": "binarized_mnist"}, "has no protocol whose values are scaled"),
         ({"against": "binarized_mnist"}, "has no protocol whose values are scaled"),
         (
-            {"against": "freyfaces"},
-            r"outliers must have the shape \(8, 8, 1\) of digits, those of freyfaces have",
+            {"against": "breast_cancer"},
+            r"outliers must have the shape \(8, 8, 1\) of digits, those of breast_cancer have",
         ),
         ({"train_limit": 5000}, "train_limit is at most the 1000 training examples, got 5000"),
         ({"label_limit": 5000}, "label_limit is at most the 1000 training examples, got 5000"),
