@@ -100,6 +100,31 @@ def test_a_list_is_an_array_and_another_width_is_refused():
     assert not wrong, "\n".join(map(str, wrong))
 
 
+def test_a_draw_comes_with_its_own_log_density():
+    """Of every exact density: the value that `sample` returns is `log_prob` of the draw, to rounding of float32."""
+    wrong, compared = [], 0
+    for name, make in DENSITIES.items():
+        law = make()
+        if law.kind != "exact" or name == "diffusion by its ODE":  # it was made without a sampler
+            continue
+        params = law.init(KEY)
+        if name == "VampPrior":
+            params = law.share(params, CONDITIONAL["full"]().init(KEY))
+        keys = jax.random.split(KEY, 1 + len(jax.tree.leaves(params)))[1:]
+        leaves, tree = jax.tree.flatten(params)
+        moved = [a + 0.3 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+        params = jax.tree.unflatten(tree, moved)
+        context, shape = (CONTEXT, ()) if name in CONDITIONAL else (None, (5,))
+        both = lambda params: law.sample(params, KEY, context, shape)  # noqa: B023
+        x, value = jax.jit(both)(params)
+        if value is not None:
+            compared += 1
+            found = jax.jit(law.log_prob)(params, KEY, x, context)
+            if not np.allclose(found, value, rtol=1e-4, atol=1e-4):
+                wrong.append((name, found, value))
+    assert not wrong and compared > 10, wrong
+
+
 def test_a_network_names_the_width_that_it_takes():
     encoder = density.conditional(density.from_linen(MLP((4,), (2, 2)), (1, 5)), density.normal(), (2,))
     params = encoder.init(KEY)
