@@ -95,6 +95,8 @@ def test_little_noise_leaves_the_nearest_level():
     nearest = np.abs(np.asarray(z)[..., None] - np.linspace(-1, 1, 4)).argmin(-1)
     mean = jax.jit(lambda z: quantised.expected_level(process, jnp.zeros((200, 3, 4)), z, t))(z)
     np.testing.assert_allclose(mean, np.linspace(-1, 1, 4)[nearest], atol=1e-6)
+    logits = np.asarray(quantised._log_likelihoods(process, z, t, 4))
+    assert (np.take_along_axis(logits, nearest[..., None], -1) == 0).all() and (logits <= 0).all()
     log_prob = jax.jit(lambda x, z: quantised.categorical_decoder(process, x, z, t, 4))(nearest, z)
     np.testing.assert_array_equal(log_prob, np.zeros(200))
 
