@@ -78,8 +78,8 @@ def rotation(z: Array, code: Array) -> Array:
     $\mathrm{sg}\big(\tfrac{\|e\|}{\|z\|}R\big)z,\quad R = I - 2rr^\top + 2\hat e\hat z^\top,\quad
       r = \tfrac{\hat e+\hat z}{\|\hat e+\hat z\|}$
 
-    R rotates the direction of z into that of e.  A zero has no direction, and opposite ones no plane of their own: they are
-    passed straight through.
+    R rotates the direction of z into that of e.  Where one is zero, or they are opposite, there is
+    no such plane: the code is passed straight through.
     Shapes: `z`, `code` [*batch, D] -> the same.  Source: Fifty et al. 2024, section 4.2.
 
     >>> rotation(jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0]))
@@ -92,12 +92,9 @@ def rotation(z: Array, code: Array) -> Array:
     from_, to = unit(z, length), unit(code, target)
     between = from_ + to
     square = jnp.sum(jnp.square(between), axis=-1, keepdims=True)
-    opposite = (
-        square < 1e-12
-    )  # any reflection of z onto its opposite would do; there is no rotation in their plane alone
-    constants = jax.lax.stop_gradient(
-        (from_, to, between, jnp.where(opposite, 1.0, square), target / jnp.where(known, length, 1.0))
-    )
+    opposite = square < 1e-12  # many planes contain both, and none is better
+    square, stretch = jnp.where(opposite, 1.0, square), target / jnp.where(known, length, 1.0)
+    constants = jax.lax.stop_gradient((from_, to, between, square, stretch))
     from_, to, between, square, stretch = constants
     along = lambda a: jnp.sum(a * z, axis=-1, keepdims=True)
     turned = stretch * (z - 2 * between * along(between) / square + 2 * to * along(from_))

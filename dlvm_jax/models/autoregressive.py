@@ -12,6 +12,7 @@ from dlvm_jax.models.density import (
     Density,
     Net,
     OutputDistribution,
+    as_arrays,
     batch_of,
     check_batches,
     check_shape,
@@ -73,7 +74,8 @@ def autoregressive(
         count = math.prod(batch)
         if context is not None:  # each context as often as it is drawn from
             context = jax.tree.map(
-                lambda c: jnp.broadcast_to(c, (*shape, *c.shape)).reshape(count, *c.shape[1:]), context
+                lambda c: jnp.broadcast_to(c, (*shape, *c.shape)).reshape(count, *c.shape[1:]),
+                as_arrays(context),
             )
 
         def step(x, inputs):

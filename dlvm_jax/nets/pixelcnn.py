@@ -80,6 +80,7 @@ class GatedPixelCNN(nn.Module):
         if context is not None:
             image = context.ndim > 2 and context.shape[-3:-1] == event[:2]
             places = event[:2] if image else (1, 1)
+            context = jnp.broadcast_to(context, (*batch, *context.shape[-3 if image else -1 :]))
             context = context.reshape(-1, *places, context.shape[-1]).astype(self.dtype)
             bias = nn.Dense(4 * self.features * self.depth, dtype=self.dtype)(context)
             bias = jnp.moveaxis(bias.reshape(*bias.shape[:-1], self.depth, -1), -2, 0)

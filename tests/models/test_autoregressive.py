@@ -133,6 +133,17 @@ def test_draws_have_their_probabilities(name):
     assert (abs(counts - 20_000 * p) < 6 * np.sqrt(20_000 * p * (1 - p)) + 4).all()
 
 
+@pytest.mark.parametrize("name", ["PixelCNN given a label", "PixelCNN given an image", "MADE given a label"])
+def test_several_draws_of_each_context_are_scored_under_their_own(name):
+    """Two draws of each of three contexts at once, and each row by itself; sums in another order."""
+    model, _, _, _, context = MODELS[name]
+    params = moved(model)
+    x, log_prob = model.density.sample(params, KEY, context, (2,))
+    np.testing.assert_allclose(model.density.log_prob(params, None, x, context), log_prob, rtol=1e-5)
+    for row, found in zip(x, log_prob, strict=True):
+        np.testing.assert_allclose(model.density.log_prob(params, None, row, context), found, rtol=1e-5)
+
+
 def test_what_does_not_fit_is_refused():
     net = density.Net(lambda key: {}, lambda params, x: x[..., None])
     with pytest.raises(ValueError, match=r"each of the 3 places of 1 elements once, from 0, got \[0, 0, 1\]"):
