@@ -1,1 +1,1 @@
-"""Train, evaluate and look into hierarchical VAEs."""
+"""Train, evaluate and look into autoregressive models."""

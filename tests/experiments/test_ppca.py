@@ -16,6 +16,7 @@ def results(folder):
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_frey_faces_have_the_published_likelihoods(tmp_path):
     """Test log p(x) of the closed form at M = 2, 5, 10, 20 latent dimensions, to the two digits given."""
     if not os.environ.get("DLVM_DATA"):
