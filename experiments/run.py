@@ -248,6 +248,20 @@ def load_data(config: Any, recipe: Recipe) -> datasets.Data:
     return data
 
 
+def data_of(folder: Path, fitted: Fitted) -> datasets.Data:
+    """The data set that a finished run of a script was trained on; raises ValueError where its folder does not say."""
+    there = json.loads((folder / "config.json").read_text())
+    if not there.get("data"):
+        raise ValueError(f"{folder} does not say what it was trained on; use the run of a script")
+    resize = there.get("resize")
+    return datasets.load(
+        there["data"],
+        there.get("protocol"),
+        transform=fitted.recipe.transform,
+        resize=resize and tuple(resize),
+    )
+
+
 def finished(config: Any) -> bool:
     """Whether a finished run lies in `config.out`, with result.json, which its script writes last.
 

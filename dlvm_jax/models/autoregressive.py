@@ -19,6 +19,7 @@ from dlvm_jax.models.density import (
     join,
 )
 from dlvm_jax.models.objectives import Objective
+from dlvm_jax.models.tables import Tables, steps_of, tables_of
 
 __all__ = ["autoregressive", "ensemble", "one_of"]
 
@@ -90,6 +91,10 @@ def autoregressive(
         x = x.reshape(count, *event_shape)
         return x.reshape(*batch, *event_shape), log_prob(params, None, x, context).reshape(batch)
 
+    def log_probs(params, x, context=None):
+        return tables_of(distribution, flatten(x), outputs(params, x, context))
+
+    indices = np.arange(size).reshape(places, group)[np.asarray(order)]
     return Density(
         net.init,
         sample,
@@ -97,6 +102,7 @@ def autoregressive(
         "exact",
         reparameterised=not distribution.space.levels,
         space=distribution.space,
+        tables=Tables(log_probs, steps_of(distribution, indices)) if distribution.space.levels else None,
     )
 
 
@@ -120,7 +126,7 @@ def ensemble(members: Sequence[Density]) -> Density:
         return x, log_prob(params, None, x, context)
 
     first = members[0]
-    return first._replace(sample=sample, log_prob=log_prob, reparameterised=False)
+    return first._replace(sample=sample, log_prob=log_prob, reparameterised=False, tables=None)
 
 
 def one_of(objectives: Sequence[Objective]) -> Objective:

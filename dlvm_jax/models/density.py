@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.errors import ScopeParamShapeError
 
 from dlvm_jax.functional import densities
 from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models.spaces import REALS, Space
 from dlvm_jax.models.spaces import levels as levels_space
+from dlvm_jax.models.tables import Tables, tables_of
 
 __all__ = [
     "Density",
@@ -64,6 +66,7 @@ class Density(NamedTuple):
     terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob; of
               several layers also {"rates": [*batch, L]}, the KL of each, whose sum is "kl"
     share:    (params, posterior_params) -> params, of a VAE's prior that uses the posterior's parameters too (a VampPrior)
+    tables:   the probabilities of all levels of each element, of an exact discrete density (see `Tables`)
     """
 
     init: Callable
@@ -77,6 +80,7 @@ class Density(NamedTuple):
     space: Space = REALS
     share: Callable | None = None
     std: Callable | None = None
+    tables: Tables | None = None
 
 
 def require_kind(density: Density, kinds: Collection[str], use: str) -> None:
@@ -160,6 +164,8 @@ class OutputDistribution(NamedTuple):
     normal:   (raw_params) -> (mean, log_std), for a diagonal Gaussian
     std:      (raw_params) -> [*batch, D], where it has one scale; of a discretised law before it is rounded and cut off
     space:    the values of an element; samples of a discrete one carry no gradient
+    tables:   (x [*batch, D], raw_params) -> [*batch, D, L], of levels that depend on each other: the log-probabilities of each
+              given the elements of its pixel before it
     """
 
     width: int
@@ -169,6 +175,7 @@ class OutputDistribution(NamedTuple):
     normal: Callable | None = None
     space: Space = REALS
     std: Callable | None = None
+    tables: Callable | None = None
 
 
 def _two(outputs):
@@ -323,11 +330,20 @@ def conditional(net: Net, distribution: OutputDistribution, event_shape: Sequenc
     def std(params, context=None):
         return unflatten(distribution.std(outputs_at(params, context)))
 
+    def log_probs(params, x, context=None):
+        return tables_of(distribution, flatten(x), outputs_at(params, context))
+
+    tables = None
+    if distribution.space.levels:  # channels that are coupled are in turn, each of all pixels at once
+        indices = np.arange(math.prod(event_shape))
+        steps = indices.reshape(-1, event_shape[-1]).T if distribution.tables else indices[None]
+        tables = Tables(log_probs, list(steps))
     normal_parameters = parameters if distribution.normal and ndim == 1 else None
     drawn = {
         "reparameterised": not distribution.space.levels,
         "space": distribution.space,
         "std": std if distribution.std else None,
+        "tables": tables,
     }
     return Density(net.init, sample, log_prob, "exact", mean, normal_parameters, **drawn)
 

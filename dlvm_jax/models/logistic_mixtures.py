@@ -62,10 +62,15 @@ def pixel_mixture(levels: int, components: int, channels: int) -> OutputDistribu
         logits, location, _, coupling = four(out)
         return flat(pixels.pixel_mixture_mean(logits, location, coupling, levels))
 
+    def tables(x, out):
+        found = pixels.pixel_mixture_tables(pixels_of(x), *four(out), levels)
+        return found.reshape(*found.shape[:-3], -1, levels)
+
     return OutputDistribution(
         components * (channels + 2),
         lambda x, out: pixels.pixel_mixture_log_prob(pixels_of(x), *four(out), levels),
         lambda key, out, shape: flat(pixels.pixel_mixture_sample(key, *four(out), levels, shape)),
         mean,
         space=levels_space(levels),
+        tables=tables,
     )

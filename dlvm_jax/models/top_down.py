@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dlvm_jax.functional import densities, divergences
 from dlvm_jax.functional.hierarchical import precision_weighted, tempered
 from dlvm_jax.models.density import Density, Net, require_kind
+from dlvm_jax.models.latents import Latents, flatten, unflatten
 
 __all__ = ["Group", "Latents", "Stage", "TopDown", "features_of", "of_pairs", "top_down"]
 
@@ -54,22 +54,11 @@ class Stage(NamedTuple):
     remat: bool = False
 
 
-class Latents(NamedTuple):
-    """The values of all latent variables, or the noise that they are made of.
-
-    top:    [*batch, M]
-    groups: for each stage an array [count, *batch, *latent]
-    """
-
-    top: jax.Array
-    groups: tuple[jax.Array, ...]
-
-
 class TopDown(NamedTuple):
     """A hierarchical VAE.  Layers are counted from the top: layer 1 is the top latent, then come the groups.
 
     density: its `Density`; `terms` also gives "rates" [*batch, layers], the KL of each layer
-    layers:  their number
+    sizes:   the numbers in an example's latent of each layer
     infer:   (params, key, x, pull=0) -> `Latents` drawn from the posterior; their means without a key.  With `pull` the law
              of a group is q p^pull, normalised: towards the prior (Prost et al. 2023)
     noise:   (key, count) -> `Latents` of standard normal numbers
@@ -81,10 +70,12 @@ class TopDown(NamedTuple):
     flatten, unflatten: `Latents` to vectors [*batch, numbers], and back
     state:   the same as decode -> (last state, which the likelihood is conditioned on, `Latents`)
     likelihood: p(x | last state), with params["likelihood"]
+    laws:    (params, x, latents) -> means and log-standard deviations, each as `Latents`, of every layer given the layers above
+             it: of the posterior, or of the prior where x is None; only where all are Gaussian, from the top down
     """
 
     density: Density
-    layers: int
+    sizes: tuple[int, ...]
     infer: Callable
     noise: Callable
     draw_top: Callable
@@ -94,6 +85,12 @@ class TopDown(NamedTuple):
     flatten: Callable
     unflatten: Callable
     likelihood: Density
+    laws: Callable | None
+
+    @property
+    def layers(self) -> int:
+        """The number of layers."""
+        return len(self.sizes)
 
 
 def features_of(shared: Sequence[Any], own: Sequence[Any] | None = None) -> tuple[tuple[Any, Any], ...]:
@@ -215,9 +212,11 @@ def top_down(
         groups = tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False))
         return Latents(jax.random.normal(key_top, (count, dim)), groups)
 
-    def climb(params, eps, features, z, pull=0.0):
-        """Through all groups with draws of the posterior: the last state, the groups' values and their KLs."""
-        h, values, rates = z, [], []
+    def climb(params, eps, features, z, pull=0.0, given=False):
+        """Through all groups with draws of the posterior: the last state, the groups' values, their KLs and posteriors.
+
+        With `given` the values are `eps`."""
+        h, values, rates, laws = z, [], [], []
         for stage, own, e, (shared, each) in zip(stages, params["stages"], eps, features, strict=True):
 
             def step(h, inputs, stage=stage, shared=shared):
@@ -227,14 +226,14 @@ def top_down(
                 q = group.posterior(own, h, shared if each is None else each, p)
                 if pull:
                     q = precision_weighted(q[0], q[1], p[0], p[1] - 0.5 * math.log(pull))
-                z = q[0] + jnp.exp(q[1]) * e
-                return group.merge(own, after, z), (z, _rate(q, p, z, kl))
+                z = e if given else q[0] + jnp.exp(q[1]) * e
+                return group.merge(own, after, z), (z, _rate(q, p, z, kl), q)
 
             h = stage.enter.apply(own["enter"], h)
-            h, (value, rate) = scan(stage, step, h, (own["groups"], e, each))
-            values.append(value)
-            rates.append(rate)
-        return h, tuple(values), rates
+            h, found = scan(stage, step, h, (own["groups"], e, each))
+            for all_stages, one in zip((values, rates, laws), found, strict=True):
+                all_stages.append(one)
+        return h, tuple(values), rates, laws
 
     def chain(params, key, x):
         """From the bottom up: the latents, and log q of each layer from the top down; the means and None without a key."""
@@ -252,7 +251,7 @@ def top_down(
         own = tied(params)
         if encoder is None:
             latents, log_q = chain(params, key_z, x)
-            h, _, log_p = descend(params, latents, None, layers, 1.0)
+            h, _, log_p, _ = descend(params, latents, None, layers, 1.0)
             top = prior.log_prob(own, key_prior, latents.top, None)
             return jnp.stack(log_q) - jnp.concatenate([top[None], *log_p]), h
         top, features = bottom_up.apply(params["encoder"], x)
@@ -263,7 +262,7 @@ def top_down(
             z, log_q = q_top.sample(params["posterior"], key_z, top)
             rate = log_q - prior.log_prob(own, key_prior, z, None)
         eps = noise(jax.random.fold_in(key_z, 1), len(z)).groups if stages else ()
-        h, _, rates = climb(params, eps, features, z)
+        h, _, rates, _ = climb(params, eps, features, z)
         return jnp.concatenate([rate[None], *rates]), h
 
     def terms(params, key, x, context=None):
@@ -297,10 +296,10 @@ def top_down(
     def descend(params, latents, noise, keep, temperature):
         """Through all groups with given values of the first `keep` layers, draws of the prior for the others.
 
-        The last state, the latents, and log p of the groups of each stage.
+        The last state, the latents, log p of the groups of each stage, and their priors.
         """
         warmth = jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), (layers,))
-        h, values, log_p, layer = latents.top, [], [], 1
+        h, values, log_p, laws, layer = latents.top, [], [], [], 1
         for number, (stage, own) in enumerate(zip(stages, params["stages"], strict=True)):
             which = layer + jnp.arange(stage.count)
 
@@ -309,16 +308,26 @@ def top_down(
                 p, after = group.prior(own, h)
                 drawn = p[0] if e is None else p[0] + jnp.exp(tempered(p[1], t)) * e
                 z = jnp.where(number < keep, given, drawn)
-                return group.merge(own, after, z), (z, _log_prob(z, p))
+                return group.merge(own, after, z), (z, _log_prob(z, p), p)
 
             h = stage.enter.apply(own["enter"], h)
             e = None if noise is None else noise.groups[number]
             given = (own["groups"], latents.groups[number], e, which, warmth[which])
-            h, (value, value_log_p) = scan(stage, step, h, given)
-            values.append(value)
-            log_p.append(value_log_p)
+            h, found = scan(stage, step, h, given)
+            for all_stages, one in zip((values, log_p, laws), found, strict=True):
+                all_stages.append(one)
             layer += stage.count
-        return h, Latents(latents.top, tuple(values)), log_p
+        return h, Latents(latents.top, tuple(values)), log_p, laws
+
+    def laws(params, x, latents):
+        if x is None:
+            top, groups = normal_prior(tied(params), None), descend(params, latents, None, layers, 1.0)[3]
+        else:
+            found, features = bottom_up.apply(params["encoder"], x)
+            top = q_top.normal(params["posterior"], found)
+            groups = climb(params, latents.groups, features, latents.top, given=True)[3]
+        everywhere = [jnp.broadcast_to(a, latents.top.shape) for a in top]
+        return tuple(Latents(everywhere[i], tuple(law[i] for law in groups)) for i in (0, 1))
 
     def state(params, latents, noise=None, keep=layers, temperature=1.0):
         return descend(params, latents, noise, keep, temperature)[:2]
@@ -338,32 +347,8 @@ def top_down(
         mean, log_std = top_normal(params)
         return densities.normal_sample(key, mean, tempered(log_std, temperature), (count,))
 
-    sizes = [dim, *(stage.count * math.prod(stage.group.latent) for stage in stages)]
-
-    def flatten(latents):
-        batch = latents.top.shape[:-1]
-        return jnp.concatenate(
-            [
-                latents.top,
-                *(
-                    jnp.moveaxis(z, 0, -1 - len(stage.group.latent)).reshape(*batch, -1)
-                    for z, stage in zip(latents.groups, stages, strict=True)
-                ),
-            ],
-            axis=-1,
-        )
-
-    def unflatten(z):
-        if z.shape[-1] != sum(sizes):
-            raise ValueError(
-                f"the codes of this model are vectors of {sum(sizes)} numbers, got an array of shape {z.shape}"
-            )
-        top, *parts = jnp.split(z, np.cumsum(sizes)[:-1].tolist(), axis=-1)
-        groups = tuple(
-            jnp.moveaxis(part.reshape(*z.shape[:-1], stage.count, *stage.group.latent), z.ndim - 1, 0)
-            for part, stage in zip(parts, stages, strict=True)
-        )
-        return Latents(top, groups)
+    shapes = [(stage.count, *stage.group.latent) for stage in stages]
+    sizes = (dim, *(math.prod(stage.group.latent) for stage in stages for _ in range(stage.count)))
 
     def sample(params, key, context=None, shape=()):
         _refuse(context)
@@ -379,8 +364,20 @@ def top_down(
         init, sample, log_prob, "weight" if unbiased else "bound", terms=terms, space=likelihood.space
     )
     gaussian = None if normal_prior is None else top_normal
+    all_normal = encoder is not None and gaussian is not None and q_top.normal is not None
     return TopDown(
-        density, layers, infer, noise, draw_top, gaussian, decode, state, flatten, unflatten, likelihood
+        density,
+        sizes,
+        infer,
+        noise,
+        draw_top,
+        gaussian,
+        decode,
+        state,
+        lambda latents: flatten(latents, shapes),
+        lambda z: unflatten(z, dim, shapes),
+        likelihood,
+        laws if all_normal else None,
     )
 
 
@@ -394,6 +391,6 @@ def of_pairs(model: TopDown) -> TopDown:
     first = lambda function: lambda pair, *args, **options: function(pair[0], *args, **options)
     own = model.density
     density = own._replace(**{name: first(getattr(own, name)) for name in ("sample", "log_prob", "terms")})
-    names = ("infer", "draw_top", "top_normal", "decode", "state")
+    names = ("infer", "draw_top", "top_normal", "decode", "state", "laws")
     functions = {name: first(getattr(model, name)) for name in names if getattr(model, name)}
     return model._replace(density=density, **functions)

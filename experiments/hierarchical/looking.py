@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.evaluate import pictures
-from dlvm_jax.models.top_down import Latents, TopDown
+from dlvm_jax.models.latents import Latents
+from dlvm_jax.models.top_down import TopDown
 
 __all__ = ["interpolations", "kept_layers", "rates", "temperatures", "walk"]
 

@@ -7,12 +7,10 @@ The models are of levels: python -m experiments.hierarchical --likelihood discre
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dlvm_jax import data as datasets
 from dlvm_jax import recipes, train
 from dlvm_jax.data import Data
 from dlvm_jax.settings import Settings, setting
@@ -94,18 +92,7 @@ def _model(config: Config, root: Path) -> tuple[Fitted, Data]:
         )
     if len(spec.event_shape) != 3:
         raise ValueError(f"images are restored, the examples of {folder} have shape {spec.event_shape}")
-    there = json.loads((folder / "config.json").read_text())
-    if not there.get("data"):
-        raise ValueError(
-            f"{folder} does not say what it was trained on; use a run of experiments.hierarchical"
-        )
-    resize = there.get("resize")
-    data = datasets.load(
-        there["data"],
-        there.get("protocol"),
-        transform=fitted.recipe.transform,
-        resize=resize and tuple(resize),
-    )
+    data = common.data_of(folder, fitted)
     if len(data.test) < 2 or not len(data.valid):
         raise ValueError(
             f"{data.name} has {len(data.valid)} validation and {len(data.test)} test images; one and two are needed"

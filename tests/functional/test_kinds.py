@@ -174,6 +174,7 @@ TABLE = {
             np.ones((2, 2, 2), np.float32),
             lambda f: lambda *a: f(KEY, *a),
         ),
+        "pixel_mixture_tables": (V, V, EYE, EYE, np.ones((2, 2, 2), np.float32)),
     },
     "restoration": {
         "data_step": (V, X, V, lambda f: lambda y, m, g: f(jnp.negative, y, 0.5, m, g, event_ndim=1)),

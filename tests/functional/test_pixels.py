@@ -56,6 +56,20 @@ def test_one_channel_is_the_mixture_of_each_element():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+@checks(pixels.pixel_mixture_tables)
+def test_tables_are_the_factors_of_the_probability(x64):
+    """Of all 8^3 pixels: each row sums to 1, their product is the pixel's probability, and none looks at its own channel."""
+    found = np.asarray(pixels.pixel_mixture_tables(PIXELS, *PARAMETERS, LEVELS))
+    np.testing.assert_allclose(np.exp(found).sum(-1), 1, rtol=1e-12)
+    each = np.take_along_axis(found, PIXELS[..., None].astype(int), -1)[..., 0]
+    np.testing.assert_allclose(np.exp(each.sum(-1)), [by_hand(x) for x in PIXELS], rtol=1e-9, atol=1e-14)
+    for c in range(CHANNELS):
+        changed = PIXELS.copy()
+        changed[:, c:] = (changed[:, c:] + 3) % LEVELS
+        again = np.asarray(pixels.pixel_mixture_tables(changed, *PARAMETERS, LEVELS))
+        np.testing.assert_array_equal(again[:, c], found[:, c])
+
+
 @checks(pixels.pixel_mixture_sample)
 def test_draws_have_their_probabilities():
     """Chi-squared over all values that are expected 5 times in 100,000 draws; false alarms 1e-6."""

@@ -1,0 +1,1 @@
+"""Compress examples with a trained model, and compare with what others need."""

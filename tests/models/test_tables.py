@@ -1,0 +1,68 @@
+"""Tables of discrete densities: products of their entries are the density, rows sum to 1, and no table looks ahead."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlvm_jax import nets
+from dlvm_jax.models import density, logistic_mixtures
+from dlvm_jax.models.autoregressive import autoregressive
+
+EVENT = (2, 3, 2)
+LAWS = {
+    "bits": density.bernoulli(),
+    "categorical": density.categorical(5),
+    "logistic": density.discretised_logistic(6),
+    "normal": density.discretised_normal(6),
+    "mixture": logistic_mixtures.logistic_mixture(6, 2),
+    "pixels": logistic_mixtures.pixel_mixture(6, 2, 2),
+}
+
+
+def decoder(law):
+    net = density.from_linen(nets.MLP((4,), (*EVENT, law.width)), (1, 3))
+    return density.conditional(net, law, EVENT), jax.random.normal(jax.random.key(2), (4, 3))
+
+
+def pixelcnn(law):
+    net = density.from_linen(nets.GatedPixelCNN(4, 1, 3, (2, law.width)), (1, *EVENT))
+    return autoregressive(net, law, EVENT, group=2), None
+
+
+@pytest.mark.parametrize("make", [decoder, pixelcnn])
+@pytest.mark.parametrize("name", ["pixels", *list(LAWS)[:-1]])
+def test_tables_are_the_factors_of_the_density(name, make):
+    law = LAWS[name]
+    model, context = make(law)
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(leaf.size), leaf.shape),
+        model.init(jax.random.key(0)),
+    )
+    rng = np.random.RandomState(0)
+    x = rng.randint(0, law.space.levels, (4, *EVENT)).astype(np.float32)
+    log_probs = jax.jit(lambda x: model.tables.log_probs(params, x, context))
+    found = np.asarray(log_probs(x))
+    assert found.shape == (4, 12, law.space.levels)
+    np.testing.assert_allclose(np.exp(found).sum(-1), 1, rtol=1e-5)
+    each = np.take_along_axis(found, x.reshape(4, 12, 1).astype(int), -1)
+    np.testing.assert_allclose(
+        each.sum((1, 2)), model.log_prob(params, None, jnp.asarray(x), context), rtol=1e-5
+    )
+
+    steps = model.tables.steps
+    np.testing.assert_array_equal(np.sort(np.concatenate(steps)), np.arange(12))
+    assert (
+        len(steps) == (12 if name == "pixels" else 6) if make is pixelcnn else (2 if name == "pixels" else 1)
+    )
+    for number, step in enumerate(steps):
+        changed = x.reshape(4, 12).copy()
+        later = np.concatenate(steps[number:])
+        changed[:, later] = rng.randint(0, law.space.levels, (4, len(later)))
+        again = np.asarray(log_probs(changed.reshape(x.shape)))
+        np.testing.assert_array_equal(again[:, step], found[:, step])  # to the last bit
+
+
+def test_real_values_have_no_tables():
+    assert decoder(density.normal())[0].tables is None
+    assert pixelcnn(density.normal())[0].tables is None
