@@ -16,6 +16,7 @@ SCRIPTS = (
     "vae",
     "hierarchical",
     "autoregressive",
+    "vq_vae",
     "diffusion",
     "diffusion.prior",
     "flow",

@@ -16,6 +16,7 @@ __all__ = [
     "codes_of",
     "commitment_loss",
     "finite_scalar",
+    "finite_scalar_code",
     "finite_scalar_index",
     "moving_averages",
     "nearest_codes",
@@ -237,5 +238,25 @@ def finite_scalar_index(code: Array, levels: Sequence[int]) -> Array:
     code = as_wide(code)
     levels_ = _levels(levels, code.shape[-1])
     digits = jnp.round((levels_ - 1) / 2 * (code + 1)).astype(jnp.int32)
-    places = np.append(np.cumprod(levels_[:0:-1])[::-1], 1)
-    return jnp.sum(digits * places, axis=-1)
+    return jnp.sum(digits * _places(levels_), axis=-1)
+
+
+def finite_scalar_code(index: Array, levels: Sequence[int]) -> Array:
+    r"""The grid point of a number: the inverse of `finite_scalar_index`.
+
+    $\hat z_i = \tfrac{2}{L_i-1}d_i - 1,\quad d_i = \lfloor k / \prod_{j>i}L_j\rfloor \bmod L_i$
+
+    Shapes: `index` [*batch], `levels` D numbers -> [*batch, D].  Raises ValueError for fewer than two levels.
+    Source: Mentzer et al. 2023, section 3.
+
+    >>> finite_scalar_code(jnp.array(4), (2, 3))
+    Array([1., 0.], dtype=float32)
+    """
+    levels_ = _levels(levels, len(levels))
+    digits = jnp.floor(as_wide(index)[..., None] / _places(levels_)) % levels_
+    return digits / ((levels_ - 1) / 2) - 1
+
+
+def _places(levels):
+    """What one step of each element counts."""
+    return np.append(np.cumprod(levels[:0:-1])[::-1], 1)

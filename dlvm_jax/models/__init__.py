@@ -32,6 +32,7 @@ __all__ = [
     "top_down",
     "vae",
     "vamp",
+    "vq_vae",
 ]
 
 

@@ -5,6 +5,7 @@ shape; `dtype` is the compute type (bfloat16 on accelerators), parameters stay f
 state too.
 """
 
+from dlvm_jax.nets.code_grids import GridDecoder, GridEncoder
 from dlvm_jax.nets.conv import ConvDecoder, ConvEncoder, GatedConvDecoder, GatedConvEncoder
 from dlvm_jax.nets.draw import DrawDecoder, DrawEncoder
 from dlvm_jax.nets.masked import MADE
@@ -23,4 +24,6 @@ __all__ = [
     "GatedConvEncoder",
     "GatedDense",
     "GatedPixelCNN",
+    "GridDecoder",
+    "GridEncoder",
 ]

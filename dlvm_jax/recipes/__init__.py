@@ -17,6 +17,7 @@ RECIPES = {  # name: module
     "EnergyFlow": "energy_flow",
     "Autoencoder": "autoencoder",
     "Autoregressive": "autoregressive",
+    "VQVAE": "vq_vae",
     "DRAW": "draw",
     "SelfVAE": "self_vae",
     "PPCA": "ppca",

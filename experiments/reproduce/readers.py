@@ -82,12 +82,20 @@ def _annealing(result, record):
     return gap, error, details
 
 
+def _learned_prior_in_bits(result, record):
+    """Bits per dimension of a VQ-VAE under the learned prior of its codes, of the first seed."""
+    learned = result["learned"]
+    details = _protocol(learned, "samples") | {"estimator": "bound", "uniform": record["bits_per_dim"]}
+    return learned["bits_per_dim"], learned["bits_standard_error"], details
+
+
 QUANTITIES = {  # of a run of `experiments.vae`: (result, record of a seed) -> value, error over test examples, details
     "log_likelihood": _log_likelihood,
     "elbo": _elbo,
     "elbo_in_bits": _elbo_in_bits,
     "active_units": _active_units,
     "annealing": _annealing,
+    "learned_prior_in_bits": _learned_prior_in_bits,
 }
 
 
@@ -106,8 +114,10 @@ def vae_run(quantity: str = "log_likelihood", script: str = "vae", **settings: A
 
     def run(folder, quick):
         short = {**QUICK, "epochs": None, "patience": None, "eval_limit": 200}
-        if script != "autoregressive":  # it is evaluated exactly
+        if script not in ("autoregressive", "vq_vae"):  # they are evaluated without draws
             short["eval_samples"] = 20
+        if script == "vq_vae":
+            short |= {"steps": 5, "eval_every": 5, "prior_steps": 5, "eval_limit": 20}
         if settings.get("net") in ("gated-conv", "pixelcnn") or settings.get("cells", "dense") != "dense":
             short |= {"steps": 5, "eval_every": 5, "eval_limit": 20}
         if "ais" in settings:

@@ -198,6 +198,7 @@ TABLE = {
         "codes_of": (V, EYE, EYE, lambda f: lambda counts, sums, codes: f(Averages(counts, sums), codes)),
         "commitment_loss": (X, V),
         "finite_scalar": (X, lambda f: lambda z: f(z, (2, 3))),
+        "finite_scalar_code": (V, lambda f: lambda index: f(index, (2, 3))),
         "finite_scalar_index": (X, lambda f: lambda z: f(z, (2, 3))),
         "moving_averages": (
             V,

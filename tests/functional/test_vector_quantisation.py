@@ -123,7 +123,7 @@ def test_perplexity_of_equal_and_of_unequal_use():
     assert np.isnan(vq.perplexity(jnp.zeros(3)))
 
 
-@checks(vq.finite_scalar, vq.finite_scalar_index)
+@checks(vq.finite_scalar, vq.finite_scalar_index, vq.finite_scalar_code)
 def test_a_grid_has_all_its_points_numbered_once(x64):
     """Every point of 2 x 3 x 5 levels is reached, is its own nearest point, and has the number of a mixed-radix count."""
     levels = (2, 3, 5)
@@ -132,6 +132,9 @@ def test_a_grid_has_all_its_points_numbered_once(x64):
     found = vq.finite_scalar(np.arctanh(0.999 * points), levels)
     np.testing.assert_allclose(found, points, atol=1e-12)
     np.testing.assert_array_equal(vq.finite_scalar_index(found, levels), np.arange(30))
+    np.testing.assert_allclose(
+        vq.finite_scalar_code(np.arange(30).reshape(5, 6), levels), points.reshape(5, 6, 3), atol=1e-12
+    )
     z = 2 * RNG.randn(200, 3)
     nearest = np.abs(np.tanh(z)[:, None] - points).argmin(1)  # of each element by itself
     expected = np.take_along_axis(points, nearest, axis=0)

@@ -63,6 +63,7 @@ DENSITIES = {  # of vectors in the plane, or of 4 x 4 bits or levels
     "diffusion by its ODE": lambda: diffusion.ode_density(latent_denoiser(2), None, 2),
     "VAE": lambda: built(BITS, recipes.VAE(latent_dim=2, hidden=(4,))),
     "DRAW": lambda: draw(parts_of((4, 4, 1), density.bernoulli(), 1, 4, 2)),
+    "VQ-VAE": lambda: built(BITS, recipes.VQVAE(codes=3, code_dim=2, width=4, depth=0)),
     "groups": lambda: built(BITS, recipes.Hierarchical()),
     "groups of levels": lambda: built(LEVELS, recipes.Hierarchical()),
     "diffusion": lambda: built(BITS, recipes.Diffusion(width=4, depth=1)),

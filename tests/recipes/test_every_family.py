@@ -21,6 +21,7 @@ FAMILIES = {
     "EnergyFlow": (recipes.EnergyFlow(target="torus correlated", components=2, hidden=(8,)), None),
     "Autoencoder": (recipes.Autoencoder(latent_dim=2, hidden=(8,)), IMAGES),
     "DRAW": (recipes.DRAW(latent_dim=2, glimpses=2, width=6, read=2, write=3), BITS),
+    "VQVAE": (recipes.VQVAE(codes=5, code_dim=2, width=4, depth=1), BITS),
     "SelfVAE": (recipes.SelfVAE(latent_dim=2, hidden=(8,)), LEVELS),
     "PPCA": (recipes.PPCA(latent_dim=2), ROWS),
 }
