@@ -83,7 +83,7 @@ class VQVAE(Recipe):
     std: float = setting(1.0, "standard deviation of a fixed-normal likelihood")
 
     training: ClassVar[Mapping[str, Any]] = {
-        "steps": 3000,
+        "steps": 1500,
         "learning_rate": 1e-3,
         "schedule": "cosine",
         "warm_up": 0.02,

@@ -28,7 +28,7 @@ class Config(common.OnData, recipes.VQVAE):
     )
     prior_width: int = setting(64, "channels of the prior's network, or width of its layers", at_least=1)
     prior_depth: int = setting(2, "layers of the prior's network", at_least=1)
-    prior_steps: int = setting(1500, "training steps of the prior", at_least=1)
+    prior_steps: int = setting(500, "training steps of the prior", at_least=1)
 
     eval_samples: ClassVar[int] = 1  # the bound is not random
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SecondStage", "codes_of", "fit_prior", "under"]
 
-BLOCK = 500
+BLOCK, ENOUGH = 500, 10_000
 
 
 class SecondStage(NamedTuple):
@@ -33,7 +33,10 @@ class SecondStage(NamedTuple):
 
 
 def codes_of(fitted: Fitted, data: Data, seed: int) -> Data:
-    """The codes of all parts of the data as integer images, or vectors; training examples have one draw of their noise."""
+    """The codes of all parts of the data as integer images, or vectors.
+
+    Training examples have a draw of their bits or noise; fewer than 10,000 are encoded several times, each time with a new one.
+    """
     encode = jax.jit(lambda x: fitted.model.encode(fitted.params, x))
 
     @jax.jit
@@ -44,9 +47,10 @@ def codes_of(fitted: Fitted, data: Data, seed: int) -> Data:
         return [array[start : start + BLOCK] for start in range(0, len(array), BLOCK)]
 
     key = jax.random.fold_in(jax.random.key(seed), 2**31 + 2)
+    raw = blocks(data.train) * max(1, ENOUGH // len(data.train))
     of_training = [
-        np.asarray(prepared(jax.random.fold_in(key, number), jnp.asarray(raw)))
-        for number, raw in enumerate(blocks(data.train))
+        np.asarray(prepared(jax.random.fold_in(key, number), jnp.asarray(block)))
+        for number, block in enumerate(raw)
     ]
     of_part = lambda part: np.concatenate(
         [np.asarray(encode(jnp.asarray(x, jnp.float32))) for x in blocks(part)]

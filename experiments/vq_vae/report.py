@@ -83,17 +83,18 @@ def _pictures(fitted, joined, test, folder, seed):
         return []
     scale, (height, width, channels) = top(fitted.spec), fitted.spec.event_shape
     key = jax.random.fold_in(jax.random.key(seed), 2**31 + 1)
+    decode = jax.jit(fitted.model.decode)
     for name, of in (("uniform", fitted), ("learned", joined)):
         prior, params = of.model.parts.prior, of.model.parts.whole(of.params)["prior"]
         index, _ = jax.jit(lambda params, prior=prior: prior.sample(params, key, shape=(DRAWN,)))(params)
-        images = np.asarray(of.decode(index)) / scale
+        images = np.asarray(decode(fitted.params, index)) / scale
         title = f"means of p(x|k), codes k of the {name} prior"
         pictures.grid(folder.root / f"samples_{name}.png", images, 10, title)
-    x = test[:SHOWN].astype(np.float32)
-    index = np.asarray(fitted.encode(x))
+    x = jnp.asarray(test[:SHOWN], jnp.float32)
+    index = np.asarray(jax.jit(fitted.model.encode)(fitted.params, x))
     maps = colours(fitted)[index[:, :, :: fitted.recipe.maps, 0]]  # of several codes at a place the first
     maps = maps.repeat(height // maps.shape[1], 1).repeat(width // maps.shape[2], 2)
-    rows = [x / scale, np.asarray(fitted.decode(index)) / scale]
+    rows = [np.asarray(x) / scale, np.asarray(decode(fitted.params, index)) / scale]
     if channels != 3:
         rows = [np.repeat(images[..., :1], 3, axis=-1) for images in rows]
     pictures.grid(
