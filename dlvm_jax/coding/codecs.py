@@ -127,8 +127,8 @@ def bits_back(layers: Layers, likelihood: Codec, batch: int) -> Codec:
     z under q(z | x), push x under p(x | z), push z under p(z).  Several layers are drawn one given the others (Townsend et al.
     2020).  The stack must hold bits to begin with, about as many as the entropy of q.
 
-    The next push draws from what lies on top.  Where the model is not the law of the data those bits are uneven, draws would follow
-    those before them, and lengths grow: so it is stirred.
+    The next push draws from what lies on top.  Where the model is not the law of the data those bits are uneven, draws would
+    follow those before them, and lengths grow: so it is stirred.
     """
     takes = sum(layers.sizes) * math.ceil(math.log2(2 * LIMIT) + 1)
 
