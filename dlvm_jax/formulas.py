@@ -126,6 +126,15 @@ KNOWN = {
     "pixelcnn": "pixel_mixture_log_prob discretised_logistic_mixture_log_prob discretised_logistic_log_prob",
     "discretizedlogistic": "discretised_logistic_log_prob discretised_logistic_sample",
     "dmol": "pixel_mixture_log_prob pixel_mixture_sample",
+    "npe": "sbi.atomic_loss sbi.weighted_loss",
+    "snpe": "sbi.atomic_loss sbi.weighted_loss",
+    "apt": "sbi.atomic_loss",
+    "nre": "contrastive_loss ratio_loss discriminator_loss",
+    "bnre": "sbi.balance",
+    "fmpe": "flow_matching_loss",
+    "npse": "denoising_loss",
+    "sbc": "calibration.rank rank_uniformity",
+    "tarp": "calibration.distances calibration.rank",
     "mixtureoflogistics": "pixel_mixture_log_prob discretised_logistic_mixture_log_prob discretised_logistic_mixture_sample",
 }
 

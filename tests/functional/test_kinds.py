@@ -84,6 +84,14 @@ TABLE = {
         "renyi": (X, lambda f: lambda w: f(w, 0.5)),
         "summarise": (*WEIGHTS, lambda f: lambda *a: f(Weights(*a))),
     },
+    "calibration": {
+        "contraction": (X, V),
+        "coverage": (X, V, lambda f: lambda ranks, levels: f(ranks, 3, levels)),
+        "distances": (X, V, V),
+        "rank": (V, X),
+        "rank_uniformity": (X, lambda f: lambda ranks: f(ranks, 3, 2)),
+        "z_score": (X, V, V),
+    },
     "conditioning": {
         "gaussian_condition": (X, EYE, X[:, :1], lambda f: lambda mean, tril, x: f(mean, tril, [1], x)),
         "gaussian_marginal": (X, EYE, EYE, V, EYE),
@@ -180,6 +188,13 @@ TABLE = {
         "data_step": (V, X, V, lambda f: lambda y, m, g: f(jnp.negative, y, 0.5, m, g, event_ndim=1)),
         "data_step_masked": (V, V, ONE, X, V),
         "pnp": (X, lambda f: lambda x: f(lambda x: (x / 2, x), lambda m, g: m, x, event_ndim=1)),
+    },
+    "sbi": {
+        "atomic_loss": (X, X),
+        "balance": (B, V),
+        "contrastive_loss": (X,),
+        "ratio_loss": (X, X, ONE),
+        "weighted_loss": (X, X, V),
     },
     "spherical": {
         "mean_resultant_length": (B, lambda f: lambda k: f(k, 3)),
@@ -333,6 +348,7 @@ TABLE = {
         "hierarchy_log_evidence": (*MODEL, X, lambda f: lambda *a: f(TOP, LinearGaussian(*a[:3]), a[3])),
         "hierarchy_posterior": (*MODEL, X, lambda f: lambda *a: f(TOP, LinearGaussian(*a[:3]), a[3])),
     },
+    "exact.simulators": {},
 }
 # These take Python numbers only, and the last is not to be traced.
 NO_ARRAYS = {
@@ -342,6 +358,12 @@ NO_ARRAYS = {
     "stratified_log_weights",
     "all_binary",
     "output_law",
+    "gaussian_linear",
+    "gaussian_linear_uniform",
+    "gaussian_mixture",
+    "slcp",
+    "two_moons",
+    "uniform_prior",
 }
 # These only move numbers.
 MOVED = {

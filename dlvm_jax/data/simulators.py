@@ -1,0 +1,273 @@
+r"""Benchmark tasks of simulation-based inference by name: those of `exact.simulators`, and three with an exact likelihood alone.
+
+`TASKS` is the table.  `reference(name)` reads the published observations and draws of their posteriors.
+Source: Lueckmann, Boelts, Greenberg, Goncalves, Macke 2021, appendix T.
+"""
+
+import importlib
+import math
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln, xlog1py, xlogy
+
+from dlvm_jax.data.dataset import Data, of_vectors
+from dlvm_jax.data.protocol import Protocol
+from dlvm_jax.exact import simulators as exact
+from dlvm_jax.exact.simulators import Simulator
+from dlvm_jax.functional.densities import multivariate_normal_log_prob, normal_log_prob
+from dlvm_jax.functional.numerics import as_wide, draw_normal, runge_kutta
+from dlvm_jax.settings import pick
+
+__all__ = [
+    "TASKS",
+    "Reference",
+    "Task",
+    "bernoulli_glm",
+    "dataset",
+    "lotka_volterra",
+    "reference",
+    "simulator",
+    "sir",
+]
+
+
+class Task(NamedTuple):
+    """A simulator by name, with its help text."""
+
+    make: Callable[[], Simulator]
+    help: str
+
+
+class Reference(NamedTuple):
+    """Published observations [10, C], the parameters that made them [10, D], and draws of their posteriors [10, N, D]."""
+
+    observations: np.ndarray
+    parameters: np.ndarray
+    posterior: np.ndarray
+
+
+def _log_normal_prior(mean: Any, std: Any) -> dict[str, Any]:
+    """The prior whose logarithm is a diagonal Gaussian: fields of a `Simulator`."""
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+    def log_prob(theta):
+        theta = as_wide(theta)
+        positive = (theta > 0).all(-1)
+        log_theta = jnp.log(jnp.where(positive[..., None], theta, 1.0))
+        value = normal_log_prob(log_theta, mean, np.log(std)) - log_theta.sum(-1)
+        return jnp.where(positive, value, -jnp.inf)
+
+    sample = lambda key, shape: jnp.exp(mean + std * draw_normal(key, (*shape, len(mean))))
+    low, high = np.zeros_like(mean), np.full_like(mean, np.inf)
+    return {"prior_sample": sample, "prior_log_prob": log_prob, "low": low, "high": high}
+
+
+def _solutions(slope: Callable, start: jax.Array, span: float, intervals: int, steps: int) -> jax.Array:
+    """The states [1 + intervals, *start] of an autonomous equation at equal distances, by Runge and Kutta."""
+    times = np.linspace(0.0, span, 2 * steps + 1, dtype=np.float32)
+
+    def advance(state, _):
+        state = runge_kutta(lambda state, time: slope(state), state, times, span)
+        return state, state
+
+    _, states = jax.lax.scan(advance, start, None, length=intervals)
+    return jnp.concatenate([start[None], states])
+
+
+POPULATION, SEEN = 1_000_000, 1000
+
+
+def sir() -> Simulator:
+    r"""An epidemic by infection and recovery: the infected among 1,000 tested people, every 17th day of 153.
+
+    $\dot S = -\beta\tfrac{SI}N,\ \dot I = \beta\tfrac{SI}N-\gamma I,\ x_t\sim\mathrm{Binomial}(1000,\tfrac{I_t}N)$; one of
+    10^6 is infected at first; $\log\beta\sim\mathcal N(\log\tfrac25,\tfrac12)$, $\log\gamma\sim\mathcal N(\log\tfrac18,\tfrac15)$
+    by mean and standard deviation.
+
+    Shapes: theta (beta, gamma) [*batch, 2], x [*batch, 10].
+    """
+
+    def infected(theta):
+        """The share of the infected at the ten days, [*batch, 10]."""
+        beta, gamma = as_wide(theta)[..., 0], as_wide(theta)[..., 1]
+
+        def slope(state):  # of log(S / N) and log(I / N), which stay negative
+            log_s, log_i = state
+            return jnp.stack([-beta * jnp.exp(log_i), beta * jnp.exp(log_s) - gamma])
+
+        start = jnp.log(jnp.array([1 - 1 / POPULATION, 1 / POPULATION], beta.dtype))
+        start = jnp.broadcast_to(start.reshape(2, *(1,) * beta.ndim), (2, *beta.shape))
+        return jnp.moveaxis(jnp.exp(_solutions(slope, start, 17.0, 9, 34)[:, 1]), 0, -1)
+
+    def log_likelihood(theta, x):
+        x, p = as_wide(x), infected(theta)
+        ways = gammaln(SEEN + 1.0) - gammaln(x + 1) - gammaln(SEEN - x + 1)
+        return jnp.sum(ways + xlogy(x, p) + xlog1py(SEEN - x, -p), axis=-1)
+
+    return Simulator(
+        **_log_normal_prior([math.log(0.4), math.log(0.125)], [0.5, 0.2]),
+        simulate=lambda key, theta: jax.random.binomial(key, float(SEEN), infected(theta)),
+        log_likelihood=log_likelihood,
+    )
+
+
+def lotka_volterra() -> Simulator:
+    r"""Prey and predators: ten numbers of each with log-normal noise, at times 0, 2.1, ..., 18.9.
+
+    $\dot X = \alpha X-\beta XY,\ \dot Y = \delta XY-\gamma Y,\ (X_0,Y_0) = (30,1),\
+        \log x_t\sim\mathcal N(\log X_t,\tfrac1{10})$; the logarithms of the
+    parameters are Gaussian with means (-1/8, -3, -1/8, -3) and standard deviation 1/2.
+
+    Shapes: theta (alpha, beta, gamma, delta) [*batch, 4], x [*batch, 20], the prey first.  A population that the solver
+    cannot follow is NaN.
+    """
+    log_std = math.log(0.1)
+
+    def log_populations(theta):
+        alpha, beta, gamma, delta = jnp.moveaxis(as_wide(theta), -1, 0)
+
+        def slope(state):
+            prey, predators = jnp.exp(state)
+            return jnp.stack([alpha - beta * predators, delta * prey - gamma])
+
+        start = jnp.log(jnp.array([30.0, 1.0], alpha.dtype)).reshape(2, *(1,) * alpha.ndim)
+        states = _solutions(slope, jnp.broadcast_to(start, (2, *alpha.shape)), 2.1, 9, 42)
+        return jnp.moveaxis(states, (0, 1), (-1, -2)).reshape(*alpha.shape, 20)
+
+    def simulate(key, theta):
+        mean = log_populations(theta)
+        return jnp.exp(mean + 0.1 * draw_normal(key, mean.shape))
+
+    def log_likelihood(theta, x):
+        log_x = jnp.log(as_wide(x))
+        return normal_log_prob(log_x, log_populations(theta), log_std) - log_x.sum(-1)
+
+    return Simulator(
+        **_log_normal_prior([-0.125, -3.0, -0.125, -3.0], np.full(4, 0.5)),
+        simulate=simulate,
+        log_likelihood=log_likelihood,
+    )
+
+
+def bernoulli_glm(design: Any = None) -> Simulator:
+    r"""A neuron's spikes at 100 times by a generalised linear model; x is the sufficient statistic.
+
+    $z_t\sim\mathrm{Bernoulli}(s(v_t^\top\theta)),\ x = V^\top z$; theta is an offset $\mathcal N(0,2)$, by its variance, and
+    a smooth filter $\mathcal N(0,(F^\top F)^{-1})$ with second differences $F = D^2+\mathrm{diag}(\sqrt{k/9})_{k=0..8}$,
+    D = I less the subdiagonal.
+
+    design: V [T, D], by default the published one, which is read from the data folder
+    Shapes: theta and x [*batch, D].  The log-likelihood is without a constant of x.
+    """
+    v = np.asarray(_published("bernoulli_glm")["design_matrix"] if design is None else design, np.float32)
+    filters = v.shape[1] - 1
+    difference = np.eye(filters) - np.eye(filters, k=-1)
+    f = difference @ difference + np.diag(np.sqrt(np.arange(filters) / 9))
+    covariance = np.zeros((filters + 1, filters + 1))
+    covariance[0, 0], covariance[1:, 1:] = 2.0, np.linalg.inv(f.T @ f)
+    tril = jnp.asarray(np.linalg.cholesky(covariance), jnp.float32)
+    end = np.full(filters + 1, np.inf, np.float32)
+    zero = jnp.zeros(filters + 1)
+
+    def logits(theta):
+        return jnp.einsum("td,...d->...t", v, theta, precision="highest")
+
+    def simulate(key, theta):
+        spikes = jax.random.bernoulli(key, jax.nn.sigmoid(logits(theta))).astype(jnp.float32)
+        return jnp.einsum("td,...t->...d", v, spikes, precision="highest")
+
+    return Simulator(
+        prior_sample=lambda key, shape: draw_normal(key, (*shape, filters + 1)) @ tril.T,
+        prior_log_prob=lambda theta: multivariate_normal_log_prob(theta, zero, tril),
+        simulate=simulate,
+        low=-end,
+        high=end,
+        log_likelihood=lambda theta, x: (theta * x).sum(-1) - jax.nn.softplus(logits(theta)).sum(-1),
+    )
+
+
+TASKS = {
+    "gaussian_linear": Task(exact.gaussian_linear, "10 Gaussian parameters and noise"),
+    "gaussian_linear_uniform": Task(exact.gaussian_linear_uniform, "10 uniform parameters, Gaussian noise"),
+    "gaussian_mixture": Task(exact.gaussian_mixture, "mean of a broad and a narrow Gaussian"),
+    "two_moons": Task(exact.two_moons, "two crescents"),
+    "slcp": Task(exact.slcp, "simple likelihood, complex posterior"),
+    "bernoulli_glm": Task(bernoulli_glm, "generalised linear model of spikes, needs the data folder"),
+    "sir": Task(sir, "epidemic"),
+    "lotka_volterra": Task(lotka_volterra, "prey and predators"),
+}
+
+
+def simulator(name: str) -> Simulator:
+    """The simulator of a task, or what MODULE:FUNCTION of one's own returns; ValueError for an unknown name."""
+    module, _, function = name.rpartition(":")
+    if not module:
+        return pick(TASKS, name, "task").make()
+    try:
+        made = getattr(importlib.import_module(module), function)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"the simulator {name} cannot be imported: {error}") from error
+    if not isinstance(made, Simulator):
+        raise ValueError(
+            f"{name} must return a dlvm_jax.exact.simulators.Simulator, got {type(made).__name__}"
+        )
+    return made
+
+
+def dataset(name: str, simulations: int, seed: int = 0, tested: int = 1000) -> Data:
+    """Simulations of a task as `Data`: rows of parameters and then data; a tenth is held out for validation.
+
+    simulations: of training and validation together;  tested: further ones, for tests of calibration
+
+    Simulations that are not finite are left out, and a warning says how many.  Raises ValueError where most are, or few remain.
+    """
+    made, (key, key_x) = simulator(name), jax.random.split(jax.random.key(seed))
+    theta = made.prior_sample(key, (simulations + tested,))
+    x = jax.jit(made.simulate)(key_x, theta)
+    if x.ndim != 2 or len(x) != len(theta):
+        raise ValueError(f"{name} must simulate x [N, C] for theta {theta.shape}, got shape {x.shape}")
+    rows = np.asarray(jnp.concatenate([theta, x], -1), np.float32)
+    finite = np.asarray(np.isfinite(rows).all(-1))
+    if finite.mean() < 0.5:
+        raise ValueError(
+            f"{(~finite).sum()} of {len(rows)} simulations of {name} are not finite; mend the simulator"
+        )
+    if not finite.all():
+        warnings.warn(
+            f"{(~finite).sum()} of {len(rows)} simulations of {name} are not finite and are left out",
+            stacklevel=2,
+        )
+    used, test = rows[:simulations][finite[:simulations]], rows[simulations:][finite[simulations:]]
+    held = max(1, len(used) // 10)
+    if len(used) < 20:
+        raise ValueError(f"training needs at least 20 simulations, got {len(used)}")
+    splits = used[held:], used[:held], test
+    sizes = len(splits[0]), held, len(test)
+    text = f"{'/'.join(map(str, sizes))} simulations of {name} (seed {seed})"
+    return of_vectors(name, splits, Protocol("simulated", sizes, "none", seed, text, "this library"))
+
+
+def reference(name: str) -> Reference | None:
+    """What is published of a task, or None where its file is not in the data folder (`DLVM_DATA`)."""
+    try:
+        stored = _published(name)
+    except FileNotFoundError:
+        return None
+    return Reference(*(stored[part] for part in ("observation", "true_parameters", "reference_posterior")))
+
+
+def _published(name: str) -> Any:
+    """The arrays of a task's file; FileNotFoundError where it is not there."""
+    path = Path(os.environ.get("DLVM_DATA", "")) / "sbibm" / f"{name}.npz"
+    if not os.environ.get("DLVM_DATA") or not path.exists():
+        raise FileNotFoundError(
+            f"what is published of {name} is not here; set DLVM_DATA to a folder that has sbibm/{name}.npz"
+        )
+    return np.load(path)
