@@ -25,6 +25,7 @@ SCRIPTS = (
     "autoencoder",
     "disentangle",
     "restoration",
+    "sbi",
 )
 README = Path(__file__).parent / "README.md"
 BEGIN, END = "<!-- what `python -m experiments.options` writes -->\n", "<!-- end of it -->\n"

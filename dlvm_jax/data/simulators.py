@@ -71,7 +71,7 @@ def _log_normal_prior(mean: Any, std: Any) -> dict[str, Any]:
 
 def _solutions(slope: Callable, start: jax.Array, span: float, intervals: int, steps: int) -> jax.Array:
     """The states [1 + intervals, *start] of an autonomous equation at equal distances, by Runge and Kutta."""
-    times = np.linspace(0.0, span, 2 * steps + 1, dtype=np.float32)
+    times = jnp.linspace(0.0, span, 2 * steps + 1)
 
     def advance(state, _):
         state = runge_kutta(lambda state, time: slope(state), state, times, span)

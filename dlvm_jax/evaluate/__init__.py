@@ -1,6 +1,6 @@
 """Evaluation: likelihood records with protocol and standard error, diagnostics of latent spaces, and pictures.
 
-Sub-modules load on first use: matplotlib with `pictures`, scikit-learn with `disentanglement`.
+Sub-modules load on first use: matplotlib with `pictures`, scikit-learn with `disentanglement` and `posteriors`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ __all__ = [
     "log_likelihood",
     "paired",
     "pictures",
+    "posteriors",
     "resume",
 ]
 

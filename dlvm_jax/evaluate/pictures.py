@@ -10,7 +10,17 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curves", "grid", "image_grid", "latent_scatter", "new_figure", "quantile_grid", "smoothed"]
+__all__ = [
+    "curves",
+    "grid",
+    "image_grid",
+    "latent_scatter",
+    "new_figure",
+    "pairs",
+    "quantile_grid",
+    "rank_functions",
+    "smoothed",
+]
 
 SMALL, ENLARGED = 16, 6  # images of fewer pixels a side are enlarged so much
 
@@ -154,5 +164,72 @@ def curves(path: Path | str, series: Mapping[str, tuple], ylabel: str, xlabel: s
         axes.set_ylim(low - margin, high + margin)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend()
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def pairs(
+    path: Path | str, samples: Mapping[str, np.ndarray], truth: np.ndarray | None = None, shown: int = 2000
+) -> None:
+    """Marginals of several samples {name: [N, D]}: histograms on the diagonal, scatters of the first `shown` points below it.
+
+    truth: a point [D] that is marked
+
+    At most the first ten dimensions are shown.
+    """
+    colours = ("tab:orange", "tab:blue", "tab:green", "tab:red")
+    dim = min(10, next(iter(samples.values())).shape[1])
+    side = 1.2 + 1.5 * dim
+    figure = new_figure(figsize=(side, side), layout="constrained")
+    axes = figure.subplots(dim, dim, squeeze=False, sharex="col")
+    everything = np.concatenate([np.asarray(sample) for sample in samples.values()])
+    low, high = np.quantile(everything, (0.002, 0.998), axis=0)
+    margin = 0.05 * (high - low) + 1e-9
+    for row in range(dim):
+        for column in range(dim):
+            panel = axes[row, column]
+            if column > row:
+                panel.axis("off")
+                continue
+            bins = np.linspace(low[column] - margin[column], high[column] + margin[column], 60)
+            for (name, sample), colour in zip(samples.items(), colours, strict=False):
+                if row == column:
+                    panel.hist(sample[:, row], bins, density=True, histtype="step", color=colour, label=name)
+                else:
+                    panel.scatter(*sample[:shown, [column, row]].T, s=1, alpha=0.4, color=colour)
+            panel.set_xlim(bins[0], bins[-1])
+            if truth is not None:
+                panel.axvline(truth[column], color="black", lw=0.8)
+            if row != column:
+                panel.set_ylim(low[row] - margin[row], high[row] + margin[row])
+                if truth is not None:
+                    panel.axhline(truth[row], color="black", lw=0.8)
+            if row == dim - 1:
+                panel.set_xlabel(f"$\\theta_{{{column + 1}}}$")
+            if column == 0 and row:
+                panel.set_ylabel(f"$\\theta_{{{row + 1}}}$")
+            if row == column:
+                panel.set_yticks([])
+    axes[0, 0].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    figure.savefig(path, dpi=110)
+
+
+def rank_functions(
+    path: Path | str,
+    functions: Mapping[str, np.ndarray],
+    grid: np.ndarray,
+    band: tuple[np.ndarray, np.ndarray],
+) -> None:
+    """Distribution functions {name: [K]} of ranks less the uniform one, with the band (low, high) of a calibrated posterior."""
+    figure = new_figure(figsize=(6.4, 4), layout="constrained")
+    axes = figure.subplots()
+    low, high = band
+    axes.fill_between(grid, low - grid, high - grid, color="0.85", label="calibrated, 95 % of all")
+    for name, values in functions.items():
+        axes.plot(grid, values - grid, lw=1.2, label=name)
+    axes.set(
+        xlabel="rank of the truth among draws, as a share", ylabel="distribution function, less the uniform"
+    )
+    axes.legend(fontsize=7, ncols=2)
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

@@ -23,6 +23,7 @@ __all__ = [
     "layered",
     "logistic_mixtures",
     "objectives",
+    "posterior",
     "ppca",
     "regularised",
     "restoration",

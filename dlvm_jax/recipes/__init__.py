@@ -20,6 +20,7 @@ RECIPES = {  # name: module
     "VQVAE": "vq_vae",
     "DRAW": "draw",
     "SelfVAE": "self_vae",
+    "Posterior": "posterior",
     "PPCA": "ppca",
 }
 __all__ = ["Model", "Recipe", "from_json", *RECIPES]

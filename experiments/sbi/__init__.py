@@ -1,0 +1,1 @@
+"""Posteriors of simulators, learned from simulations and compared with the exact ones."""

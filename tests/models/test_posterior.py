@@ -1,0 +1,99 @@
+"""Neural posteriors: their support, their normalisation, resampling and objectives against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dlvm_jax.functional import sbi
+from dlvm_jax.models import density, flows, posterior, scalars
+from dlvm_jax.nets.mlp import MLP, SMALL
+from tests.functional.common import quadrature
+
+KEY = jax.random.key(0)
+INF = np.inf
+LOW, HIGH = [-1.0, -INF, 0.5, -INF], [3.0, INF, INF, 2.0]
+MOMENTS = np.array([[0.3, -0.5], [0.8, 1.2]], np.float32), np.array([[1.0], [2.0]], np.float32)
+
+
+def test_the_support_is_reached_by_a_bijection_with_the_slope_of_autodiff(x64):
+    """An interval, the line, and both half lines; outside the density is zero, far out all stays finite."""
+    onto = posterior.support(LOW, HIGH)
+    u = jax.random.normal(KEY, (20, 4))
+    theta, log_det = onto.forward({}, u)
+    assert ((theta > np.array(LOW)) & (theta < np.array(HIGH))).all()
+    jacobian = jax.vmap(jax.jacfwd(lambda u: onto.forward({}, u)[0]))(u)
+    np.testing.assert_allclose(log_det, np.linalg.slogdet(jacobian)[1], rtol=1e-6)
+    back, inverse_log_det = onto.inverse({}, theta)
+    np.testing.assert_allclose(back, u, atol=1e-6)
+    np.testing.assert_allclose(inverse_log_det, -log_det, rtol=1e-5)
+    for wrong in ([3.1, 0, 1, 1], [0, 0, 0.4, 1], [0, 0, 1, 2.1]):
+        assert onto.inverse({}, jnp.array(wrong))[1] == -INF
+    ends = jnp.array([[-1.0, 0, 1, 1], [3.0, 0, 1, 1]])
+    assert np.isfinite(jax.grad(lambda t: onto.inverse({}, t)[0].sum())(ends)).all()
+    far = jax.grad(lambda u: onto.forward({}, u)[0].sum())(jnp.array([900.0, 900.0, -900.0, -900.0]))
+    assert np.isfinite(far).all()
+    with pytest.raises(ValueError, match=r"ends low < high, \[D\] each, got \[1.0\] and \[1.0\]"):
+        posterior.support([1.0], [1.0])
+
+
+def of_the_plane(low, high):
+    net = density.from_linen(MLP((8,), (1, 11), head_init=SMALL), ((1, 1), (1, 1)))
+    flow = flows.stack(flows.coupling(net, scalars.rational_quadratic(4, 4.0), 1), 2, 2)
+    return posterior.neural_posterior(flow, posterior.support(low, high), MOMENTS)
+
+
+def test_a_posterior_has_all_its_mass_on_the_support():
+    """By quadrature over the box for two observations, float32; draws lie inside and know their density."""
+    low, high = np.array([-1.0, 2.0]), np.array([1.0, 5.0])
+    whole = of_the_plane(low, high)
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(KEY, a.shape), whole.init(KEY))
+    nodes, weights = quadrature(-1.0, 1.0, 300)
+    s, slope = np.tanh(6 * nodes), 6 / np.cosh(6 * nodes) ** 2  # most of the nodes are near the ends
+    weights = weights * slope / 2
+    s = (s + 1) / 2
+    theta = low + (high - low) * np.stack(np.meshgrid(s, s, indexing="ij"), -1)
+    x = jnp.array([[0.0], [2.5]])
+    theta = jnp.broadcast_to(jnp.asarray(theta, jnp.float32)[:, :, None], (300, 300, 2, 2))
+    value = jnp.exp(jax.jit(whole.log_prob)(params, None, theta, x))
+    total = 6 * np.einsum("i,j,ijb->b", weights, weights, np.asarray(value, np.float64))
+    np.testing.assert_allclose(total, 1, atol=2e-3)
+    draws, log_q = jax.jit(lambda params: whole.sample(params, KEY, x, (500,)))(params)
+    assert draws.shape == (500, 2, 2) and ((draws > low) & (draws < high)).all()
+    np.testing.assert_allclose(log_q, jax.jit(whole.log_prob)(params, None, draws, x), atol=2e-3)
+    assert (whole.log_prob(params, None, jnp.array([[1.2, 3.0]]), x[:1]) == -INF).all()
+    assert np.isnan(whole.log_prob(params, None, jnp.array([[np.nan, 3.0]]), x[:1])).all()
+
+
+def test_resampling_gives_the_target_and_its_effective_sample_size():
+    """N(0, 1/2) from N(0, 1): of N weights N sqrt(3) / 2 are effective; moments within 5 standard errors."""
+    theta = jax.random.normal(KEY, (20_000, 1))
+    log_weights = -0.5 * theta[:, 0] ** 2
+    draws, effective = posterior.resampled(KEY, theta, log_weights, 10_000)
+    assert float(effective) == pytest.approx(20_000 * np.sqrt(3) / 2, rel=0.02)
+    assert abs(draws.mean()) < 5 * np.sqrt(0.5 * (1 / 10_000 + 1 / 17_000))
+    assert float(draws.var()) == pytest.approx(0.5, abs=5 * 0.5 * np.sqrt(2 / 6000))
+    shifted = posterior.resampled(KEY, theta, log_weights + 500, 10_000)
+    assert float(shifted.effective) == pytest.approx(float(effective), rel=1e-3)
+
+
+def test_a_contrast_is_among_the_parameters_of_the_batch():
+    theta, x = jax.random.normal(KEY, (2, 6, 1))
+    log_ratio = lambda params, theta, x: (params * theta * x).sum(-1)
+    loss, _ = posterior.contrastive(log_ratio, 3)(0.7, None, (theta, x))
+    t, x = np.asarray(theta[:, 0]), np.asarray(x[:, 0])
+    logits = jnp.asarray(np.stack([0.7 * np.roll(t, k) * x for k in range(3)]))
+    assert float(loss) == pytest.approx(float(sbi.contrastive_loss(logits).mean()), rel=1e-5)
+    all_of_them, _ = posterior.contrastive(log_ratio, 100)(0.0, None, (theta, x[:, None]))
+    assert float(all_of_them) == pytest.approx(np.log(6), rel=1e-5)
+
+
+def test_flow_matching_is_in_units_of_the_parameters():
+    """Without a velocity the loss is E |u - noise|^2 = 4 for two standardised parameters, within 5 standard errors."""
+    net = density.Net(lambda key: {}, lambda params, u, t, x: params["speed"] * u)
+    onto = posterior.support([-1.0, 2.0], [1.0, 5.0])
+    u = MOMENTS[0][0] + MOMENTS[0][1] * jax.random.normal(KEY, (4000, 2))
+    batch = onto.forward({}, u)[0], jnp.zeros((4000, 1))
+    objective = posterior.flow_matching(net, onto, MOMENTS)
+    loss, _ = objective({"flow": ({"speed": 0.0}, {})}, jax.random.key(1), batch)
+    assert float(loss) == pytest.approx(4, abs=5 * 4 / np.sqrt(4000))
