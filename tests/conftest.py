@@ -87,6 +87,7 @@ CASES = {
     **dict.fromkeys(("recipes/test_diffusion.py", "recipes/test_autoencoder.py"), 5),
     **dict.fromkeys(("test_nets.py", "test_denoisers.py"), SEVERAL),
     "functional/flows/test_layers.py": 3,
+    "exact/test_simulators.py": 2,
     "functional/flows/test_sphere.py": 2,
     "functional/flows/test_scalars.py": 2,
     **dict.fromkeys(("functional/diffusion/test_solvers_laws.py", "functional/flows/test_bijections.py"), 3),
