@@ -63,20 +63,18 @@ class Quantiser(NamedTuple):
     follow: Callable | None = None
 
 
-def _normal_book(key, levels, dim):
-    return jax.random.normal(key, (levels, dim))
-
-
 def trained_book(
     levels: int, dim: int, commitment: float = 0.25, gradient: str = "straight-through"
 ) -> Quantiser:
     r"""A code book that trains by gradient: $\|\mathrm{sg}(z)-e\|^2 + \beta\|z-\mathrm{sg}(e)\|^2$.
 
-    commitment: beta;  gradient: past the codes, a name in `GRADIENTS`.  Source: van den Oord et al. 2017, eq. 3.
+    commitment: beta;  gradient: past the codes, a name in `GRADIENTS`
+    Codes start near zero, closer than the vectors are: far ones would all lose to that of the smallest norm.
+    Source: van den Oord et al. 2017, eq. 3.
     """
     return Quantiser(
         levels,
-        lambda key: _normal_book(key, levels, dim),
+        lambda key: jax.random.uniform(key, (levels, dim), minval=-1 / levels, maxval=1 / levels),
         lambda book, z: vq.nearest_codes(z, book),
         lambda book, index: book[index],
         GRADIENTS[gradient],
@@ -101,7 +99,7 @@ def averaged_book(
     """
 
     def init(key):
-        codes = _normal_book(key, levels, dim)
+        codes = jax.random.normal(key, (levels, dim))
         return Book(codes, jnp.ones(levels), codes)
 
     def follow(key, book, z, index):

@@ -17,6 +17,8 @@ from experiments.vq_vae import prior, report
 
 __all__ = ["Config", "run"]
 
+PRIORS = {name: entry.help for name, entry in NETS.items()}  # whose settings are no settings of the VQ-VAE
+
 
 @common.with_training_of
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,7 @@ class Config(common.OnData, recipes.VQVAE):
     """Train a VQ-VAE and a prior of its codes; the bound under the uniform and the learned prior, and pictures of both."""
 
     prior: str | None = choice(
-        None, NETS, "network of the prior of codes, by default pixelcnn of images, else made"
+        None, PRIORS, "network of the prior of codes, by default pixelcnn of images, else made"
     )
     prior_width: int = setting(64, "channels of the prior's network, or width of its layers", at_least=1)
     prior_depth: int = setting(2, "layers of the prior's network", at_least=1)
