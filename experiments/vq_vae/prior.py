@@ -35,6 +35,7 @@ class SecondStage(NamedTuple):
 def codes_of(fitted: Fitted, data: Data, seed: int) -> Data:
     """The codes of all parts of the data as integer images, or vectors.
 
+    Raises ValueError where all have one code.
     Training examples have a draw of their bits or noise; fewer than 10,000 are encoded several times, each time with a new one.
     """
     encode = jax.jit(lambda x: fitted.model.encode(fitted.params, x))
@@ -52,11 +53,17 @@ def codes_of(fitted: Fitted, data: Data, seed: int) -> Data:
         np.asarray(prepared(jax.random.fold_in(key, number), jnp.asarray(block)))
         for number, block in enumerate(raw)
     ]
+    train_codes = np.concatenate(of_training)
+    if (train_codes == train_codes.flat[0]).all():
+        raise ValueError(
+            f"all training examples have code {train_codes.flat[0]} everywhere, so there is no prior to learn; train longer, "
+            "or use quantiser='averages' with a restart above 0"
+        )
     of_part = lambda part: np.concatenate(
         [np.asarray(encode(jnp.asarray(x, jnp.float32))) for x in blocks(part)]
     )
     return datasets.from_arrays(
-        np.concatenate(of_training),
+        train_codes,
         valid=of_part(data.valid) if len(data.valid) else None,
         test=of_part(data.test),
         name=f"codes-of-{data.name}",
