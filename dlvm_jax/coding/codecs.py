@@ -29,10 +29,8 @@ __all__ = [
     "rounded_codes",
 ]
 
-CELL, LIMIT = (
-    2.0**-9,
-    2**13,
-)  # latent cells: their width in standard deviations of the prior, and how many to each side
+CELL = 2.0**-6  # width of a latent cell, in standard deviations of its prior
+LIMIT = 2**9  # cells to each side; each has frequency 1 at least, so more of them would draw outliers
 
 
 class Codec(NamedTuple):
