@@ -1,13 +1,16 @@
 """Autoregressive densities: each element given those before it, by one network whose outputs see only earlier inputs."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from dlvm_jax.functional.numerics import log_mean_exp
+from dlvm_jax.functional.numerics import as_integer, log_mean_exp
 from dlvm_jax.models.density import (
     Density,
     Net,
@@ -21,7 +24,35 @@ from dlvm_jax.models.density import (
 from dlvm_jax.models.objectives import Objective
 from dlvm_jax.models.tables import Tables, steps_of, tables_of
 
-__all__ = ["autoregressive", "ensemble", "one_of"]
+__all__ = ["Stepper", "autoregressive", "ensemble", "one_of", "stepper_from_linen"]
+
+
+class Stepper(NamedTuple):
+    """A causal network that goes from place to place, and keeps what it computed at those before: how samples are drawn.
+
+    start: (params, x [n, *event], context) -> what is kept of n events at their beginning; of x only the shape is used
+    step:  (params, kept, x, place) -> (raw parameters [n, group, width] of the place, what is kept after it); x is known at the
+           places before
+    """
+
+    start: Callable[[Any, jax.Array, Any], Any]
+    step: Callable[[Any, Any, jax.Array, ArrayLike], tuple[jax.Array, Any]]
+
+
+def stepper_from_linen(module: nn.Module) -> Stepper:
+    """The stepper of a Flax Linen module with methods `start(x, context)` and `step(kept, x, place)`."""
+    return Stepper(
+        lambda params, *inputs: module.apply(params, *inputs, method="start"),
+        lambda params, *inputs: module.apply(params, *inputs, method="step"),
+    )
+
+
+def _repeated(context, shape):
+    """Each context as often as it is drawn from: [B, ...] -> [shape * B, ...]."""
+    if context is None:
+        return None
+    repeated = lambda c: jnp.broadcast_to(c, (*shape, *c.shape)).reshape(-1, *c.shape[1:])
+    return jax.tree.map(repeated, as_arrays(context))
 
 
 def autoregressive(
@@ -31,6 +62,7 @@ def autoregressive(
     *,
     order: Sequence[int] | None = None,
     group: int = 1,
+    stepper: Stepper | None = None,
 ) -> Density:
     """The exact density p(x | c) = prod_i p(x_i | x_<i, c) (Bengio & Bengio 2000, eq. 1).
 
@@ -38,8 +70,8 @@ def autoregressive(
            come before it
     order: the places of the flattened event, from the first to the last; by default as they stand
     group: so many elements stand at a place (the channels of a pixel), and the distribution draws them together
+    stepper: the network place by place; without one, a draw passes through the whole network at each place
 
-    Scoring is one pass of the network, sampling one for each place.
     Raises ValueError for an order that is no permutation of the places.
     """
     event_shape = tuple(event_shape)
@@ -70,26 +102,47 @@ def autoregressive(
         check_batches(batch, batch_of(context))
         return distribution.log_prob(flatten(x), outputs(params, x, context))
 
+    def whole(params, context, x, place):
+        raw = outputs(params, x, context)
+        return jax.lax.dynamic_slice_in_dim(raw, place * group, group, axis=1), context
+
+    start, at_place = stepper or (lambda params, x, context: context, whole)
+
+    def draw(params, key, x, known, context):
+        """Events like x [count, size], with all but the first `known` places drawn, one after another."""
+        shape = (len(x), *event_shape)
+
+        def step(carry, inputs):
+            kept, x = carry
+            number, place, key = inputs
+            raw, kept = at_place(params, kept, x.reshape(shape), place)
+            drawn = distribution.sample(key, raw, ()).astype(x.dtype)
+            given = jax.lax.dynamic_slice_in_dim(x, place * group, group, axis=1)
+            drawn = jnp.where(number < known, given, drawn)
+            return (kept, jax.lax.dynamic_update_slice_in_dim(x, drawn, place * group, axis=1)), None
+
+        steps = np.arange(places), np.asarray(order), jax.random.split(key, places)
+        (_, x), _ = jax.lax.scan(step, (start(params, x.reshape(shape), context), x), steps)
+        return x.reshape(shape)
+
     def sample(params, key, context=None, shape=()):
         batch = shape + batch_of(context)
-        count = math.prod(batch)
-        if context is not None:  # each context as often as it is drawn from
-            context = jax.tree.map(
-                lambda c: jnp.broadcast_to(c, (*shape, *c.shape)).reshape(count, *c.shape[1:]),
-                as_arrays(context),
-            )
-
-        def step(x, inputs):
-            place, key = inputs
-            raw = outputs(params, x.reshape(count, *event_shape), context)
-            raw = jax.lax.dynamic_slice_in_dim(raw, place * group, group, axis=1)
-            drawn = distribution.sample(key, raw, ())
-            return jax.lax.dynamic_update_slice_in_dim(x, drawn.astype(x.dtype), place * group, axis=1), None
-
-        keys = jax.random.split(key, places)
-        x, _ = jax.lax.scan(step, jnp.zeros((count, size)), (np.asarray(order), keys))
-        x = x.reshape(count, *event_shape)
+        context = _repeated(context, shape)
+        x = draw(params, key, jnp.zeros((math.prod(batch), size)), 0, context)
         return x.reshape(*batch, *event_shape), log_prob(params, None, x, context).reshape(batch)
+
+    def complete(params, key, x, known, context=None):
+        x, known = check_shape(x, event_shape), as_integer(known, "the number of known elements")
+        if not 0 <= known <= size or known % group:
+            raise ValueError(
+                f"from 0 to all {size} elements of an event are known, {group} at a time, got {known}"
+            )
+        batch = x.shape[: x.ndim - ndim]
+        check_batches(batch, batch_of(context))
+        context = _repeated(context, batch[:-1])
+        unknown = np.repeat(np.argsort(order) >= known // group, group)
+        x = jnp.where(unknown, 0, flatten(x).reshape(-1, size))
+        return draw(params, key, x, known // group, context).reshape(*batch, *event_shape)
 
     def log_probs(params, x, context=None):
         return tables_of(distribution, flatten(x), outputs(params, x, context))
@@ -103,6 +156,7 @@ def autoregressive(
         reparameterised=not distribution.space.levels,
         space=distribution.space,
         tables=Tables(log_probs, steps_of(distribution, indices)) if distribution.space.levels else None,
+        complete=complete,
     )
 
 
@@ -125,8 +179,14 @@ def ensemble(members: Sequence[Density]) -> Density:
         x = jnp.take_along_axis(each, which, axis=0)[0]
         return x, log_prob(params, None, x, context)
 
-    first = members[0]
-    return first._replace(sample=sample, log_prob=log_prob, reparameterised=False, tables=None)
+    changed = {
+        "sample": sample,
+        "log_prob": log_prob,
+        "reparameterised": False,
+        "tables": None,
+        "complete": None,
+    }
+    return members[0]._replace(**changed)
 
 
 def one_of(objectives: Sequence[Objective]) -> Objective:

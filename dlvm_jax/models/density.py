@@ -65,6 +65,8 @@ class Density(NamedTuple):
     std:      (params, context=None) -> standard deviation of each element of x, given a context; see `OutputDistribution`
     terms:    (params, key, x, context=None) -> {"reconstruction": [*batch], "kl": [*batch]}, whose difference is log_prob; of
               several layers also {"rates": [*batch, L]}, the KL of each, whose sum is "kl"
+    complete: (params, key, x, known, context=None) -> x with all but its first `known` elements drawn given those, of an
+              autoregressive density in its order
     share:    (params, posterior_params) -> params, of a VAE's prior that uses the posterior's parameters too (a VampPrior)
     tables:   the probabilities of all levels of each element, of an exact discrete density (see `Tables`)
     """
@@ -81,6 +83,7 @@ class Density(NamedTuple):
     share: Callable | None = None
     std: Callable | None = None
     tables: Tables | None = None
+    complete: Callable | None = None
 
 
 def require_kind(density: Density, kinds: Collection[str], use: str) -> None:

@@ -5,6 +5,7 @@ shape; `dtype` is the compute type (bfloat16 on accelerators), parameters stay f
 state too.
 """
 
+from dlvm_jax.nets.causal_transformer import CausalTransformer
 from dlvm_jax.nets.code_grids import GridDecoder, GridEncoder
 from dlvm_jax.nets.conv import ConvDecoder, ConvEncoder, GatedConvDecoder, GatedConvEncoder
 from dlvm_jax.nets.draw import DrawDecoder, DrawEncoder
@@ -16,6 +17,7 @@ __all__ = [
     "MADE",
     "MLP",
     "SMALL",
+    "CausalTransformer",
     "ConvDecoder",
     "ConvEncoder",
     "DrawDecoder",

@@ -1,4 +1,4 @@
-"""Autoregressive models of data: MADE for vectors, PixelCNN for images."""
+"""Autoregressive models of data: MADE and a transformer for any shape, PixelCNN for images."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import numpy as np
 from dlvm_jax import nets
 from dlvm_jax.data import Data, Spec
 from dlvm_jax.models import density, objectives
-from dlvm_jax.models.autoregressive import autoregressive, ensemble, one_of
+from dlvm_jax.models.autoregressive import autoregressive, ensemble, one_of, stepper_from_linen
 from dlvm_jax.models.density import Density, Net, OutputDistribution
 from dlvm_jax.recipes import networks
 from dlvm_jax.recipes.base import Constants, Model, Recipe
@@ -71,8 +71,20 @@ def _pixelcnn(recipe, spec, condition, distribution):
         (condition.event[-1], distribution.width),
         networks.top(spec),
     )
-    net = density.from_linen(module, _inputs(condition.event, condition))
-    return [autoregressive(net, distribution, condition.event, group=condition.event[-1])]
+    return [_stepped(module, condition, distribution, group=condition.event[-1])]
+
+
+def _transformer(recipe, spec, condition, distribution):
+    levels = spec.levels if spec.discrete else None
+    module = nets.CausalTransformer(
+        condition.event, recipe.width, recipe.depth, recipe.heads, distribution.width, levels
+    )
+    return [_stepped(module, condition, distribution)]
+
+
+def _stepped(module, condition, distribution, **options):
+    net, stepper = density.from_linen(module, _inputs(condition.event, condition)), stepper_from_linen(module)
+    return autoregressive(net, distribution, condition.event, stepper=stepper, **options)
 
 
 NETS = {
@@ -82,6 +94,9 @@ NETS = {
         "gated causal convolutions (van den Oord et al. 2016)",
         True,
         ("width", "depth", "kernel"),
+    ),
+    "transformer": NetKind(
+        _transformer, "causal attention (Vaswani et al. 2017)", uses=("width", "depth", "heads")
     ),
 }
 
@@ -93,9 +108,10 @@ class Autoregressive(Recipe):
     net: str = choice("made", NETS, "network")
     hidden: tuple[int, ...] = setting((500,), "widths of the hidden layers of a MADE", at_least=1)
     orders: int = setting(1, "orders of a MADE: as the elements stand, and random ones", at_least=1)
-    width: int = setting(32, "channels of a PixelCNN", at_least=1)
-    depth: int = setting(7, "layers of a PixelCNN", at_least=1)
+    width: int = setting(32, "channels of a PixelCNN, width of a transformer", at_least=1)
+    depth: int = setting(7, "layers of a PixelCNN or transformer", at_least=1)
     kernel: int = setting(5, "side of a PixelCNN's convolutions, odd", at_least=1)
+    heads: int = setting(4, "heads of a transformer's attention; they share its width", at_least=1)
     likelihood: str | None = choice(
         None, OWN_SCALES, "law of an element given those before it, by default what suits the data"
     )
@@ -123,6 +139,8 @@ class Autoregressive(Recipe):
             raise ValueError(
                 f"kernel is the side of a convolution with a middle, so it is odd, got {self.kernel}"
             )
+        if self.net == "transformer" and self.width % self.heads:
+            raise ValueError(f"heads share the width evenly, got width={self.width} and heads={self.heads}")
         if NETS[self.net].images and self.condition not in (None, "label"):
             raise ValueError(
                 f"net={self.net!r} is of whole images, condition={self.condition!r} is not; use net='made'"

@@ -9,6 +9,7 @@ import numpy as np
 
 from dlvm_jax.data import Data
 from dlvm_jax.evaluate import pictures
+from dlvm_jax.models.objectives import unpack
 from dlvm_jax.recipes.base import examples_of
 from dlvm_jax.recipes.networks import top
 from dlvm_jax.train.fitted import Fitted
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_and_write"]
 
-DRAWN, COLUMNS = 100, 10
+DRAWN, COLUMNS, COMPLETIONS = 100, 10, 5
 
 
 def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: RunFolder) -> Mapping[str, Any]:
@@ -29,6 +30,7 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
     test = jax.tree.map(lambda a: a[: config.eval_limit], test)
     records = records_of_seeds(config, fitted, test, folder)
     made = ["samples"] if _samples(config, fitted, folder) else []
+    made += ["completions"] if _completions(config, fitted, test, folder) else []
     learning_curves(folder.root, folder.metrics())
     (folder.root / "report.md").write_text(_report(config, data, fitted, records, folder, [*made, "curves"]))
     for seed, record in zip(config.seeds, records, strict=True):
@@ -48,6 +50,23 @@ def _samples(config, fitted, folder):
     columns = min(fitted.spec.classes, COLUMNS) if fitted.model.labels else COLUMNS
     title = "draws from p(x | label), a class a column" if fitted.model.labels else "draws from p(x)"
     pictures.grid(folder.root / "samples.png", drawn / top(fitted.spec), columns, title)
+    return True
+
+
+def _completions(config, fitted, test, folder):
+    """Test images, and below them draws of their lower halves given the upper ones, where the examples are images."""
+    complete, event = fitted.model.density.complete, fitted.spec.event_shape
+    if len(event) != 3 or fitted.model.part or complete is None:
+        return False
+    few = jax.tree.map(lambda a: jnp.asarray(a[:COLUMNS], jnp.float32), test)
+    x, context = unpack(fitted.model.split(few))
+    key = jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 2)
+    repeated = jnp.broadcast_to(x, (COMPLETIONS, *x.shape))
+    known = event[0] // 2 * event[1] * event[2]
+    drawn = jax.jit(complete, static_argnums=3)(fitted.params, key, repeated, known, context)
+    images = np.concatenate([x[None], drawn]).reshape(-1, *event)
+    title = "test images, and below them draws given their upper halves"
+    pictures.grid(folder.root / "completions.png", images / top(fitted.spec), len(x), title)
     return True
 
 

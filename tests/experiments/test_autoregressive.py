@@ -20,6 +20,7 @@ def test_a_run_leaves_a_report_and_goes_on(tmp_path):
     report = (tmp_path / "run" / "report.md").read_text()
     assert f"{result['records']['1']['log_likelihood']:.2f}" in report
     assert (tmp_path / "run" / "samples.png").stat().st_size > 1000
+    assert (tmp_path / "run" / "completions.png").stat().st_size > 1000
     assert np.load(tmp_path / "run" / "nats.npy").shape == (2, 10)
     script.run(dataclasses.replace(config, resume=True, steps=6))
     assert json.loads((tmp_path / "run" / "result.json").read_text())["step"] == 6
@@ -31,6 +32,7 @@ def test_a_run_leaves_a_report_and_goes_on(tmp_path):
     [
         PIXELCNN | {"condition": "label"},
         PIXELCNN | {"likelihood": "pixel-mixture"},
+        {"net": "transformer", "width": 4, "depth": 1, "heads": 2},
         {"condition": "quadrants-2", "orders": 2},
         {"data": "breast_cancer"},
     ],
@@ -42,3 +44,4 @@ def test_options_work_together(options, tmp_path):
     assert np.isfinite(result["records"]["0"]["log_likelihood"])
     pictured = "data" not in options and "quadrants" not in str(options)
     assert (tmp_path / "run" / "samples.png").exists() == pictured
+    assert (tmp_path / "run" / "completions.png").exists() == pictured

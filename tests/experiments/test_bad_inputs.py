@@ -124,6 +124,8 @@ COMMANDS = {
     },
     "autoregressive": {
         "--net pixel": "unknown net 'pixel'; there are made, pixelcnn",
+        "--net transformer --heads 5": "heads share the width evenly",
+        "--net transformer --kernel 3": "belongs to net pixelcnn",
         "--net pixelcnn --kernel 4": "so it is odd, got 4",
         "--net pixelcnn --data breast_cancer": "needs images [H, W, C]",
         "--net pixelcnn --condition quadrants-1": "is of whole images",

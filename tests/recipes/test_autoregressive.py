@@ -13,6 +13,7 @@ KEY = jax.random.key(0)
 BITS = data.from_arrays((np.random.RandomState(0).rand(60, 2, 3, 1) < 0.4).astype(np.uint8))
 LEVELS = data.from_arrays(np.random.RandomState(1).randint(0, 4, (60, 2, 2, 1)).astype(np.uint8), levels=4)
 SMALL = {"net": "pixelcnn", "width": 4, "depth": 2, "kernel": 3}
+TRANSFORMER = {"net": "transformer", "width": 8, "depth": 2, "heads": 2}
 LABELLED = data.from_arrays(BITS.train, labels=np.arange(len(BITS.train)) % 3)
 
 
@@ -27,6 +28,8 @@ def all_values(levels, event):
         ("bits", {"hidden": (16,)}),
         ("bits", {"orders": 3, "hidden": (20, 20)}),
         ("bits", SMALL),
+        ("bits", TRANSFORMER),
+        ("levels", TRANSFORMER),
         ("levels", {"hidden": (16,)}),
         ("levels", SMALL),
         ("levels", SMALL | {"likelihood": "categorical"}),
@@ -66,7 +69,7 @@ def test_orders_are_mixed_in_equal_parts():
     assert (abs(counts - 20_000 * p) < 6 * np.sqrt(20_000 * p * (1 - p)) + 4).all()
 
 
-@pytest.mark.parametrize("settings", [{"hidden": (8,)}, SMALL], ids=str)
+@pytest.mark.parametrize("settings", [TRANSFORMER, {"hidden": (8,)}, SMALL], ids=str)
 def test_it_is_fitted_loaded_and_conditioned(settings, tmp_path):
     recipe = recipes.Autoregressive(**settings, condition="label")
     assert recipes.from_json(recipe.as_json()) == recipe
@@ -76,6 +79,20 @@ def test_it_is_fitted_loaded_and_conditioned(settings, tmp_path):
     assert x.shape == (2, 3, 2, 3, 1) and np.isin(x, (0, 1)).all()
     record = evaluate.log_likelihood(fitted, (LABELLED.train, LABELLED.train_labels), samples=1)
     assert record.estimator == "exact" and np.isfinite(record.log_likelihood)
+
+
+@pytest.mark.parametrize("settings", [TRANSFORMER, {"hidden": (8,)}], ids=str)
+@pytest.mark.parametrize("dim", [1, 2])
+def test_densities_of_one_or_two_numbers_integrate_to_one(dim, settings):
+    """A grid of step 0.1 that ends where the density does: exact for smooth densities."""
+    spec = data.from_arrays(np.random.RandomState(0).randn(50, dim)).spec
+    model = recipes.Autoregressive(**settings).build(spec, {})
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(KEY, a.shape), model.init(KEY))
+    grid = np.linspace(-8, 8, 161, dtype=np.float32)
+    x = np.stack(np.meshgrid(*[grid] * dim), axis=-1).reshape(-1, dim)
+    p = np.exp(np.float64(jax.jit(model.density.log_prob)(params, None, x)))
+    assert p.sum() * 0.1**dim == pytest.approx(1, abs=1e-5)
+    assert model.density.sample(params, KEY, shape=(3,))[0].shape == (3, dim)
 
 
 def test_what_does_not_fit_is_refused():
@@ -96,6 +113,10 @@ def test_what_does_not_fit_is_refused():
         ({"likelihood": "normal"}, BITS, "a normal likelihood needs real data"),
         ({"condition": "label"}, BITS, "needs labels"),
         ({"net": "pixelcnn", "orders": 2}, BITS, "orders"),
+        (TRANSFORMER | {"width": 6, "heads": 4}, BITS, "share the width evenly, got width=6 and heads=4"),
+        (TRANSFORMER | {"kernel": 3}, BITS, "kernel=3 belongs to net pixelcnn"),
+        ({"heads": 2}, BITS, "heads=2 belongs to net transformer"),
+        (TRANSFORMER | {"likelihood": "pixel-mixture"}, LEVELS, "whole pixels; use 'logistic-mixture'"),
     ):
         with pytest.raises(ValueError, match=message):
             recipes.Autoregressive(**settings).build(source.spec, {})

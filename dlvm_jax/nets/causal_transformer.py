@@ -1,0 +1,137 @@
+"""A causal transformer: the outputs of an element see those before it, and what was computed of them is kept."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from dlvm_jax.nets.mlp import SMALL, Head
+
+__all__ = ["CausalTransformer"]
+
+
+class Memory(NamedTuple):
+    """What the transformer keeps of the elements so far.
+
+    keys, values: of each layer, [depth, n, T, heads, width / heads];  shift: of the context, [n, 1, width], or 0 without one
+    """
+
+    keys: jax.Array
+    values: jax.Array
+    shift: ArrayLike
+
+
+class CausalBlock(nn.Module):
+    """Attention to the places so far and a perceptron, each added to its normalised input (Vaswani et al. 2017; pre-norm).
+
+    first: the place of the first of x's elements;  past: the keys and values [n, T, heads, width / heads] of all T places, known
+        of those before `first`; None where x has all places
+    Shapes: x [n, t, width] -> the same, and the keys and values with those of x among them.
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, past: tuple[jax.Array, jax.Array] | None, first: ArrayLike
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        width = x.shape[-1]
+        dense = lambda features, **options: nn.DenseGeneral(features, dtype=self.dtype, **options)
+        query, *found = jnp.moveaxis(dense((3, self.heads, width // self.heads))(nn.LayerNorm()(x)), -3, 0)
+        if past is not None:
+            found = [
+                jax.lax.dynamic_update_slice_in_dim(old, new, first, axis=1)
+                for old, new in zip(past, found, strict=True)
+            ]
+        keys, values = found
+        seen = jnp.arange(keys.shape[1]) <= first + jnp.arange(x.shape[1])[:, None]
+        mixed = jax.nn.dot_product_attention(query, keys, values, mask=seen[None, None])
+        x = x + dense(width, axis=(-2, -1))(mixed)
+        return x + dense(width)(nn.gelu(dense(4 * width)(nn.LayerNorm()(x)))), (keys, values)
+
+
+class CausalTransformer(nn.Module):
+    """A transformer over the flattened elements of an event: raw parameters of each from those before it, as they stand.
+
+    width, depth, heads: of the blocks, which are scanned: compile time does not grow with the depth
+    outputs: parameters of an element
+    levels: the elements are integers 0..levels-1, each with a vector of its own; None for real numbers
+
+    Its last layer starts small.
+    Shapes: x [*batch, *event_shape], or the tuple of x and a context [*batch, d] -> [*batch, *event_shape, outputs].
+    Raises ValueError unless the heads share the width evenly.
+    """
+
+    event_shape: Sequence[int]
+    width: int
+    depth: int
+    heads: int
+    outputs: int
+    levels: int | None = None
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """Its layers."""
+        if self.width % self.heads:
+            raise ValueError(f"heads share the width evenly, got width {self.width} and {self.heads} heads")
+        self.size = math.prod(self.event_shape)
+        vector = nn.initializers.normal(0.02)
+        self.element = nn.Embed(self.levels, self.width) if self.levels else nn.Dense(self.width)
+        self.beginning = self.param("beginning", vector, (self.width,))
+        self.places = self.param("places", vector, (self.size, self.width))
+        self.condition = nn.Dense(self.width)
+        self.block = CausalBlock(self.heads, self.dtype)
+        self.norm = nn.LayerNorm()
+        self.head = Head((self.outputs,), self.dtype, SMALL)
+
+    def __call__(self, inputs: jax.Array | tuple[jax.Array, jax.Array]) -> jax.Array:
+        """All places at once."""
+        x, context = inputs if isinstance(inputs, tuple) else (inputs, None)
+        batch = x.shape[: x.ndim - len(self.event_shape)]
+        x = x.reshape(-1, self.size)
+        if context is not None:
+            context = jnp.broadcast_to(context, (*batch, context.shape[-1])).reshape(len(x), -1)
+        before = self._embed(x[:, :-1])
+        beginning = jnp.broadcast_to(self.beginning, (len(x), 1, self.width))
+        h = jnp.concatenate([beginning, before], axis=1) + self.places + self._shift(context)
+        out, _ = self._through(h, None, 0)
+        return out.reshape(*batch, *self.event_shape, self.outputs)
+
+    def start(self, x: jax.Array, context: jax.Array | None = None) -> Memory:
+        """The memory of events like x [n, *event_shape] at their beginning, with a context [n, d] or none."""
+        past = jnp.zeros((self.depth, len(x), self.size, self.heads, self.width // self.heads), self.dtype)
+        return Memory(past, past, self._shift(context))
+
+    def step(self, memory: Memory, x: jax.Array, place: ArrayLike) -> tuple[jax.Array, Memory]:
+        """Raw parameters [n, 1, outputs] of a place of x [n, *event_shape] from the memory before it, and the memory after it.
+
+        The memory is of all places but the last one before `place`, which is read off x: places follow each other from 0.
+        """
+        x = x.reshape(-1, self.size)
+        before = self._embed(jax.lax.dynamic_slice_in_dim(x, jnp.maximum(place - 1, 0), 1, axis=1))
+        h = jnp.where(place == 0, self.beginning, before) + self.places[place] + memory.shift
+        out, found = self._through(h, (memory.keys, memory.values), place)
+        return out, Memory(*found, memory.shift)
+
+    def _through(self, h, past, first):
+        """Raw parameters of the places of h, from `first` on, and the keys and values of all layers."""
+        blocks = nn.scan(
+            lambda block, h, past: block(h, past, first),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.depth,
+        )
+        h, found = blocks(self.block, h.astype(self.dtype), past)
+        return self.head(self.norm(h)), found
+
+    def _embed(self, elements):
+        return self.element(elements.astype(jnp.int32) if self.levels else elements[..., None])
+
+    def _shift(self, context):
+        """What a context adds to each place."""
+        return jnp.zeros(()) if context is None else self.condition(context)[:, None]
