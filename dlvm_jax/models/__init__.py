@@ -23,6 +23,7 @@ __all__ = [
     "layered",
     "logistic_mixtures",
     "objectives",
+    "pixel_decoder",
     "posterior",
     "ppca",
     "regularised",

@@ -3,11 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 
+import jax.numpy as jnp
 import numpy as np
 
+from dlvm_jax import nets
 from dlvm_jax.data import Data, Spec
 from dlvm_jax.models import density, hierarchical
 from dlvm_jax.models.density import Density
+from dlvm_jax.models.pixel_decoder import pixel_decoder
 from dlvm_jax.models.vae import Parts, vae
 from dlvm_jax.recipes import networks
 from dlvm_jax.recipes.base import Constants, Model, Recipe
@@ -21,6 +24,7 @@ from dlvm_jax.settings import choice, pick, setting
 __all__ = ["VAE"]
 
 INFERENCE = {"top-down": "q(z2|x) q(z1|x,z2) and p(x|z1,z2)", "bottom-up": "q(z1|x) q(z2|z1) and p(x|z1)"}
+PIXEL_WIDTH, PIXEL_KERNEL, PIXEL_FEATURES = 32, 5, 8  # of pixel layers; of z at each pixel
 KL = {"auto": "analytic where it has a closed form", "analytic": "", "sampled": ""}
 
 
@@ -44,6 +48,11 @@ class VAE(Recipe):
     net: str = choice("mlp", NETS, "encoder and decoder")
     hidden: tuple[int, ...] = setting(
         (300,), "widths of the hidden layers (channels for conv), from the data inwards", at_least=1
+    )
+    pixel_layers: int = setting(
+        0,
+        "gated convolutions by which each pixel also depends on those before it, as in PixelVAE; 0: independent given z",
+        at_least=0,
     )
     start_at_mean: bool = setting(
         False, "start the bernoulli decoder's bias at the log-odds of the training images' means"
@@ -131,6 +140,9 @@ class VAE(Recipe):
             found.append(("inference='bottom-up'", bottom_up))
         if self.start_at_mean:
             found.append(("start_at_mean", {"likelihood": ("bernoulli",)}))
+        if self.pixel_layers:
+            of_pixels = {"likelihood": _names(LIKELIHOODS, shared=False), "condition": ("label",)}
+            found.append((f"pixel_layers={self.pixel_layers}", of_pixels))
         if self.condition is not None:
             conditional = {
                 "prior": _names(PRIORS, gaussian=True),
@@ -163,6 +175,8 @@ class VAE(Recipe):
             raise ValueError("inference='bottom-up' needs layers=2")
         if self.start_at_mean and self.condition not in (None, "label"):
             raise ValueError(f"start_at_mean is of whole images, not of condition={self.condition!r}")
+        if self.start_at_mean and self.pixel_layers:
+            raise ValueError("start_at_mean is of pixels that are independent given z, not of pixel_layers")
         if self.layers == 2 and self.condition is not None:
             raise ValueError("layers=2 and a condition do not go together; choose one")
         if self.kl == "analytic" and not (
@@ -185,6 +199,10 @@ class VAE(Recipe):
         if self.start_at_mean and kind_of(spec) != "bits":
             raise ValueError("start_at_mean is of bits; leave it out")
         networks.check_images(self.net, spec)
+        if self.pixel_layers and len(spec.event_shape) != 3:
+            raise ValueError(
+                f"pixel_layers needs images [H, W, C], the examples have shape {spec.event_shape}; leave it out"
+            )
         condition_of(self.condition, spec)
         dataclasses.replace(self, likelihood=self.likelihood_of(spec)).check()
 
@@ -233,7 +251,7 @@ class VAE(Recipe):
             objective,
             parts,
             _encode(parts),
-            lambda params, z: parts.decoder.mean(parts.tied(params)["decoder"], z),
+            _decode(parts),
             condition.split,
             condition.merge,
             condition.labels,
@@ -247,9 +265,21 @@ class VAE(Recipe):
         code = (self.latent_dim if self.inference == "bottom-up" else self.code_dim,)  # what the decoder sees
         inputs = code if context is None else (code, context)
         outputs = (*event, distribution.width - entry.shared)
+        if self.pixel_layers:
+            outputs = (*event[:2], PIXEL_FEATURES)
         net = networks.network(self, inputs, outputs, inwards=False)
         if self.inference == "bottom-up":
             net = networks.last(net, self.latent_dim)
+        if self.pixel_layers:
+            pixels = nets.GatedPixelCNN(
+                PIXEL_WIDTH,
+                self.pixel_layers,
+                PIXEL_KERNEL,
+                (event[-1], distribution.width),
+                networks.top(spec),
+                jnp.dtype(self.dtype),
+            )
+            return pixel_decoder(net, pixels, distribution, event, PIXEL_FEATURES)
         if self.start_at_mean:
             mean = np.clip(constants["mean"], 0.001, 0.999)
             net = networks.shifted(net, (np.log(mean) - np.log1p(-mean))[..., None])
@@ -303,3 +333,16 @@ def _encode(parts: Parts) -> Callable | None:
         return parts.posterior.mean(own, x)
 
     return encode
+
+
+def _decode(parts: Parts) -> Callable:
+    """(params, z or (z, context)) -> the mean of p(x|z)."""
+
+    def decode(params, z):
+        if parts.decoder.mean is None:
+            raise ValueError(
+                "this decoder has no mean in closed form; draw with model.parts.decoder.sample(params['decoder'], key, z)"
+            )
+        return parts.decoder.mean(parts.tied(params)["decoder"], z)
+
+    return decode

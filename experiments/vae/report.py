@@ -87,13 +87,20 @@ def _interpolated(codes, rows, columns):
     return ((1 - share) * ends[0] + share * ends[1]).reshape(rows * columns, -1)
 
 
+def _decoded(decoder, params, z):
+    """The means of p(x|z), or draws where pixels depend on those before them."""
+    if decoder.mean is not None:
+        return decoder.mean(params, z)
+    return jax.jit(decoder.sample)(params, jax.random.key(0), z)[0]
+
+
 def _samples(model, params, key, contexts, rows):
-    """Means of p(x|z, c) and draws of p(x|c), each [contexts, rows, *event], or [rows * rows, *event] without a context."""
+    """`_decoded` of z ~ p(z|c) and draws of p(x|c), each [contexts, rows, *event], or [rows * rows, *event] without a context."""
     key_prior, key_draw = jax.random.split(key)
     shape = (rows,) if contexts is not None else (rows * rows,)
     own = model.parts.tied(params)
     z, _ = model.parts.prior.sample(own["prior"], key_prior, contexts, shape)
-    means = model.parts.decoder.mean(own["decoder"], join(z, contexts))
+    means = _decoded(model.parts.decoder, own["decoder"], join(z, contexts))
     drawn, _ = model.density.sample(params, key_draw, contexts, shape)
     if contexts is None:
         return means, drawn
@@ -117,12 +124,13 @@ def _pictures(
     means, drawn = _samples(model, params, key_sample, contexts, 10)
     shared = None if contexts is None else contexts[:, None]
     rows = "" if contexts is None else ", a row for each test image's context"
-    grid("samples.png", means, shared, 10, f"means of p(x|z), z ~ p(z){rows}")
+    what = "means of" if parts.decoder.mean else "draws from"
+    grid("samples.png", means, shared, 10, f"{what} p(x|z), z ~ p(z){rows}")
     grid("samples_drawn.png", drawn, shared, 10, f"draws from p(x){rows}")
     x, context = unpack(head(20))
     own = parts.tied(params)
     z, _ = parts.posterior.sample(own["posterior"], key_reconstruct, join(x, context))
-    again = parts.decoder.mean(own["decoder"], join(z, context))
+    again = _decoded(parts.decoder, own["decoder"], join(z, context))
     both = None if context is None else jnp.concatenate([context, context])
     title = "test images, and below them p(x|z), z ~ q(z|x)"
     grid("reconstructions.png", jnp.concatenate([x, again]), both, 20, title)
@@ -146,7 +154,7 @@ def _pictures(
                 if flat
                 else "p(x|z) on straight lines between the codes of test images"
             )
-            means = parts.decoder.mean(own["decoder"], jnp.asarray(z, jnp.float32))
+            means = _decoded(parts.decoder, own["decoder"], jnp.asarray(z, jnp.float32))
             grid(f"{name}.png", means, None, 20 if flat else 10, title)
             made.append(name)
     return made

@@ -149,6 +149,8 @@ SPECIAL = [
     for options in (
         *({"layers": 2, "prior": p, "latent_dim": 1} for p, prior in PRIORS.items() if prior.layers),
         {"layers": 2, "inference": "bottom-up", "latent_dim": 1},
+        {"pixel_layers": 1},
+        {"pixel_layers": 1, "condition": "label"},
         *(
             {"condition": c, "prior": p, "posterior": q}
             for c in CONDITIONS
@@ -199,6 +201,7 @@ DECODERS = [
 def name_of(recipe):
     names = [recipe.prior, recipe.posterior]
     names += [f"layers-{recipe.layers}"] * (recipe.layers > 1)
+    names += [f"pixels-{recipe.pixel_layers}"] * (recipe.pixel_layers > 0)
     names += [recipe.inference] * (recipe.inference != "top-down")
     names += [recipe.condition] * (recipe.condition is not None)
     return "-".join([*names, recipe.objective] if recipe.objective != "elbo" else names)
@@ -341,6 +344,13 @@ REFUSED = {
     "start_at_mean is of whole images": {
         **{"condition": "quadrants-1", "start_at_mean": True, "prior": "learned"}
     },
+    "start_at_mean is of pixels that are independent given z": {"pixel_layers": 1, "start_at_mean": True},
+    "condition='quadrants-1' does not go with pixel_layers=1; possible: label": {
+        **{"condition": "quadrants-1", "pixel_layers": 1}
+    },
+    "likelihood='shared-normal' does not go with pixel_layers=1; possible: bernoulli": {
+        **{"likelihood": "shared-normal", "pixel_layers": 1}
+    },
     "layers=2 and a condition do not go together": {"layers": 2, "condition": "label"},
     "kl='analytic' needs posterior='normal'": {"kl": "analytic", "prior": "vamp"},
     "beta_warm_up=10 belongs to objective elbo or free-bits": {
@@ -356,6 +366,27 @@ REFUSED = {
 def test_impossible_parts_are_refused_with_the_possible_ones(message):
     with pytest.raises(ValueError, match=re.escape(message)):
         VAE(**REFUSED[message]).check()
+
+
+def test_pixels_of_a_decoder_depend_on_those_before_them_and_on_z():
+    """Given z the 16 probabilities sum to one without being a product; draws of many codes and of several batches are scored."""
+    model, params, batch = build(recipe_of(pixel_layers=1))
+    decoder, own = model.parts.decoder, params["decoder"]
+    z = jnp.asarray([[0.5, -1.0], [2.0, 1.0]])
+    log_prob = jax.jit(lambda x, z: decoder.log_prob(own, None, x, z))
+    p = jnp.exp(log_prob(batch[:, None], z))
+    np.testing.assert_allclose(p.sum(0), 1, atol=1e-5)
+    assert abs(p[:, 0] - p[:, 1]).max() > 0.01
+    first, last = batch[:, 0, 0, 0], batch[:, 1, 1, 0]
+    both = [[p[:, 0][(first == a) & (last == b)].sum() for b in (0, 1)] for a in (0, 1)]
+    assert abs(np.linalg.det(np.asarray(both))) > 1e-3
+    x, found = jax.jit(lambda z: decoder.sample(own, jax.random.key(0), z, (3,)))(jnp.stack([z, z + 1]))
+    assert x.shape == (3, 2, 2, 2, 2, 1)
+    np.testing.assert_allclose(log_prob(x, jnp.stack([z, z + 1])), found, atol=1e-5)
+    with pytest.raises(ValueError, match="no mean in closed form"):
+        model.decode(params, z)
+    with pytest.raises(ValueError, match=r"pixel_layers needs images"):
+        recipe_of(pixel_layers=1).check_data(dataset_of(IMAGES.reshape(16, 4)).spec)
 
 
 def test_unknown_labels_are_refused():
