@@ -1,9 +1,10 @@
-"""Speed and memory against peers, in one run and one table: VAE, hierarchical VAE, flows, diffusion.
+"""Speed and memory against peers, in one run and one table: VAE, hierarchical VAE, autoregressive, flows, diffusion.
 
     python -m experiments.benchmark
 
-Ratios above one are in our favour.  `experiments.benchmark.vae`, `.hierarchical`, `.flows` and `.diffusion` are its
-parts, each with details of its own.  Peers: `pip install -e '.[peers]'`; one that is not installed is left out.
+Ratios above one are in our favour.  `experiments.benchmark.vae`, `.hierarchical`, `.autoregressive`, `.flows` and
+`.diffusion` are its parts, each with details of its own.  Peers: `pip install -e '.[peers]'`; one that is not installed is left
+out.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import platform
 import tyro
 
 from experiments import run as common
-from experiments.benchmark import diffusion, flows, hierarchical, timing, vae
+from experiments.benchmark import autoregressive, diffusion, flows, hierarchical, timing, vae
 
 LIBRARIES = ("dlvm_jax", "jax", "torch", "pythae", "flowjax", "distrax", "zuko", "nflows")
 
@@ -28,7 +29,8 @@ class Config:
 def main(config: Config) -> None:
     """Run all parts and print the table."""
     print(", ".join(map(timing.version, LIBRARIES)))
-    lines = [line for part in (vae, hierarchical, flows, diffusion) for line in part.compare(config.rounds)]
+    parts = (vae, hierarchical, autoregressive, flows, diffusion)
+    lines = [line for part in parts for line in part.compare(config.rounds)]
     print(f"python {platform.python_version()}, {platform.processor() or platform.machine()}\n")
     print(timing.ratios(lines))
 
