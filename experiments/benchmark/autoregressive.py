@@ -101,8 +101,8 @@ def transformer_blocks(p: Any, h: Any, past: Any = None, place: int = 0) -> Any:
             key, value = (kept[:, :, : place + 1] for kept in past[i])
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=past is None)
         h = h + dense(block["DenseGeneral_1"], mixed.transpose(1, 2).flatten(2))
-        inner = F.gelu(dense(block["DenseGeneral_2"], norm(block["LayerNorm_1"], h)), approximate="tanh")
-        h = h + dense(block["DenseGeneral_3"], inner)
+        inner = F.gelu(dense(block["DenseGeneral_3"], norm(block["LayerNorm_1"], h)), approximate="tanh")
+        h = h + dense(block["DenseGeneral_2"], inner)
     return dense(p["head"]["Dense_0"], norm(p["norm"], h))[..., 0]
 
 
