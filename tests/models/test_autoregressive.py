@@ -150,16 +150,16 @@ def test_draws_are_of_the_conditionals_that_are_scored(name):
 def test_what_is_kept_changes_no_draw_and_no_completion(name):
     """With the same key bit for bit the draws of whole passes, and log-densities; so are completions of what was drawn."""
     model, *_, context = MODELS[name]
-    params, shape = moved(model), (2,) if context is not None else (6,)
+    params, shape = moved(model), (10,) if context is not None else (30,)
     draw = lambda model: jax.jit(lambda params: model.sample(params, KEY, context, shape))(params)
     (x, log_prob), (naive, scored) = draw(model.cached), draw(model.density)
     np.testing.assert_array_equal(x, naive)
     np.testing.assert_array_equal(log_prob, scored)
-    assert len(np.unique(np.reshape(x, (6, -1)), axis=0)) > 3
+    assert len(np.unique(np.reshape(x, (30, -1)), axis=0)) > 3
     complete = jax.jit(model.cached.complete, static_argnums=3)
-    size = x.size // 6
+    size = x.size // 30
     for known, key in ((size // 2, KEY), (size, jax.random.key(5))):
-        blotted = x.reshape(6, size).at[:, known:].set(jnp.nan).reshape(x.shape)
+        blotted = x.reshape(30, size).at[:, known:].set(jnp.nan).reshape(x.shape)
         np.testing.assert_array_equal(complete(params, key, blotted, known, context), x)
 
 
