@@ -115,8 +115,8 @@ class CausalTransformer(nn.Module):
         x = x.reshape(-1, self.size)
         before = self._embed(jax.lax.dynamic_slice_in_dim(x, jnp.maximum(place - 1, 0), 1, axis=1))
         h = jnp.where(place == 0, self.beginning, before) + self.places[place] + memory.shift
-        out, found = self._through(h, (memory.keys, memory.values), place)
-        return out, Memory(*found, memory.shift)
+        out, (keys, values) = self._through(h, (memory.keys, memory.values), place)
+        return out, Memory(keys, values, memory.shift)
 
     def _through(self, h, past, first):
         """Raw parameters of the places of h, from `first` on, and the keys and values of all layers."""
