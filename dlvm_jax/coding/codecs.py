@@ -56,7 +56,7 @@ def levels_codec(tables: Tables, params: Any, event_shape: Sequence[int], batch:
 
     A push is one pass of the network.  A pop is a pass for each step; where all elements are independent that is one.
     """
-    log_probs = jax.jit(tables.log_probs)
+    log_probs, steps = jax.jit(tables.log_probs), [np.array(step) for step in tables.steps]
 
     def of(x, given):
         """The frequencies of a step's elements, [n elements, L]."""
@@ -66,12 +66,12 @@ def levels_codec(tables: Tables, params: Any, event_shape: Sequence[int], batch:
 
     def push(stack, x, given=None):
         flat, table_of = np.reshape(x, (len(x), -1)), of(x, given)
-        for step in reversed(tables.steps):
+        for step in reversed(steps):
             stack.push(flat[:, step].ravel(), table_of(step))
 
     def pop(stack, n, given=None):
         x = np.zeros((n, *event_shape), np.float32)
-        for step in tables.steps:
+        for step in steps:
             x.reshape(n, -1)[:, step] = stack.pop(of(x, given)(step)).reshape(n, -1)
         return x
 

@@ -340,7 +340,7 @@ def conditional(net: Net, distribution: OutputDistribution, event_shape: Sequenc
     if distribution.space.levels:  # channels that are coupled are in turn, each of all pixels at once
         indices = np.arange(math.prod(event_shape))
         steps = indices.reshape(-1, event_shape[-1]).T if distribution.tables else indices[None]
-        tables = Tables(log_probs, list(steps))
+        tables = Tables(log_probs, tuple(map(tuple, steps.tolist())))
     normal_parameters = parameters if distribution.normal and ndim == 1 else None
     drawn = {
         "reparameterised": not distribution.space.levels,

@@ -21,7 +21,7 @@ class Tables(NamedTuple):
     """
 
     log_probs: Callable
-    steps: list[np.ndarray]
+    steps: tuple[tuple[int, ...], ...]
 
 
 def tables_of(distribution: "OutputDistribution", x: jax.Array, outputs: jax.Array) -> jax.Array:
@@ -35,11 +35,11 @@ def tables_of(distribution: "OutputDistribution", x: jax.Array, outputs: jax.Arr
     return each(levels, flat).reshape(*outputs.shape[:-1], len(levels))
 
 
-def steps_of(distribution: "OutputDistribution", places: np.ndarray) -> list[np.ndarray]:
+def steps_of(distribution: "OutputDistribution", places: np.ndarray) -> tuple[tuple[int, ...], ...]:
     """The steps in which elements can be drawn: places [P, G] of one after the other, G elements at each.
 
     Where the distribution couples the elements of a place, they take a step each.
     """
-    if distribution.tables is None:
-        return list(places)
-    return list(places.reshape(-1, 1))
+    if distribution.tables is not None:
+        places = places.reshape(-1, 1)
+    return tuple(map(tuple, places.tolist()))

@@ -24,6 +24,7 @@ def result_of(config):
     return json.loads((config.out / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_run_in_the_plane_leaves_a_report(tmp_path):
     config = dataclasses.replace(
         TINY, data="eight_gaussians", process="vp", steps=4, ode_examples=40, out=tmp_path / "run"

@@ -18,6 +18,7 @@ TINY = script.Config(
 )
 
 
+@pytest.mark.slow
 def test_codes_are_a_data_set_and_a_prior_of_them_goes_into_the_bound(tmp_path):
     """In levels, whose codes do not depend on a draw; the bound gains what the prior's log-probability does."""
     x = np.random.RandomState(0).randint(0, 4, (60, 4, 4, 1)).astype(np.uint8)

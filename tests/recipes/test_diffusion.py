@@ -233,6 +233,7 @@ print(fitted.step, fitted.model.parts.denoiser.target)
         fit(tmp_path / "run", dataclasses.replace(recipe, process="edm"), resume=True)
 
 
+@pytest.mark.slow
 def test_vectors_have_real_samples_and_latents(tmp_path):
     fitted = fit(tmp_path / "run", recipes.Diffusion(width=8, depth=1, sample_steps=3), vectors())
     drawn = fitted.sample(jax.random.key(0), 5)

@@ -368,6 +368,7 @@ def test_impossible_parts_are_refused_with_the_possible_ones(message):
         VAE(**REFUSED[message]).check()
 
 
+@pytest.mark.slow
 def test_pixels_of_a_decoder_depend_on_those_before_them_and_on_z():
     """Given z the 16 probabilities sum to one without being a product; draws of many codes and of several batches are scored."""
     model, params, batch = build(recipe_of(pixel_layers=1))

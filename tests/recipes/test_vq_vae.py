@@ -54,6 +54,7 @@ def test_it_is_fitted_and_loaded(source, settings, grid, tmp_path):
     assert all(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 def test_a_book_that_follows_goes_on_bit_for_bit(tmp_path):
     """Six steps at once, or three and three; codes, counts and sums are where they would be, and have moved since."""
     recipe = recipes.VQVAE(**SMALL)
