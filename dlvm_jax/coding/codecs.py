@@ -26,7 +26,6 @@ __all__ = [
     "layers_of_hierarchy",
     "layers_of_vae",
     "levels_codec",
-    "rounded_codes",
 ]
 
 CELL = 2.0**-6  # width of a latent cell, in standard deviations of its prior
@@ -97,25 +96,25 @@ def _of(laws, where, n):
     return mean, np.exp(log_std)
 
 
-def _descend(layers, batch, n, cell, choose):
-    """All layers from the first, in cells of the prior: `choose(layer, z, where, prior)` gives the cells of one.
+def _descend(layers, batch, n, choose):
+    """All layers from the first, in cells of the prior: `choose(z, where, prior)` gives the cells of one.
 
     All latent numbers z [batch, N], and of each layer its place, its cells and its prior.
     """
     ends = np.cumsum([0, *layers.sizes])
     z, found = np.zeros((batch, ends[-1]), np.float32), []
-    for layer, (start, stop) in enumerate(itertools.pairwise(ends)):
+    for start, stop in itertools.pairwise(ends):
         where = slice(start, stop)
         prior = _of(layers.prior(z), where, n)
-        index = choose(layer, z, where, prior)
-        z[:n, where] = prior[0] + prior[1] * cell * index.reshape(n, -1)
+        index = choose(z, where, prior)
+        z[:n, where] = prior[0] + prior[1] * CELL * index.reshape(n, -1)
         found.append((where, index, prior))
     return z, found
 
 
-def _standard(count, cell):
+def _standard(count):
     """The law of cells under their prior: its mean and standard deviation."""
-    return np.zeros(count), np.full(count, 1 / cell)
+    return np.zeros(count), np.full(count, 1 / CELL)
 
 
 def bits_back(layers: Layers, likelihood: Codec, batch: int) -> Codec:
@@ -141,17 +140,17 @@ def bits_back(layers: Layers, likelihood: Codec, batch: int) -> Codec:
         return np.clip(centre, -LIMIT, LIMIT).ravel(), np.clip(width, 0.1, 4 * LIMIT).ravel()
 
     def push(stack, x, given=None):
-        choose = lambda layer, z, where, prior: stack.pop_normal(*posterior(x, z, where, prior), LIMIT)
-        z, found = _descend(layers, batch, len(x), CELL, choose)
+        choose = lambda z, where, prior: stack.pop_normal(*posterior(x, z, where, prior), LIMIT)
+        z, found = _descend(layers, batch, len(x), choose)
         likelihood.push(stack, x, z[: len(x)])
         for _, index, _ in reversed(found):
-            stack.push_normal(index, *_standard(index.size, CELL), LIMIT)
+            stack.push_normal(index, *_standard(index.size), LIMIT)
         stack.stir(pieces(len(x)))
 
     def pop(stack, n, given=None):
         stack.stir(pieces(n), back=True)
-        choose = lambda layer, z, where, prior: stack.pop_normal(*_standard(prior[0].size, CELL), LIMIT)
-        z, found = _descend(layers, batch, n, CELL, choose)
+        choose = lambda z, where, prior: stack.pop_normal(*_standard(prior[0].size), LIMIT)
+        z, found = _descend(layers, batch, n, choose)
         x = likelihood.pop(stack, n, z[:n])
         for where, index, prior in reversed(found):
             z[:, where] = 0  # as the push had it
@@ -159,37 +158,6 @@ def bits_back(layers: Layers, likelihood: Codec, batch: int) -> Codec:
         return x
 
     return Codec(push, pop, takes)
-
-
-def rounded_codes(layers: Layers, batch: int, cell: float, keep: int | None = None) -> Codec:
-    """Latent numbers in place of x, with loss: the posterior's means, rounded to cells of so many prior standard deviations.
-
-    keep: layers that are coded, from the first; the others are at their prior's mean
-    A pop gives vectors z [n, N] of all latent numbers, for the decoder.  Source: Gregor et al. 2016, section 3, on what is kept.
-    """
-    limit = math.ceil(CELL * LIMIT / cell)
-    coded = len(layers.sizes) if keep is None else keep
-
-    def push(stack, x, given=None):
-        def choose(layer, z, where, prior):
-            if layer >= coded:
-                return np.zeros(prior[0].size)
-            mean, _ = _of(layers.posterior(padded(x, batch), z), where, len(x))
-            return np.clip(np.round((mean - prior[0]) / (prior[1] * cell)), -limit, limit).ravel()
-
-        _, found = _descend(layers, batch, len(x), cell, choose)
-        for _, index, _ in reversed(found[:coded]):
-            stack.push_normal(index, *_standard(index.size, cell), limit)
-
-    def pop(stack, n, given=None):
-        def choose(layer, z, where, prior):
-            if layer >= coded:
-                return np.zeros(prior[0].size)
-            return stack.pop_normal(*_standard(prior[0].size, cell), limit)
-
-        return _descend(layers, batch, n, cell, choose)[0][:n]
-
-    return Codec(push, pop)
 
 
 def layers_of_vae(parts: Parts, params: Any) -> Layers:

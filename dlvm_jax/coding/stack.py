@@ -78,7 +78,8 @@ class Stack:
         Popping reads bits as a source of chance.  Those of symbols that were pushed under another law than their own are not
         evenly distributed; stirred they look so.
         """
-        pieces = self._coder.decode(self._uniform, min(count, self.bits // PRECISION)).astype(np.int64)
+        there = max(0, self.bits // PRECISION - 1)  # the last piece says where the stack ends, and so stays
+        pieces = self._coder.decode(self._uniform, min(count, there)).astype(np.int64)
         for factor in _FACTORS[:: -1 if back else 1]:
             if back:
                 pieces ^= pieces >> PRECISION // 2

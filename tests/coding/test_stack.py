@@ -93,6 +93,19 @@ def test_stirring_is_undone_and_makes_uneven_bits_even():
     np.testing.assert_array_equal(stack.words(), before)
 
 
+def test_the_whole_of_a_short_stack_is_stirred_and_back():
+    """Of every length in bits, up to 250."""
+    bit = frequencies(np.zeros((1, 2)))
+    for seed in range(20):
+        stack = Stack(np.random.RandomState(seed).randint(0, 2**32, 8, np.uint32), seal=True)
+        for _ in range(250):
+            before = stack.words()
+            stack.stir(1000)
+            stack.stir(1000, back=True)
+            np.testing.assert_array_equal(stack.words(), before)
+            stack.pop(bit)
+
+
 def test_without_the_coder_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr("dlvm_jax.coding.stack.constriction", None)
     with pytest.raises(ValueError, match=r"pip install 'dlvm_jax\[coding\]'"):
