@@ -73,13 +73,12 @@ class Stack:
         return self._coder.decode(self._gaussian(-limit, limit), *_doubles(mean, std))
 
     def stir(self, count: int, back: bool = False) -> None:
-        """Put as many pieces of 24 bits through a fixed permutation, `back` undoes it.
+        """Put as many pieces of 24 bits through a fixed permutation, or all there are; `back` undoes it.
 
         Popping reads bits as a source of chance.  Those of symbols that were pushed under another law than their own are not
         evenly distributed; stirred they look so.
         """
-        there = max(0, self.bits // PRECISION - 1)  # the last piece says where the stack ends, and so stays
-        pieces = self._coder.decode(self._uniform, min(count, there)).astype(np.int64)
+        pieces = self._coder.decode(self._uniform, min(count, self.bits // PRECISION)).astype(np.int64)
         for factor in _FACTORS[:: -1 if back else 1]:
             if back:
                 pieces ^= pieces >> PRECISION // 2

@@ -251,11 +251,7 @@ def compare(rounds: int) -> list[timing.Line]:
     """The lines of both models, after the check that both sides compute the same."""
     lines = []
     for job in JOBS:
-        agreed = timing.run_worker(MODULE, "agreement", "--job", job)
-        if agreed is not None:
-            timing.same(job, agreed)
-        found = timing.in_turn(MODULE, WORKERS, rounds, "--job", job)
-        found = {name: results for name, results in found.items() if results}
+        found = timing.same_in_turn(MODULE, WORKERS, rounds, job)
         best = lambda what, found=found: {
             name: min(r[what] for r in results) for name, results in found.items()
         }

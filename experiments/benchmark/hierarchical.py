@@ -315,11 +315,7 @@ def compare(rounds: int) -> list[timing.Line]:
     """The lines of both models, after the check that both sides compute the same; compile time and memory by depth."""
     lines = []
     for job, (_, batch) in JOBS.items():
-        agreed = timing.run_worker(MODULE, "agreement", "--job", job)
-        if agreed is not None:
-            timing.same(job, agreed)
-        found = timing.in_turn(MODULE, WORKERS, rounds, "--job", job)
-        found = {name: results for name, results in found.items() if results}
+        found = timing.same_in_turn(MODULE, WORKERS, rounds, job)
         best = lambda pick, found=found: {name: min(map(pick, results)) for name, results in found.items()}
         lines += [
             (f"{job}: {STEPS} training steps of {batch}", "s", best(lambda r: min(r["seconds"]))),

@@ -10,7 +10,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Line", "emit", "in_turn", "matrix_rate", "ratios", "run_worker", "same", "timed", "version"]
+__all__ = [
+    "Line",
+    "emit",
+    "in_turn",
+    "matrix_rate",
+    "ratios",
+    "run_worker",
+    "same",
+    "same_in_turn",
+    "timed",
+    "version",
+]
 
 OURS = "dlvm_jax"
 Line = tuple[str, str, dict[str, float]]  # job, unit, {candidate: figure}
@@ -83,6 +94,15 @@ def same(what: str, found: dict[str, Any]) -> None:
     print(f"{what}: parameters {ours} ours, {theirs} PyTorch; differences {shown}")
     if ours != theirs or not all(error <= 1e-4 for error in errors.values()):
         raise SystemExit("error: the two sides do not compute the same; their times mean nothing")
+
+
+def same_in_turn(module: str, names: Iterable[str], rounds: int, job: str) -> dict[str, list[dict[str, Any]]]:
+    """Results of the candidates of a job that are installed, after the check by its worker `agreement`."""
+    agreed = run_worker(module, "agreement", "--job", job)
+    if agreed is not None:
+        same(job, agreed)
+    found = in_turn(module, names, rounds, "--job", job)
+    return {name: results for name, results in found.items() if results}
 
 
 def version(name: str) -> str:
