@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import data, evaluate, recipes, train
+from dlvm_jax.functional import divergences
 from dlvm_jax.models import layered
 from dlvm_jax.nets import cells, ladders
 from dlvm_jax.recipes import Hierarchical
@@ -112,6 +113,17 @@ def test_remat_changes_memory_and_no_number():
             jax.jit(jax.value_and_grad(lambda p, x=x, m=model: m.objective(p, KEY, x, 0)[0]))(params)
         )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *values)
+
+
+def test_the_kl_of_a_shifted_posterior_is_bounded(x64):
+    """In units of the prior: 1/2 (d^2 + e^(2 s) - 1) - s near zero, and below 12,000 nats whatever the network says."""
+    said = jnp.stack(jnp.meshgrid(*[jnp.array([-1e6, -30.0, -0.01, 0.02, 30.0, 1e6])] * 2), axis=-1)
+    for prior in ((2.0, -5.0), (-300.0, 5.0)):
+        kl = divergences.kl_normal(*cells.law(said, prior), *prior, event_ndim=0)
+        shift, scale = said[2:4, 2:4, 0], said[2:4, 2:4, 1]
+        near = 0.5 * (shift**2 + jnp.expm1(2 * scale)) - scale
+        np.testing.assert_allclose(kl[2:4, 2:4], near, rtol=2e-5)  # 2 (0.02 / 5)^2 / 3 by the tanh
+        assert 1e4 < kl.max() < 1.2e4
 
 
 def test_grids_round_up_and_images_return_to_their_size():
