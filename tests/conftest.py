@@ -19,6 +19,8 @@ import gc
 
 import jax
 import pytest
+from jax._src import pjit
+from jax._src.interpreters import pxla
 
 CACHE = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
 jax.config.update("jax_compilation_cache_dir", str(Path(CACHE) / "dlvm_jax" / "xla"))
@@ -39,15 +41,22 @@ def x64():
 
 
 MAPS, finished = Path("/proc/self/maps"), Counter()
+LOWERED = (pjit._pjit_lower, pxla._cached_lowering_to_hlo)  # JAX has no public way to forget these alone
 
 
 @pytest.fixture(autouse=True)
 def few_programs():
-    """Forget compiled programs where there are many: each holds memory maps, and the compiler dies beyond 65,530 of them."""
+    """Forget what compiled programs were made from: each piece that is kept slows the next compilation, three thousand by half.
+
+    Programs that are kept hold memory maps, and the compiler dies beyond 65,530 of them: with many, all is forgotten.
+    """
     yield
     finished["tests"] += 1
-    if finished["tests"] % 10 == 0 and MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
-        jax.clear_caches()
+    if finished["tests"] % 5 == 0:
+        for cache in LOWERED:
+            cache.cache_clear()
+        if MAPS.exists() and MAPS.read_bytes().count(b"\n") > 30_000:
+            jax.clear_caches()
 
 
 gc.set_threshold(200_000, 20, 100)  # programs are many small objects that live on: 5 % of the time
