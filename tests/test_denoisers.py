@@ -35,6 +35,8 @@ def perturbed(module, *inputs):
 
 
 SLOW = (
+    "mlp",
+    "flat of levels",
     "flat with attention",
     "flat bfloat16",
     "mlp with a vector",

@@ -237,6 +237,7 @@ def test_static_mnist_is_the_published_text_byte_for_byte():
     assert hashlib.sha256(text.tobytes()).hexdigest() == SUMS["binarized train"]
 
 
+@pytest.mark.slow
 @needs("omniglot")
 def test_omniglot_arrays():
     splits = builders.read_prepared("omniglot")

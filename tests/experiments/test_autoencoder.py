@@ -106,6 +106,7 @@ def test_a_run_is_extended_and_its_classifiers_begin_again(tmp_path):
     assert not np.array_equal(encoder(after), encoder(before))
 
 
+@pytest.mark.slow
 def test_classifiers_start_from_the_encoder_and_the_same_head(tmp_path):
     """The frozen encoder stays that of the autoencoder, the fine-tuned one moves; the head of all starts alike."""
     config = dataclasses.replace(TINY, steps=4, classifier_steps=2, out=tmp_path / "run")

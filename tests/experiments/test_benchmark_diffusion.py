@@ -18,6 +18,7 @@ def test_no_program_grows_with_its_steps():
         assert short.count("\n") == long.count("\n"), name
 
 
+@pytest.mark.slow
 def test_a_sampler_compiles_and_runs():
     """On the smallest network: the program that is timed makes images."""
     model = diffusion.our_model(4, 4, 1)

@@ -6,6 +6,7 @@ import pytest
 from experiments.benchmark import streaming
 
 
+@pytest.mark.slow
 def test_both_ways_are_timed_and_end_in_the_same_parameters(monkeypatch):
     for name, value in {"BATCH": 20, "HIDDEN": 8}.items():
         monkeypatch.setattr(streaming, name, value)

@@ -14,6 +14,7 @@ def small(monkeypatch):
         monkeypatch.setattr(vae, name, value)
 
 
+@pytest.mark.slow
 def test_ours_is_measured(monkeypatch):
     small(monkeypatch)
     found = vae.dlvm_jax_worker(2)

@@ -61,6 +61,7 @@ def test_a_prior_is_trained_over_a_finished_vae(trained, tmp_path):
     assert fitted.reconstruct(x).shape == x.shape and fitted.log_prob(jax.random.key(0), x).shape == (3,)
 
 
+@pytest.mark.slow
 def test_latent_vectors_are_standardised_by_their_moments(trained):
     """Of all training examples, drawn from the posterior: mean and deviation against the posterior's own moments.
 

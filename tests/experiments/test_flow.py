@@ -15,6 +15,7 @@ from experiments.flow import report
 TINY = flow.Config(steps=20, batch_size=32, depth=2, width=8, hidden=1, bins=4, eval_limit=50)
 
 
+@pytest.mark.slow
 def test_a_run_in_the_plane_leaves_a_report(tmp_path):
     config = dataclasses.replace(TINY, out=tmp_path / "run")
     flow.run(config)

@@ -71,6 +71,7 @@ def test_options_work_together(options, tmp_path):
     assert (tmp_path / "run" / "layers.png").exists() == (config.data == "digits")
 
 
+@pytest.mark.slow
 def test_interpolation_moves_the_first_layers_alone(monkeypatch, tmp_path):
     """Values of the latents that are decoded: in row k those of later layers are the first image's."""
     source = data.load("digits")

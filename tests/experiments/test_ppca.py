@@ -29,6 +29,7 @@ def test_frey_faces_have_the_published_likelihoods(tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_points_of_a_plane_are_projected_on_a_line(tmp_path):
     """By default in one dimension; the record is the exact density of a Gaussian of the data's covariance."""
     source = datasets.load("two_moons")

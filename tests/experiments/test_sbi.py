@@ -21,6 +21,7 @@ TINY = script.Config(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"method": "nre", "depth": 5, "task": "slcp"}, {"method": "nle", "task": "gaussian_mixture"}],

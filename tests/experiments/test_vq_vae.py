@@ -43,6 +43,7 @@ def test_codes_are_a_data_set_and_a_prior_of_them_goes_into_the_bound(tmp_path):
     assert record.log_likelihood == pytest.approx(float(joined.log_prob(key, x[:9]).mean()), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_use_and_colours_of_codes(tmp_path):
     assert report.code_use(np.array([[0, 0], [3, 3]]), 8) == {
         "perplexity": pytest.approx(2),

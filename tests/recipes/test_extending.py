@@ -56,6 +56,7 @@ def test_a_prior_is_one_entry(tmp_path, monkeypatch):
     dataclasses.replace(recipe, objective="wae").check()  # a prior without parameters is enough for it
 
 
+@pytest.mark.slow
 def test_a_likelihood_is_one_entry(tmp_path, monkeypatch):
     def build(recipe, spec):  # a Bernoulli by its probit instead of its logit
         logits = lambda out: jax.scipy.special.logit(0.01 + 0.98 * jax.scipy.stats.norm.cdf(out[..., 0]))
@@ -75,6 +76,7 @@ def test_a_likelihood_is_one_entry(tmp_path, monkeypatch):
         fit(recipes.VAE(likelihood="probit"), data.from_arrays(7 * BITS), tmp_path / "levels")
 
 
+@pytest.mark.slow
 def test_a_family_is_one_dataclass(tmp_path, monkeypatch):
     """The example of the README, as a module of one's own; its likelihood is that of the mixture by hand."""
     (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)

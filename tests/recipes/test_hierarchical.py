@@ -92,6 +92,7 @@ def test_every_kind_has_finite_gradients_everywhere(settings, source):
     )
 
 
+@pytest.mark.slow
 def test_the_program_does_not_grow_with_the_groups():
     def size(count):
         _, model = built(BITS, cells="vdvae", groups=(1, count))
@@ -103,6 +104,7 @@ def test_the_program_does_not_grow_with_the_groups():
     assert size(4) == size(48)
 
 
+@pytest.mark.slow
 def test_remat_changes_memory_and_no_number():
     values = []
     for remat in (False, True):

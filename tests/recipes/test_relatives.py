@@ -64,6 +64,7 @@ def test_recipes_come_back_from_json():
         assert not set(recipe.names()) & set(OnData.names())  # a script's settings are those of both
 
 
+@pytest.mark.slow
 def test_the_code_of_draw_is_its_latent_vectors():
     """In the order of the glimpses; the film ends with the image that a code shows."""
     model, params, x = built(SMALL_DRAW, BITS)
@@ -93,6 +94,7 @@ def test_draw_learns_data_of_any_kind(settings, spec):
     learns(DRAW(latent_dim=2, glimpses=3, width=6, **settings), spec)
 
 
+@pytest.mark.slow
 def test_the_code_of_a_self_supervised_vae_has_a_vector_for_each_scale():
     """Each its own posterior's mean; decoding goes from the smallest copy to the image, and rounds between."""
     model, params, x = built(SelfVAE(latent_dim=2, hidden=(6,), scales=3), LEVELS)

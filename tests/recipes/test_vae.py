@@ -291,7 +291,14 @@ def test_objective_trains_every_array(recipe):
     assert np.isfinite(model.validation(params, jax.random.key(1), batch)[0])
 
 
-@pytest.mark.parametrize("recipe", quick(DECODERS, "likelihood"), ids=lambda c: f"{c.likelihood}-{c.net}")
+FIRST = [(likelihood, "mlp") for likelihood in ("bernoulli", "normal", "logistic-mixture")]
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(c, marks=() if (c.likelihood, c.net) in FIRST else pytest.mark.slow) for c in DECODERS],
+    ids=lambda c: f"{c.likelihood}-{c.net}",
+)
 def test_decoder_and_network(recipe):
     """Images of 8 x 8 pixels and 4 levels: gradients in every array, draws in the range of the data, probabilities below 1."""
     levels = 2 if recipe.likelihood == "bernoulli" else 4

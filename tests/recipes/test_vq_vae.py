@@ -22,8 +22,8 @@ def assert_same(one, other):
 @pytest.mark.parametrize(
     "source, settings, grid",
     [
-        (BITS, SMALL | {"maps": 3}, (1, 6, 1)),
         (ROWS, SMALL | {"quantiser": "gradient", "places": 3, "likelihood": "shared-normal"}, (3,)),
+        (BITS, SMALL | {"maps": 3}, (1, 6, 1)),
         (
             LEVELS,
             {"quantiser": "fsq", "levels": (2, 3), "width": 4, "halvings": 1, "likelihood": "pixel-mixture"},
@@ -32,7 +32,7 @@ def assert_same(one, other):
         (ROWS, SMALL | {"gradient": "rotation", "depth": 0}, (8,)),
         (LEVELS, SMALL | {"halvings": 0}, (4, 4, 1)),
     ],
-    ids=["bits", "rows", "fixed grid", "rotation", "no halving"],
+    ids=["rows", "bits", "fixed grid", "rotation", "no halving"],
 )
 def test_it_is_fitted_and_loaded(source, settings, grid, tmp_path):
     recipe = recipes.VQVAE(**settings)

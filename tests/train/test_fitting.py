@@ -30,6 +30,16 @@ def fit(out, recipe=None, source=None, **settings):
     return train.fit(recipe or recipes.VAE(**SMALL), source or bits(), out=out, progress=False, **settings)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("labelled") / "run", recipes.VAE(condition="label", **SMALL))
+
+
 def in_another_process(code, *arguments, **environment):
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
@@ -96,8 +106,8 @@ def test_a_run_goes_on_to_its_own_end_and_a_stretched_schedule_is_said(tmp_path)
         fit(tmp_path / "run", schedule="cosine", steps=50, resume=True)
 
 
-def test_fine_tuning_starts_from_the_parameters_it_is_given(tmp_path):
-    first = fit(tmp_path / "first")
+def test_fine_tuning_starts_from_the_parameters_it_is_given(plain, tmp_path):
+    first = plain
     same = fit(tmp_path / "same", start=first, steps=1, learning_rate=1e-12, eval_every=1)
     for old, new in zip(jax.tree.leaves(first.params), jax.tree.leaves(same.params), strict=True):
         np.testing.assert_allclose(new, old, atol=1e-11)
@@ -114,8 +124,8 @@ def test_fine_tuning_starts_from_the_parameters_it_is_given(tmp_path):
         fit(tmp_path / "seeds", start=first, seeds=(0, 1))
 
 
-def test_use_of_a_conditional_model(tmp_path):
-    fitted = fit(tmp_path / "label", recipes.VAE(condition="label", **SMALL))
+def test_use_of_a_conditional_model(plain, labelled, tmp_path):
+    fitted = labelled
     labels = np.arange(3)
     assert fitted.sample(jax.random.key(0), 5, labels).shape == (5, 3, 4, 3, 1)
     x = (BITS[:3], labels)
@@ -150,7 +160,7 @@ def test_use_of_a_conditional_model(tmp_path):
     given[2:, :1] = True  # the lower left quadrant, which is kept
     np.testing.assert_array_equal(drawn[:, :, given], np.broadcast_to(BITS[:2][:, given], (5, 2, 2, 1)))
     with pytest.raises(ValueError, match="unconditional; leave `given` out"):
-        fit(tmp_path / "plain").sample(jax.random.key(0), 2, labels)
+        plain.sample(jax.random.key(0), 2, labels)
 
 
 def test_weights_come_back_from_one_file(tmp_path):
@@ -166,8 +176,8 @@ def test_weights_come_back_from_one_file(tmp_path):
         export.load_weights(tmp_path / "broken.safetensors")
 
 
-def test_a_sampler_runs_where_this_library_is_not_installed(tmp_path):
-    fitted = fit(tmp_path / "run", recipes.VAE(condition="label", **SMALL))
+def test_a_sampler_runs_where_this_library_is_not_installed(labelled, tmp_path):
+    fitted = labelled
     export.save_sampler(fitted, tmp_path / "sampler.bin", 4, np.arange(3))
     np.save(tmp_path / "expected.npy", fitted.sample(jax.random.key(5), 4, np.arange(3)))
     code = """
@@ -310,7 +320,7 @@ def test_what_a_run_goes_on_with(tmp_path):
     assert (longer.config.steps, longer.config.warm_up) == (40, 1)  # the share of the first 30
 
 
-def test_models_that_are_not_trained_by_data_or_steps(tmp_path):
+def test_models_that_are_not_trained_by_data_or_steps(plain, tmp_path):
     """Several seeds of a flow on an energy and of pPCA in closed form, whose scalar parameters also come back from a file."""
     energy = recipes.EnergyFlow(target="torus correlated", components=2, hidden=(8,))
     fitted = train.fit(energy, out=tmp_path / "energy", steps=4, batch_size=16, seeds=(0, 1), progress=False)
@@ -334,9 +344,7 @@ def test_models_that_are_not_trained_by_data_or_steps(tmp_path):
             train.fit(recipe, rows, out=tmp_path / "refused", progress=False, **settings)
         assert not (tmp_path / "refused").exists()
     with pytest.raises(ValueError, match="has no 'pseudo_inputs' of its data; use its recipe"):
-        fit(
-            tmp_path / "vamp", recipes.VAE(prior="vamp", components=5, **SMALL), start=fit(tmp_path / "plain")
-        )
+        fit(tmp_path / "vamp", recipes.VAE(prior="vamp", components=5, **SMALL), start=plain)
 
 
 def test_data_far_from_the_size_of_one_are_told(tmp_path):
@@ -345,8 +353,8 @@ def test_data_far_from_the_size_of_one_are_told(tmp_path):
         fit(tmp_path / "small", recipes.VAE(likelihood="normal", **SMALL), rows)
 
 
-def test_labels_are_checked(tmp_path):
-    fitted = fit(tmp_path / "run", recipes.VAE(condition="label", **SMALL))
+def test_labels_are_checked(plain, labelled):
+    fitted = labelled
     for batch, line in (
         (BITS[:3], "conditioned on labels, and none were given"),
         ((BITS[:3], np.arange(2)), "labels are one integer for each example"),
@@ -356,7 +364,6 @@ def test_labels_are_checked(tmp_path):
             fitted.log_prob(jax.random.key(0), batch)
         with pytest.raises(ValueError, match=line):
             evaluate.log_likelihood(fitted, batch, samples=2, progress=False)
-    plain = fit(tmp_path / "plain")
     both = [
         evaluate.log_likelihood(plain, x, samples=2, progress=False)
         for x in (BITS, (BITS, np.zeros(60, int)))
