@@ -160,10 +160,7 @@ def test_incomplete_process_settings_are_refused():
     "command",
     [
         "vae --steps 20 --eval-samples 2 --eval-limit 20",
-        "autoencoder --steps 20",
         "ppca --method gradient --steps 20 --latent-dim 2",
-        "diffusion --data checkerboard --steps 200 --batch-size 100 --eval-limit 20 --eval-samples 1 --ode-examples 20",
-        "flow --data checkerboard --steps 20 --batch-size 100",
         "flow.energy --target U1 --steps 20 --batch-size 100",
     ],
 )

@@ -43,7 +43,9 @@ def test_a_run_in_the_plane_leaves_a_report(tmp_path):
 
 @pytest.mark.slow
 def test_another_sampler_may_finish_a_run_another_process_may_not(tmp_path):
-    config = dataclasses.replace(TINY, data="eight_gaussians", process="vp", out=tmp_path / "run")
+    config = dataclasses.replace(
+        TINY, data="eight_gaussians", process="vp", steps=4, ode_examples=10, out=tmp_path / "run"
+    )
     diffusion.run(config)
     record = result_of(config)["record"]
     diffusion.run(dataclasses.replace(config, resume=True, sampler="heun", sample_steps=6))
@@ -74,8 +76,6 @@ def test_digits_given_their_labels(tmp_path):
     "parts",
     [
         {"process": "learned", "fourier": (1, 2), "dropout": 0.1, "target": "edm"},
-        {"net": "transformer", "sampler": "heun"},
-        {"process": "vp", "net": "unet"},
         {
             "process": "cosine",
             "net": "unet",
@@ -87,7 +87,6 @@ def test_digits_given_their_labels(tmp_path):
         {"process": "edm", "objective": "edm", "target": "edm", "sampler": "heun"},
         {"process": "rectified", "target": "velocity", "net": "transformer", "sampler": "dpm-3"},
         {"process": "sub-vp", "target": "score", "objective": "v", "sampler": "euler-maruyama"},
-        {"target": "x0", "objective": "x0"},
     ],
     ids=str,
 )

@@ -55,7 +55,7 @@ REPORTED = [  # script, its shortest run
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script, config", REPORTED)
-def test_a_run_without_its_report_is_not_finished(tmp_path, monkeypatch, script, config):
+def test_a_run_without_its_report_is_not_finished(tmp_path, monkeypatch, short_solutions, script, config):
     """A stop while the report is written is made good by the next call."""
     config, write = dataclasses.replace(config, out=tmp_path), Path.write_text
 

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dlvm_jax import data, recipes, train
 from dlvm_jax.exact import diffusion as exact
 from dlvm_jax.functional.diffusion import schedules
 from dlvm_jax.functional.diffusion.inverse import inpainting
 from experiments import run as common
-from experiments.diffusion import __main__ as diffusion
-from experiments.hierarchical import __main__ as hierarchical
-from experiments.hierarchical import looking
 from experiments.restoration import __main__ as restoration
 from experiments.restoration import methods
 from experiments.restoration.problems import Problem, problems
@@ -113,35 +111,30 @@ def test_bad_settings_are_refused(options, message, tmp_path):
         restoration.run(restoration.Config(**options, out=tmp_path / "run"))
 
 
-TINY = {"groups": (1,), "latents": (4,), "widths": (16,), "hidden": (16,), "eval_samples": 2, "eval_limit": 5}
+TINY = {"groups": (1,), "latents": (4,), "widths": (16,), "hidden": (16,)}
+MODELS = {  # recipe, protocol, steps
+    "levels": (recipes.Hierarchical(**TINY, likelihood="discretised-logistic"), "levels", 300),
+    "bits": (recipes.Hierarchical(**TINY), None, 2),
+    "up": (recipes.Hierarchical(**TINY, inference="bottom-up"), None, 2),
+    "diffusion": (recipes.Diffusion(width=8, depth=1), "levels", 20),
+}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, short_solutions):
-    """Runs of the digits: a hierarchical VAE of levels, one of bits, a diffusion model; most pictures are left out."""
+def trained(tmp_path_factory):
+    """Models of the digits: a hierarchical VAE of levels, two of bits, a diffusion model."""
     root = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("temperatures", "kept_layers", "interpolations", "walk"):
-            patch.setattr(looking, name, lambda *_: None)
-        train_all(root)
+    for name, (recipe, protocol, steps) in MODELS.items():
+        train.fit(recipe, data.load("digits", protocol), out=root / name, steps=steps, progress=False)
+        (root / name / "config.json").write_text(json.dumps({"data": "digits", "protocol": protocol}))
     return root
-
-
-def train_all(root):
-    hierarchical.run(
-        hierarchical.Config(**TINY, likelihood="discretised-logistic", steps=300, out=root / "levels")
-    )
-    hierarchical.run(hierarchical.Config(**TINY, steps=2, out=root / "bits"))
-    hierarchical.run(hierarchical.Config(**TINY, inference="bottom-up", steps=2, out=root / "up"))
-    diffusion.run(
-        diffusion.Config(width=8, depth=1, steps=20, eval_samples=1, eval_limit=5, out=root / "diffusion")
-    )
 
 
 @pytest.mark.slow
 def test_a_run_restores_what_is_missing_and_is_the_same_again(trained, tmp_path, monkeypatch):
     """The model is too weak for blurs and block means."""
     monkeypatch.setattr(methods, "SAMPLE_STEPS", 4)
+    monkeypatch.setattr(methods, "DRAWS", 2)
     monkeypatch.setattr(methods, "TV_WEIGHTS", (0.001, 0.01))
     monkeypatch.setattr(methods, "BALANCES", (0.001, 0.01))
     shared = {"model": trained / "levels", "temperatures": (1.0, 0.7), "iterations": 20}
@@ -157,7 +150,7 @@ def test_a_run_restores_what_is_missing_and_is_the_same_again(trained, tmp_path,
         assert mean == pytest.approx(by["PnP-HVAE"][0] - by["observation"][0]) and error > 0
         assert (tmp_path / "run" / f"{name}.png").stat().st_size > 10_000
     report = (tmp_path / "run" / "report.md").read_text()
-    assert "| PiGDM, mean of 8 | " in report and "| Wiener | - | - | " in report
+    assert "| PiGDM, mean of 2 | " in report and "| Wiener | - | - | " in report
     again = restoration.run(restoration.Config(**shared, out=tmp_path / "again"))
     for name, by in again["psnr"].items():
         assert all(list(row) == result["psnr"][name][label] for label, row in by.items())
