@@ -280,6 +280,9 @@ def test_product_of_reflections_is_the_product_of_their_matrices():
     np.testing.assert_allclose(
         orthogonal.householder_product(z, v[0])[0], matrices[0] @ matrices[1] @ matrices[2] @ z, atol=1e-14
     )
+    y, log_det = orthogonal.householder_product(z, v)  # one point, a batch of mirrors
+    np.testing.assert_array_equal(y[0], orthogonal.householder_product(z, v[0])[0])
+    assert y.shape == (len(v), 5) and log_det.shape == (len(v),)
 
 
 @checks(orthogonal.orthonormal)
