@@ -237,6 +237,31 @@ def test_a_learned_schedule_starts_straight_between_the_usual_ends():
     np.testing.assert_allclose(ends, [13.3, (13.3 - 5) / 2, -5], rtol=1e-5)
 
 
+@pytest.mark.usefixtures("x64")
+def test_the_slope_of_a_learned_schedule_is_that_of_the_log_mean_square():
+    """Of one example: 2 d'/d, d' by central differences; the network's slope is that of d."""
+    law, schedule = exact.gaussian(np.zeros(1), np.array([[0.01]])), diffusion.learned(-8.0, 12.0, 8)
+    denoise = lambda params, x, t, context=None, key=None: (
+        params["net"] * row_by_row(law, schedule.process(params["schedule"]), x, t)
+    )
+    model = perfect(law)._replace(
+        process=lambda params: schedule.process(params["schedule"]), denoise=denoise
+    )
+    params = {"net": jnp.float64(0.9), "schedule": schedule.init(jax.random.key(0))}
+    params = jax.tree.map(lambda leaf: leaf.astype(float), params)
+    objective = jax.jit(
+        lambda params: diffusion.vlb_loss(model)(params, jax.random.key(1), jnp.full((1, 1), 0.07))
+    )
+    slope, d = jax.jit(jax.grad(objective, has_aux=True))(params)
+    far = lambda sign, part: objective(
+        {**params, part: jax.tree.map(lambda p, g: p + sign * 1e-5 * g, params[part], slope[part])}
+    )[1]["diffusion"]
+    for part, scale in (("schedule", 2 / d["diffusion"]), ("net", 1.0)):
+        square = sum(jnp.sum(g**2) for g in jax.tree.leaves(slope[part]))
+        assert square > 0
+        assert scale * (far(1, part) - far(-1, part)) / 2e-5 == pytest.approx(float(square), rel=1e-5)
+
+
 @pytest.mark.slow
 def test_a_learned_schedule_descends_the_variance_of_the_bound():
     """With the exact denoiser of a narrow law the mean square falls by a quarter in 60 steps, and the bound stays."""

@@ -121,6 +121,20 @@ def sphere_setting(name, seed=0):
     )
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_height_that_moves_alone_changes_the_size_of_its_side():
+    """log f'(h) + (D/2 - 1) log (1 - f(h)^2) / (1 - h^2), where the side stays; the last term needs D of at least 3."""
+    dim = 3
+    x = uniform_sphere_sample(jax.random.key(0), dim + 1, (4,))
+    (forward, inverse), side = lift(0.6), lambda s, h: (s, jnp.zeros_like(h))
+    height, slope = forward(x[:, -1])
+    y, log_det = sphere.recursive_sphere(x, forward, side)
+    expected = slope + (dim / 2 - 1) * (jnp.log(1 - height**2) - jnp.log(1 - x[:, -1] ** 2))
+    np.testing.assert_allclose(log_det, expected, rtol=1e-12)
+    np.testing.assert_allclose(y[:, -1], height, rtol=1e-12)
+    np.testing.assert_allclose(sphere.recursive_sphere_inverse(y, inverse, side)[1], -expected, rtol=1e-10)
+
+
 @checks(
     sphere.recursive_sphere,
     sphere.recursive_sphere_inverse,
