@@ -134,6 +134,9 @@ KNOWN = {
     "fmpe": "flow_matching_loss",
     "npse": "denoising_loss",
     "sbc": "calibration.rank rank_uniformity",
+    "lc2st": "local_c2st",
+    "tsnpe": "sbi.truncation",
+    "truncatedproposals": "sbi.truncation",
     "tarp": "calibration.distances calibration.rank",
     "mixtureoflogistics": "pixel_mixture_log_prob discretised_logistic_mixture_log_prob discretised_logistic_mixture_sample",
 }

@@ -1,7 +1,7 @@
 r"""Benchmark tasks of simulation-based inference by name: those of `exact.simulators`, and three with an exact likelihood alone.
 
 `TASKS` is the table.  `reference(name)` reads the published observations and draws of their posteriors.
-Source: Lueckmann, Boelts, Greenberg, Goncalves, Macke 2021, appendix T.
+Source: Lueckmann, Boelts, Greenberg, Goncalves, Macke 2021.
 """
 
 import importlib
@@ -32,7 +32,9 @@ __all__ = [
     "bernoulli_glm",
     "dataset",
     "lotka_volterra",
+    "of_rows",
     "reference",
+    "simulated",
     "simulator",
     "sir",
 ]
@@ -205,11 +207,14 @@ TASKS = {
 }
 
 
-def simulator(name: str) -> Simulator:
-    """The simulator of a task, or what MODULE:FUNCTION of one's own returns; ValueError for an unknown name."""
+def simulator(name: str, repeats: int = 1) -> Simulator:
+    """The simulator of a task, or what MODULE:FUNCTION of one's own returns, of so many independent observations.
+
+    Raises ValueError for an unknown name.
+    """
     module, _, function = name.rpartition(":")
     if not module:
-        return pick(TASKS, name, "task").make()
+        return exact.repeated(pick(TASKS, name, "task").make(), repeats)
     try:
         made = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError) as error:
@@ -218,19 +223,15 @@ def simulator(name: str) -> Simulator:
         raise ValueError(
             f"{name} must return a dlvm_jax.exact.simulators.Simulator, got {type(made).__name__}"
         )
-    return made
+    return exact.repeated(made, repeats)
 
 
-def dataset(name: str, simulations: int, seed: int = 0, tested: int = 1000) -> Data:
-    """Simulations of a task as `Data`: rows of parameters and then data; a tenth is held out for validation.
+def simulated(name: str, made: Simulator, key: jax.Array, theta: jax.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of parameters and their simulated data, float32, and which of them are finite.
 
-    simulations: of training and validation together;  tested: further ones, for tests of calibration
-
-    Simulations that are not finite are left out, and a warning says how many.  Raises ValueError where most are, or few remain.
+    A warning says how many are not.  Raises ValueError where most are not, and for data of another shape.
     """
-    made, (key, key_x) = simulator(name), jax.random.split(jax.random.key(seed))
-    theta = made.prior_sample(key, (simulations + tested,))
-    x = jax.jit(made.simulate)(key_x, theta)
+    x = jax.jit(made.simulate)(key, theta)
     if x.ndim != 2 or len(x) != len(theta):
         raise ValueError(f"{name} must simulate x [N, C] for theta {theta.shape}, got shape {x.shape}")
     rows = np.asarray(jnp.concatenate([theta, x], -1), np.float32)
@@ -242,9 +243,13 @@ def dataset(name: str, simulations: int, seed: int = 0, tested: int = 1000) -> D
     if not finite.all():
         warnings.warn(
             f"{(~finite).sum()} of {len(rows)} simulations of {name} are not finite and are left out",
-            stacklevel=2,
+            stacklevel=3,
         )
-    used, test = rows[:simulations][finite[:simulations]], rows[simulations:][finite[simulations:]]
+    return rows, finite
+
+
+def of_rows(name: str, used: np.ndarray, test: np.ndarray, seed: int) -> Data:
+    """Rows of parameters and data as `Data`, the first tenth held out for validation; ValueError where they are few."""
     held = max(1, len(used) // 10)
     if len(used) < 20:
         raise ValueError(f"training needs at least 20 simulations, got {len(used)}")
@@ -252,6 +257,21 @@ def dataset(name: str, simulations: int, seed: int = 0, tested: int = 1000) -> D
     sizes = len(splits[0]), held, len(test)
     text = f"{'/'.join(map(str, sizes))} simulations of {name} (seed {seed})"
     return of_vectors(name, splits, Protocol("simulated", sizes, "none", seed, text, "this library"))
+
+
+def dataset(name: str, simulations: int, seed: int = 0, tested: int = 1000, repeats: int = 1) -> Data:
+    """Simulations of a task as `Data`: rows of parameters and then data; a tenth is held out for validation.
+
+    simulations: of training and validation together;  tested: further ones, for tests of calibration
+    repeats: independent observations of each, one after another
+
+    Simulations that are not finite are left out, and a warning says how many.  Raises ValueError where most are, or few remain.
+    """
+    made, (key, key_x) = simulator(name, repeats), jax.random.split(jax.random.key(seed))
+    theta = made.prior_sample(key, (simulations + tested,))
+    rows, finite = simulated(name, made, key_x, theta)
+    used, test = rows[:simulations][finite[:simulations]], rows[simulations:][finite[simulations:]]
+    return of_rows(name, used, test, seed)
 
 
 def reference(name: str) -> Reference | None:

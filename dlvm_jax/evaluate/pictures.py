@@ -17,6 +17,7 @@ __all__ = [
     "latent_scatter",
     "new_figure",
     "pairs",
+    "predictive",
     "quantile_grid",
     "rank_functions",
     "smoothed",
@@ -232,4 +233,18 @@ def rank_functions(
     )
     axes.legend(fontsize=7, ncols=2)
     axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+def predictive(path: Path | str, observed: np.ndarray, replicated: np.ndarray) -> None:
+    """An observation [C] among data [S, C] simulated from draws of its posterior: their median, and 50 and 95 % of them."""
+    figure = new_figure(figsize=(6.4, 3.6), layout="constrained")
+    axes, place = figure.subplots(), np.arange(1, len(observed) + 1)
+    for level, colour in ((95, "0.85"), (50, "0.7")):
+        low, high = np.percentile(replicated, (50 - level / 2, 50 + level / 2), axis=0)
+        axes.bar(place, high - low, 0.8, low, color=colour, label=f"{level} % of the simulations")
+    axes.plot(place, np.median(replicated, axis=0), "_", color="tab:blue", label="median")
+    axes.plot(place, observed, "o", ms=3, color="tab:red", label="observation")
+    axes.set(xlabel="number in x", ylabel="value")
+    axes.legend(fontsize=7)
     figure.savefig(path, dpi=120)

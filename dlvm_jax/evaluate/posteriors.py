@@ -2,13 +2,16 @@
 
 import math
 import warnings
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from scipy.stats import binom
 
+from dlvm_jax.functional import calibration
 from dlvm_jax.models.spaces import check_numbers
 
-__all__ = ["c2st", "ecdf_band"]
+__all__ = ["LocalTest", "c2st", "ecdf_band", "lc2st"]
 
 
 def c2st(draws: np.ndarray, reference: np.ndarray, seed: int = 1, folds: int = 5) -> float:
@@ -19,7 +22,7 @@ def c2st(draws: np.ndarray, reference: np.ndarray, seed: int = 1, folds: int = 5
     The recipe of the published benchmark: both in units of the reference's mean and standard deviation; a perceptron of two ReLU
     layers of 10 D, Adam, at most 10,000 epochs; the mean accuracy of 5 shuffled folds.  The best classifier of N(0, 1) and
     N(d, 1) has $\Phi(d/2)$.  Raises ValueError for other shapes, and for NaN.
-    Source: Lueckmann et al. 2021, appendix M; Lopez-Paz & Oquab 2017.
+    Source: Lueckmann et al. 2021; Lopez-Paz & Oquab 2017.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import KFold, cross_val_score
@@ -47,6 +50,66 @@ def c2st(draws: np.ndarray, reference: np.ndarray, seed: int = 1, folds: int = 5
     return float(scores.mean())
 
 
+class LocalTest(NamedTuple):
+    """The statistic of `lc2st`, 0 for the posterior and 1/4 at most, and its p-value."""
+
+    statistic: float
+    p_value: float
+
+
+def lc2st(
+    theta: np.ndarray,
+    draws: np.ndarray,
+    x: np.ndarray,
+    local: np.ndarray,
+    observation: np.ndarray,
+    nulls: int = 20,
+    seed: int = 1,
+) -> LocalTest:
+    r"""Local classifier two-sample test (L-C2ST): is q(theta | x) the posterior for one observation.
+
+    theta, x: pairs of the joint, [N, D] and [N, C], on which q was not trained;  draws: one draw of q for each x, [N, D]
+    local: draws of q for the observation, [S, D];  observation: [C]
+    nulls: classifiers of shuffled classes
+
+    A perceptron tells the pairs of draws from those of the joint.  Where it cannot at the observation, q is right there as far as
+    it sees.  Its `calibration.local_c2st` is ranked among those of classifiers for which theta and its draw change places at
+    random: under a right q the p-value is uniform on 1 / (nulls + 1), ..., 1.  Raises ValueError for other shapes.
+    Source: Linhart, Gramfort, Rodrigues 2023.
+    """
+    from sklearn.neural_network import MLPClassifier
+
+    theta, draws, x, local = (np.asarray(part, np.float64) for part in (theta, draws, x, local))
+    observation = np.asarray(observation, np.float64)
+    if theta.shape != draws.shape or len(x) != len(theta) or local.shape[1:] != theta.shape[1:]:
+        raise ValueError(
+            f"theta and draws are [N, D], x [N, C] and local [S, D], got {theta.shape}, {draws.shape}, {x.shape}, {local.shape}"
+        )
+    pairs = np.stack([np.concatenate([part, x], 1) for part in (draws, theta)])
+    mean, std = pairs.mean((0, 1)), pairs.std((0, 1))
+    std = np.where(std > 0, std, 1)
+    there = np.concatenate([local, np.broadcast_to(observation, (len(local), len(observation)))], 1)
+    width, random = 10 * theta.shape[1], np.random.RandomState(seed)
+
+    def statistic(pairs):
+        net = MLPClassifier(
+            (width, width),
+            alpha=0,
+            max_iter=1000,
+            early_stopping=True,
+            n_iter_no_change=50,
+            random_state=seed,
+        )
+        net.fit((pairs.reshape(-1, pairs.shape[-1]) - mean) / std, np.repeat([0, 1], len(theta)))
+        probabilities = jnp.asarray(net.predict_proba((there - mean) / std))[:, 1]
+        return float(calibration.local_c2st(probabilities))
+
+    found = statistic(pairs)
+    swap = random.rand(nulls, len(theta), 1) < 0.5
+    others = [statistic(np.stack([np.where(s, pairs[1], pairs[0]), np.where(s, *pairs)])) for s in swap]
+    return LocalTest(found, (1 + sum(other >= found for other in others)) / (nulls + 1))
+
+
 def _inside(count: int, low: np.ndarray, high: np.ndarray, grid: np.ndarray) -> float:
     """Probability that at each point of a grid between low and high of so many uniform numbers lie at or below it."""
     reached, chance, before = np.zeros(1, int), np.ones(1), 0.0
@@ -65,7 +128,7 @@ def ecdf_band(count: int, grid: np.ndarray, level: float = 0.95) -> tuple[np.nda
     At each point it holds the same probability under $\mathrm{Binomial}(N, z_k)$, chosen so that all K hold at once with `level`,
     which is computed exactly, point after point.  Returns (low, high) [K] in shares of N.  Raises ValueError for another grid or
     level.
-    Source: Sailynoja, Buerkner, Vehtari 2022, section 2 (the exact method).
+    Source: Sailynoja, Buerkner, Vehtari 2022 (the exact method).
     """
     grid = np.asarray(grid, np.float64)
     if grid.ndim != 1 or not len(grid) or not (np.diff(grid, prepend=0, append=1) > 0).all():

@@ -1,7 +1,7 @@
 r"""Simulators whose likelihood, and mostly also posterior, is known: benchmark tasks of simulation-based inference.
 
 A `Simulator` is a prior over parameters theta [D] and a law of data x [C] given them, as pure functions.
-Source of the tasks: Lueckmann, Boelts, Greenberg, Goncalves, Macke 2021, appendix T.
+Source of the tasks: Lueckmann, Boelts, Greenberg, Goncalves, Macke 2021.
 """
 
 import math
@@ -22,6 +22,7 @@ __all__ = [
     "gaussian_linear",
     "gaussian_linear_uniform",
     "gaussian_mixture",
+    "repeated",
     "slcp",
     "two_moons",
     "uniform_prior",
@@ -40,6 +41,7 @@ class Simulator(NamedTuple):
     log_likelihood: (theta, x) -> [*batch]; of bernoulli_glm up to a constant of x
     posterior_sample:   (key, x [C], count) -> [count, D]
     posterior_log_prob: (theta, x) -> [*batch]
+    repeat:             (n) -> the simulator of n independent x; see `repeated`
     """
 
     prior_sample: Callable[[Key, Shape], Array]
@@ -50,6 +52,45 @@ class Simulator(NamedTuple):
     log_likelihood: Callable[[Array, Array], Array] | None = None
     posterior_sample: Callable[[Key, Array, int], Array] | None = None
     posterior_log_prob: Callable[[Array, Array], Array] | None = None
+    repeat: Callable[[int], "Simulator"] | None = None
+
+
+def _each(x: Array, count: int) -> Array:
+    """So many x, one after another, as rows: [*batch, count * C] -> [*batch, count, C]."""
+    return x.reshape(*x.shape[:-1], count, -1)
+
+
+def repeated(simulator: Simulator, count: int) -> Simulator:
+    r"""The simulator of several independent x of the same parameters, one after another.
+
+    $p(x_1,\ldots,x_n\mid\theta) = \prod_{i=1}^np(x_i\mid\theta)$
+
+    count: n.
+    Its posterior is known where the simulator has `repeat`.
+    Shapes: theta [*batch, D], x [*batch, n C].  Raises ValueError for less than one.
+    Source: Miller, Weniger, Forre 2022 (ratios of independent observations).
+
+    >>> repeated(two_moons(), 3).simulate(jax.random.key(0), jnp.zeros((5, 2))).shape
+    (5, 6)
+    """
+    if count < 1:
+        raise ValueError(f"there is at least one observation, got {count}")
+    if count == 1 or simulator.repeat is not None:
+        return simulator if count == 1 else simulator.repeat(count)
+
+    def simulate(key, theta):
+        each = jnp.broadcast_to(theta[..., None, :], (*theta.shape[:-1], count, theta.shape[-1]))
+        return simulator.simulate(key, each).reshape(*theta.shape[:-1], -1)
+
+    def log_likelihood(theta, x):
+        return simulator.log_likelihood(as_wide(theta)[..., None, :], _each(as_wide(x), count)).sum(-1)
+
+    return simulator._replace(
+        simulate=simulate,
+        log_likelihood=simulator.log_likelihood and log_likelihood,
+        posterior_sample=None,
+        posterior_log_prob=None,
+    )
 
 
 def uniform_prior(low: Any, high: Any) -> dict[str, Any]:
@@ -59,7 +100,7 @@ def uniform_prior(low: Any, high: Any) -> dict[str, Any]:
 
     low, high: its corners, [D] each.
     Shapes: -> the fields prior_sample, prior_log_prob, low and high.  Raises ValueError for corners that bound no box.
-    Source: Lueckmann et al. 2021, appendix T.
+    Source: Lueckmann et al. 2021.
 
     >>> round(float(uniform_prior([-1.0, 0.0], [1.0, 3.0])["prior_log_prob"](jnp.ones(2))), 4)
     -1.7918
@@ -97,56 +138,67 @@ def _truncated_normal(key, mean, std, low, high, shape):
 VARIANCE = 0.1  # of the prior and of the noise of gaussian_linear
 
 
-def gaussian_linear(dim: int = 10) -> Simulator:
+def gaussian_linear(dim: int = 10, count: int = 1) -> Simulator:
     r"""Gaussian parameters, seen with Gaussian noise.
 
-    $\theta\sim\mathcal N(0,\tfrac1{10}I),\ x\mid\theta\sim\mathcal N(\theta,\tfrac1{10}I),\quad
-        \theta\mid x\sim\mathcal N(\tfrac x2,\tfrac1{20}I)$
+    $\theta\sim\mathcal N(0,\tfrac1{10}I),\ x_i\mid\theta\sim\mathcal N(\theta,\tfrac1{10}I),\quad
+        \theta\mid x_{1:n}\sim\mathcal N\big(\tfrac{n}{n+1}\bar x,\tfrac1{10(n+1)}I\big)$
 
-    Shapes: theta and x [*batch, dim].  Source: Lueckmann et al. 2021, task T.1.
+    count: n, one in the benchmark.
+    Shapes: theta [*batch, dim], x [*batch, n dim].  Source: Lueckmann et al. 2021.
 
     >>> gaussian_linear(3).simulate(jax.random.key(0), jnp.zeros((5, 3))).shape
     (5, 3)
     """
-    log_std, posterior_log_std = 0.5 * math.log(VARIANCE), 0.5 * math.log(VARIANCE / 2)
+    log_std, posterior_log_std = 0.5 * math.log(VARIANCE), 0.5 * math.log(VARIANCE / (count + 1))
     normal = lambda key, shape: math.sqrt(VARIANCE) * draw_normal(key, shape)
+    centre = lambda x: count / (count + 1) * _each(as_wide(x), count).mean(-2)
     end = np.full(dim, np.inf, np.float32)
     return Simulator(
         prior_sample=lambda key, shape: normal(key, (*shape, dim)),
         prior_log_prob=lambda theta: normal_log_prob(theta, 0.0, log_std),
-        simulate=lambda key, theta: theta + normal(key, theta.shape),
+        simulate=lambda key, theta: jnp.tile(theta, count) + normal(key, (*theta.shape[:-1], count * dim)),
         low=-end,
         high=end,
-        log_likelihood=lambda theta, x: normal_log_prob(x, theta, log_std),
-        posterior_sample=lambda key, x, count: x / 2 + normal(key, (count, dim)) / math.sqrt(2),
-        posterior_log_prob=lambda theta, x: normal_log_prob(theta, x / 2, posterior_log_std),
+        log_likelihood=lambda theta, x: normal_log_prob(x, jnp.tile(theta, count), log_std),
+        posterior_sample=lambda key, x, draws: centre(x) + normal(key, (draws, dim)) / math.sqrt(count + 1),
+        posterior_log_prob=lambda theta, x: normal_log_prob(theta, centre(x), posterior_log_std),
+        repeat=lambda count: gaussian_linear(dim, count),
     )
 
 
-def gaussian_linear_uniform(dim: int = 10) -> Simulator:
+def gaussian_linear_uniform(dim: int = 10, count: int = 1) -> Simulator:
     r"""Uniform parameters, seen with Gaussian noise: the posterior is a Gaussian cut off at the box.
 
-    $\theta\sim U(-1,1)^D,\ x\mid\theta\sim\mathcal N(\theta,\tfrac1{10}I),\quad
-        p(\theta\mid x) = \prod_i\frac{\mathcal N(\theta_i\mid x_i,\frac1{10})}{\Phi(\frac{1-x_i}s)-\Phi(\frac{-1-x_i}s)}$
+    $\theta\sim U(-1,1)^D,\ x_i\mid\theta\sim\mathcal N(\theta,\tfrac1{10}I),\quad
+        p(\theta\mid x_{1:n}) = \prod_j\frac{\mathcal N(\theta_j\mid\bar x_j,s^2)}
+        {\Phi(\frac{1-\bar x_j}s)-\Phi(\frac{-1-\bar x_j}s)},\ s^2 = \tfrac1{10n}$
 
-    Shapes: theta and x [*batch, dim].  Source: Lueckmann et al. 2021, task T.2.
+    count: n, one in the benchmark.
+    Shapes: theta [*batch, dim], x [*batch, n dim].  Source: Lueckmann et al. 2021.
 
     >>> bool(abs(gaussian_linear_uniform(3).posterior_sample(jax.random.key(0), 9 * jnp.ones(3), 5)).max() <= 1)
     True
     """
-    std, prior = math.sqrt(VARIANCE), uniform_prior(-np.ones(dim), np.ones(dim))
-    log_likelihood = lambda theta, x: normal_log_prob(x, theta, math.log(std))
+    noise, prior = math.sqrt(VARIANCE), uniform_prior(-np.ones(dim), np.ones(dim))
+    std = noise / math.sqrt(count)
+    centre = lambda x: _each(as_wide(x), count).mean(-2)
 
     def posterior_log_prob(theta, x):
-        inside = jnp.isfinite(prior["prior_log_prob"](theta))
-        return jnp.where(inside, log_likelihood(theta, x) - _log_mass(x, std, -1.0, 1.0), -jnp.inf)
+        inside, mean = jnp.isfinite(prior["prior_log_prob"](theta)), centre(x)
+        whole = normal_log_prob(theta, mean, math.log(std)) - _log_mass(mean, std, -1.0, 1.0)
+        return jnp.where(inside, whole, -jnp.inf)
+
+    def simulate(key, theta):
+        return jnp.tile(theta, count) + noise * draw_normal(key, (*theta.shape[:-1], count * dim))
 
     return Simulator(
         **prior,
-        simulate=lambda key, theta: theta + std * draw_normal(key, theta.shape),
-        log_likelihood=log_likelihood,
-        posterior_sample=lambda key, x, count: _truncated_normal(key, x, std, -1.0, 1.0, (count,)),
+        simulate=simulate,
+        log_likelihood=lambda theta, x: normal_log_prob(x, jnp.tile(theta, count), math.log(noise)),
+        posterior_sample=lambda key, x, draws: _truncated_normal(key, centre(x), std, -1.0, 1.0, (draws,)),
         posterior_log_prob=posterior_log_prob,
+        repeat=lambda count: gaussian_linear_uniform(dim, count),
     )
 
 
@@ -156,7 +208,7 @@ def gaussian_mixture() -> Simulator:
     $\theta\sim U(-10,10)^2,\ x\mid\theta\sim\tfrac12\mathcal N(\theta,I)+\tfrac12\mathcal N(\theta,\tfrac1{100}I)$
 
     The posterior is the mixture of both around x, each cut off at the box and weighted by its mass there.
-    Shapes: theta and x [*batch, 2].  Source: Lueckmann et al. 2021, task T.7 (Sisson et al. 2007).
+    Shapes: theta and x [*batch, 2].  Source: Lueckmann et al. 2021 (Sisson et al. 2007).
 
     >>> simulator = gaussian_mixture()
     >>> round(float(simulator.log_likelihood(jnp.zeros(2), jnp.zeros(2))), 4)
@@ -207,7 +259,7 @@ def two_moons() -> Simulator:
 
     Given x both signs of theta_1 + theta_2 are equally likely and theta is a rotation of p, so that draws are exact: those
     outside of the box are made again.  They are NaN for an x from which the prior is out of reach.
-    Shapes: theta and x [*batch, 2].  Source: Greenberg, Nonnenmacher, Macke 2019, appendix; Lueckmann et al. 2021, task T.8.
+    Shapes: theta and x [*batch, 2].  Source: Greenberg, Nonnenmacher, Macke 2019; Lueckmann et al. 2021.
 
     >>> two_moons().simulate(jax.random.key(0), jnp.zeros((5, 2))).shape
     (5, 2)
@@ -272,7 +324,7 @@ def slcp() -> Simulator:
 
     The posterior has four modes, by the signs of theta_3 and theta_4.
     Shapes: theta [*batch, 5], x [*batch, 8], the points one after another.
-    Source: Papamakarios, Sterratt, Murray 2019, appendix; Lueckmann et al. 2021, task T.3.
+    Source: Papamakarios, Sterratt, Murray 2019; Lueckmann et al. 2021.
 
     >>> slcp().simulate(jax.random.key(0), jnp.ones((5, 5))).shape
     (5, 8)

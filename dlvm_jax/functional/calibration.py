@@ -11,7 +11,16 @@ from jax.scipy.special import gammaincc
 from dlvm_jax.functional.numerics import as_integer, as_wide, norm
 from dlvm_jax.functional.types import Array, Numeric
 
-__all__ = ["contraction", "coverage", "distances", "rank", "rank_uniformity", "z_score"]
+__all__ = [
+    "contraction",
+    "coverage",
+    "distances",
+    "local_c2st",
+    "predictive_p_value",
+    "rank",
+    "rank_uniformity",
+    "z_score",
+]
 
 
 def rank(truth: Array, draws: Array) -> Array:
@@ -21,7 +30,7 @@ def rank(truth: Array, draws: Array) -> Array:
 
     Draws from the posterior make it uniform on 0..S.  Draws that are too narrow put it at both ends, too wide ones in the middle.
     Shapes: `truth` [*batch], `draws` [S, *batch] -> [*batch] integers.  Raises ValueError for other shapes.
-    Source: Talts et al. 2018, algorithm 1.
+    Source: Talts et al. 2018.
 
     >>> rank(jnp.array([0.5, 3.0]), jnp.array([[0.0, 0.0], [1.0, 1.0]])).tolist()
     [1, 2]
@@ -42,7 +51,7 @@ def distances(theta: Array, references: Array, scale: Numeric = 1.0) -> Array:
     A reference may depend on x, not on theta.  Ranks of distances to references that do depend on x are uniform for all of them
     only if q is the posterior.  A unit for each coordinate serves theta and references alike.
     Shapes: `theta` [*batch, D], `references` alike or broadcast, `scale` scalar or [D] -> [*batch].
-    Source: Lemos et al. 2023, section 3.
+    Source: Lemos et al. 2023.
 
     >>> float(distances(jnp.array([3.0, 8.0]), jnp.zeros(2), jnp.array([1.0, 2.0])))
     5.0
@@ -83,7 +92,7 @@ def coverage(ranks: Array, draws: int, levels: Array) -> Array:
     alpha (S + 1) is an integer.  For highest-density regions c < alpha says overconfident.
     draws: S.
     Shapes: `ranks` [N, *batch], `levels` [L] -> [L, *batch].
-    Source: Hermans et al. 2022, section 2; Lemos et al. 2023, section 3.
+    Source: Hermans et al. 2022; Lemos et al. 2023.
 
     >>> coverage(jnp.array([0, 1, 2, 3]), 3, jnp.array([0.5, 1.0])).tolist()
     [0.5, 1.0]
@@ -121,3 +130,36 @@ def z_score(truth: Array, posterior_mean: Array, posterior_std: Array) -> Array:
     """
     truth, mean, std = as_wide(truth, posterior_mean, posterior_std)
     return (mean - truth) / std
+
+
+def local_c2st(probabilities: Array) -> Array:
+    r"""The statistic of the local classifier two-sample test (L-C2ST): is the posterior right for this observation.
+
+    $t(x_o) = \frac1S\sum_{s=1}^S\big(d(\theta_s,x_o)-\tfrac12\big)^2,\quad \theta_s\sim q(\theta\mid x_o)$
+
+    d is the probability, by a classifier of pairs from $q(\theta\mid x)p(x)$ and from the joint, of one of the two.  It is 1/2
+    where they agree.  Classifiers of shuffled classes give the statistic's law under agreement.
+    Shapes: `probabilities` [S, *batch] -> [*batch].  Source: Linhart, Gramfort, Rodrigues 2023.
+
+    >>> float(local_c2st(jnp.array([0.5, 1.0])))
+    0.125
+    """
+    return jnp.mean(jnp.square(as_wide(probabilities) - 0.5), axis=0)
+
+
+def predictive_p_value(observed: Array, replicated: Array) -> Array:
+    r"""Two-sided posterior predictive p-value of statistics of the data.
+
+    $p = \min\Big(1, \frac2{S+1}\big(1+\min(\#\{s: T_s\le T\}, \#\{s: T_s\ge T\})\big)\Big),\quad
+        T_s = T(x_s),\ x_s\sim p(x\mid\theta_s),\ \theta_s\sim p(\theta\mid x_o)$
+
+    Were the observation simulated as the replicates are, p would be at most alpha with probability at most alpha.
+    Shapes: `observed` [*batch], `replicated` [S, *batch] -> [*batch].  Source: Rubin 1984; Gelman, Meng, Stern 1996.
+
+    >>> predictive_p_value(jnp.array([0.5, 9.0]), jnp.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]])).tolist()
+    [1.0, 0.5]
+    """
+    observed, replicated = as_wide(observed, replicated)
+    below = jnp.sum(replicated <= observed, axis=0)
+    above = jnp.sum(replicated >= observed, axis=0)
+    return jnp.minimum(1.0, 2 / (replicated.shape[0] + 1) * (1 + jnp.minimum(below, above)))

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from dlvm_jax.functional.numerics import as_wide
 from dlvm_jax.functional.types import Array, Numeric
 
-__all__ = ["atomic_loss", "balance", "contrastive_loss", "ratio_loss", "weighted_loss"]
+__all__ = ["atomic_loss", "balance", "contrastive_loss", "ratio_loss", "truncation", "weighted_loss"]
 
 
 def weighted_loss(log_q: Array, log_prior: Array, log_proposal: Array) -> Array:
@@ -23,7 +23,7 @@ def weighted_loss(log_q: Array, log_prior: Array, log_proposal: Array) -> Array:
 
     Its minimiser is the posterior under p.  The weights have a large variance where the proposal is narrow.
     Shapes: `log_q`, `log_prior`, `log_proposal` broadcast to [*batch] -> [*batch], nats.  The weight carries no gradient.
-    Source: Lueckmann et al. 2017, section 2 (the importance-weighted loss).
+    Source: Lueckmann et al. 2017 (the importance-weighted loss).
 
     >>> float(weighted_loss(jnp.float32(-3.0), jnp.float32(0.0), jnp.float32(0.0)))
     3.0
@@ -45,7 +45,7 @@ def contrastive_loss(logits: Array) -> Array:
 
     The minimiser is the ratio up to any function of x.
     Shapes: `logits` [M, *batch], the joint pair first -> [*batch], nats.  Raises ValueError for fewer than two.
-    Source: Durkan, Murray, Papamakarios 2020, section 3.
+    Source: Durkan, Murray, Papamakarios 2020.
 
     >>> round(float(contrastive_loss(jnp.zeros(4))), 6)
     1.386294
@@ -80,7 +80,7 @@ def ratio_loss(marginal_logits: Array, joint_logits: Array, gamma: Numeric = 1.0
     All K of $\theta'$ are independent of x; of $\theta$ all but the first.  K = 1 with gamma = 1 is half of NRE-A; gamma to
     infinity is NRE-B.
     Shapes: `marginal_logits`, `joint_logits` [K, *batch] -> [*batch], nats.  Raises ValueError for different shapes.
-    Source: Miller, Weniger, Forre 2022, section 2.
+    Source: Miller, Weniger, Forre 2022.
 
     >>> round(float(ratio_loss(jnp.zeros(1), jnp.zeros(1))), 6)
     0.693147
@@ -102,10 +102,28 @@ def balance(joint_logits: Array, marginal_logits: Array) -> Array:
     $\big(\mathbb E_{p(\theta,x)}[s(f)] + \mathbb E_{p(\theta)p(x)}[s(f)] - 1\big)^2,\quad s(f) = \frac{1}{1+e^{-f}}$
 
     The exact ratio is balanced.  It is added to NRE-A, 100 times in the paper.
-    Shapes: logits [N] and [P] -> scalar.  Source: Delaunoy et al. 2022, section 3.
+    Shapes: logits [N] and [P] -> scalar.  Source: Delaunoy et al. 2022.
 
     >>> float(balance(jnp.zeros(3), jnp.zeros(2)))
     0.0
     """
     joint, marginal = as_wide(joint_logits, marginal_logits)
     return jnp.square(jnp.mean(jax.nn.sigmoid(joint)) + jnp.mean(jax.nn.sigmoid(marginal)) - 1)
+
+
+def truncation(log_q: Array, left_out: Numeric = 1e-4) -> Array:
+    r"""Where a truncated proposal ends (TSNPE): parameters of a lower density given the observation are not simulated.
+
+    $\tau = \mathrm{quantile}_\epsilon\log q(\theta_s\mid x_o),\ \theta_s\sim q(\theta\mid x_o),\quad
+        \tilde p(\theta)\propto p(\theta)\,1[\log q(\theta\mid x_o)\ge\tau]$
+
+    $\log q\ge\tau$ is the smallest region that holds $1-\epsilon$ of q.  There the proposal is the prior times a constant:
+    maximum likelihood finds the posterior under the prior, cut off at the region, without weights.
+    left_out: epsilon.
+    Shapes: `log_q` [S, *batch], of draws of q -> [*batch], nats.  Source: Deistler, Goncalves, Macke 2022.
+
+    >>> float(truncation(jnp.array([-1.0, -3.0, -2.0]), 0.5))
+    -2.0
+    """
+    log_q, left_out = as_wide(log_q, left_out)
+    return jnp.quantile(log_q, left_out, axis=0, method="lower")

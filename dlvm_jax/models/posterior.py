@@ -13,19 +13,24 @@ import numpy as np
 
 from dlvm_jax.functional import sbi
 from dlvm_jax.functional.flows.continuous import flow_matching_loss
-from dlvm_jax.functional.numerics import as_wide
-from dlvm_jax.models.bijections import Bijection, chain
-from dlvm_jax.models.density import Density, Net, standard_normal
-from dlvm_jax.models.flows import transformed
+from dlvm_jax.functional.numerics import as_wide, log_mean_exp
+from dlvm_jax.models.bijections import Bijection
+from dlvm_jax.models.density import Density, Net
 from dlvm_jax.models.objectives import Objective
 
 __all__ = [
+    "IDENTITY",
     "Resampled",
+    "averaged",
     "contrastive",
+    "ensemble",
     "flow_matching",
     "neural_posterior",
     "resampled",
+    "several",
+    "standardised",
     "support",
+    "truncated",
 ]
 
 EDGE = 1e-7  # how near to an end of the support a point is taken to be at most, as a share of the box
@@ -70,67 +75,129 @@ def support(low: Any, high: Any) -> Bijection:
     return Bijection(lambda key: {}, forward, inverse)
 
 
-def _standardised(flow, mean, std, context_mean, context_std):
-    """The flow with a context in units of its spread, and its points moved and scaled to those of theirs."""
-    mean, std = jnp.asarray(mean), jnp.asarray(std)
-    log_det = jnp.log(std).sum()
-
-    def forward(params, z, context=None):
-        x, more = flow.forward(params, z, (context - context_mean) / context_std)
-        return mean + std * x, more + log_det
-
-    def inverse(params, x, context=None):
-        z, more = flow.inverse(params, (x - mean) / std, (context - context_mean) / context_std)
-        return z, more - log_det
-
-    return Bijection(flow.init, forward, inverse)
+IDENTITY = Net(lambda key: {}, lambda params, x: x)
 
 
-def neural_posterior(flow: Bijection, onto: Bijection, moments: Any) -> Density:
-    """The exact density q(theta | x) of a conditional flow from N(0, I), standardised inside, then brought onto a support.
+def _summary(embedding, moments, params, x):
+    """What the density of standardised parameters sees of x."""
+    mean, std = moments[1]
+    return embedding.apply(params["embedding"], (x - mean) / std)
 
-    flow: a bijection of D standardised coordinates with a standardised context;  onto: `support` of the prior
+
+def neural_posterior(inner: Density, onto: Bijection, moments: Any, embedding: Net = IDENTITY) -> Density:
+    """The density q(theta | x) by one of standardised coordinates given a standardised x, brought onto a support.
+
+    inner: a conditional density of D reals, of any kind;  onto: `support` of the prior
     moments: (mean, std) [D] of the parameters brought to R^D by `onto`, and (mean, std) [C] of x
+    embedding: x [*batch, C] -> its summary [*batch, F], which is trained with `inner`
 
     Without a support (infinite ends) it is as well a neural likelihood q(x | theta), with the roles exchanged.
     """
-    (mean, std), (context_mean, context_std) = moments
-    inner = _standardised(flow, mean, std, context_mean, context_std)
-    density = transformed(standard_normal(len(mean)), chain(inner, onto))
+    mean, std = (jnp.asarray(part) for part in moments[0])
+    log_scale = jnp.log(std).sum()
+
+    def init(key):
+        key_inner, key_embedding = jax.random.split(key)
+        return {"inner": inner.init(key_inner), "embedding": embedding.init(key_embedding)}
 
     def log_prob(params, key, theta, context=None):
-        value = density.log_prob(params, key, theta, context)
-        return jnp.where(jnp.isnan(as_wide(theta)).any(-1), jnp.nan, value)
+        theta = as_wide(theta)
+        u, log_det = onto.inverse({}, theta)
+        given = _summary(embedding, moments, params, context)
+        value = inner.log_prob(params["inner"], key, (u - mean) / std, given) + log_det - log_scale
+        return jnp.where(jnp.isnan(theta).any(-1), jnp.nan, value)
 
-    return density._replace(log_prob=log_prob)
+    def sample(params, key, context=None, shape=()):
+        given = _summary(embedding, moments, params, context)
+        z, log_q = inner.sample(params["inner"], key, given, shape)
+        theta, log_det = onto.forward({}, mean + std * z)
+        return theta, None if log_q is None else log_q - log_det - log_scale
+
+    return Density(init, sample, log_prob, inner.kind, reparameterised=inner.reparameterised)
 
 
-def flow_matching(velocity: Net, onto: Bijection, moments: Any) -> Objective:
-    """Flow-matching posterior estimation (FMPE): the loss of the velocity of the `continuous` flow of a `neural_posterior`.
+def standardised(objective: Objective, onto: Bijection, moments: Any, embedding: Net = IDENTITY) -> Objective:
+    """The objective of the inner density of a `neural_posterior`, on batches of (theta, x)."""
+    mean, std = moments[0]
 
-    velocity: (u, t, x) -> like u, of standardised u and x;  onto, moments: as of `neural_posterior`
+    def moved(params, key, batch, step=None):
+        theta, x = batch
+        u = (onto.inverse({}, theta)[0] - mean) / std
+        return objective(params["inner"], key, (u, _summary(embedding, moments, params, x)), step)
 
-    The params are those of the density.  Source: Wildberger et al. 2023.
+    return moved
+
+
+def flow_matching(velocity: Net) -> Objective:
+    """Flow-matching posterior estimation (FMPE): the loss of the velocity of a `continuous` flow, on standardised (theta, x).
+
+    velocity: (u, t, x) -> like u;  the params are those of the flow's density
+    Source: Wildberger et al. 2023.
     """
-    (mean, std), (context_mean, context_std) = moments
 
     def objective(params, key, batch, step=None):
-        theta, x = batch
+        u, x = batch
         key_noise, key_time = jax.random.split(key)
-        u = (onto.inverse({}, theta)[0] - mean) / std
         t = jax.random.uniform(key_time, u.shape[:-1])
         noise = jax.random.normal(key_noise, u.shape)
-        context = (x - context_mean) / context_std
-        field = lambda u, t: velocity.apply(params["flow"][0], u, t, context)
+        field = lambda u, t: velocity.apply(params["flow"], u, t, x)
         return flow_matching_loss(field, noise, u, t).mean(), {}
 
     return objective
 
 
+def averaged(embedding: Net, dim: int) -> Net:
+    """An embedding of several observations, one after another in [*batch, n dim]: the mean over them, whatever their order.
+
+    Source: Zaheer et al. 2017 (deep sets; what follows is the network that takes the summary).
+    """
+    each = lambda x: x.reshape(*x.shape[:-1], -1, dim)
+    return Net(embedding.init, lambda params, x: embedding.apply(params, each(x)).mean(-2))
+
+
+def several(density: Density, dim: int, count: int) -> Density:
+    """The density of independent x [dim] given one context, one after another in [*batch, n dim].
+
+    count: how many a sample has; `log_prob` takes any number
+    """
+
+    def log_prob(params, key, x, context):
+        x = as_wide(x)
+        x = x.reshape(*x.shape[:-1], -1, dim)
+        context = jnp.broadcast_to(context[..., None, :], (*x.shape[:-1], context.shape[-1]))
+        return density.log_prob(params, key, x, context).sum(-1)
+
+    def sample(params, key, context=None, shape=()):
+        x, log_p = density.sample(params, key, context, (count, *shape))
+        x = jnp.moveaxis(x, 0, -2)
+        return x.reshape(*x.shape[:-2], -1), None if log_p is None else log_p.sum(0)
+
+    return density._replace(log_prob=log_prob, sample=sample)
+
+
+def ensemble(density: Density) -> Density:
+    """The mixture of a density under several params, with equal weights; its params are their tuple.
+
+    Source: Lakshminarayanan, Pritzel, Blundell 2017 (the mean of the members' probabilities).
+    """
+
+    def log_prob(params, key, x, context=None):
+        return log_mean_exp(jnp.stack([density.log_prob(own, key, x, context) for own in params]))
+
+    def sample(params, key, context=None, shape=()):
+        key_member, *keys = jax.random.split(key, len(params) + 1)
+        each = [density.sample(own, k, context, shape)[0] for own, k in zip(params, keys, strict=True)]
+        member = jax.random.randint(key_member, each[0].shape[:-1], 0, len(each))
+        return jnp.take_along_axis(jnp.stack(each), member[None, ..., None], axis=0)[0], None
+
+    return density._replace(init=lambda key: (density.init(key),), log_prob=log_prob, sample=sample)
+
+
 def contrastive(log_ratio: Callable, atoms: int) -> Objective:
     """Neural ratio estimation by contrast (NRE-B): each x with its own parameters and those of its neighbours in the batch.
 
-    log_ratio: (params, theta, x) -> [*batch];  atoms: parameters of each x, at most the examples of a batch
+    log_ratio: (params, theta, x) -> [*batch], or [*batch, n] of n independent observations
+    atoms: parameters of each x, at most the examples of a batch
 
     Source: Durkan, Murray, Papamakarios 2020.
     """
@@ -162,3 +229,35 @@ def resampled(key: jax.Array, theta: jax.Array, log_weights: jax.Array, count: i
     share = jax.nn.softmax(log_weights)
     chosen = jax.random.choice(key, len(theta), (count,), p=share)
     return Resampled(theta[chosen], 1 / jnp.square(share).sum())
+
+
+CHUNK, CHUNKS = 50_000, 20  # draws at a time, and how often, until it is given up to find enough
+
+
+def truncated(
+    key: jax.Array, draw_prior: Callable, draw_q: Callable, log_prior: Callable, log_q: Callable, count: int
+) -> Resampled:
+    """Draws of a prior that is cut off where q, the posterior of an observation, leaves out 1e-4 of itself (`sbi.truncation`).
+
+    draw_prior, draw_q: (key, count) -> theta [count, D];  log_prior, log_q: (theta) -> [*batch]
+
+    By rejection of draws of the prior, all of them effective.  Where a million hold too few, by importance resampling of draws
+    of q, with duplicates.  No draw leaves the prior's support or the region.
+    Source: Deistler, Goncalves, Macke 2022.
+    """
+    key_region, key_prior, key_q, key_choice = jax.random.split(key, 4)
+    draw_prior, draw_q = (jax.jit(draw, static_argnums=1) for draw in (draw_prior, draw_q))
+    log_q = jax.jit(log_q)
+    end = sbi.truncation(log_q(draw_q(key_region, CHUNK)))
+    found: list[np.ndarray] = []
+    for part in jax.random.split(key_prior, CHUNKS):
+        theta = draw_prior(part, CHUNK)
+        found.append(np.asarray(theta)[np.asarray(log_q(theta) >= end)])
+        if (enough := sum(map(len, found))) >= count:
+            return Resampled(jnp.asarray(np.concatenate(found)[:count]), jnp.asarray(float(count)))
+        if enough * CHUNKS < count * len(found) / 2:  # hopeless
+            break
+    theta = jnp.concatenate([draw_q(part, CHUNK) for part in jax.random.split(key_q, CHUNKS)])
+    log_density = jnp.concatenate([log_q(part) for part in jnp.split(theta, CHUNKS)])
+    log_weights = jnp.where(log_density >= end, log_prior(theta) - log_density, -jnp.inf)
+    return resampled(key_choice, theta, log_weights, count)

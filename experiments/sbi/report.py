@@ -10,7 +10,9 @@ import numpy as np
 
 from dlvm_jax.data import Data, simulators
 from dlvm_jax.evaluate import pictures, posteriors
+from dlvm_jax.exact.simulators import Simulator
 from dlvm_jax.functional import calibration, divergences
+from dlvm_jax.recipes.posterior import PosteriorParts, ensemble
 from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.run import RunFolder
 from experiments.evaluation import learning_curves
@@ -18,8 +20,9 @@ from experiments.evaluation import learning_curves
 if TYPE_CHECKING:
     from experiments.sbi.__main__ import Config
 
-__all__ = ["evaluate_and_write"]
+__all__ = ["evaluate_and_write", "learned", "observation"]
 
+PREDICTED = 1000  # simulations from draws of the posterior
 RANKED, BINS = 99, 10  # draws of each simulation, and bins of the test of their ranks
 FEW = 100  # effective draws, below which resampling is not to be trusted
 LEVELS = (0.5, 0.9)
@@ -38,9 +41,11 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
     """Pictures and figures of the posterior of an observation, calibration, and report.md: the run's result."""
     key = jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 1)
     keys = jax.random.split(key, 3)
-    compared = _observation(config, fitted.model.parts.simulator, keys[0])
-    draws, effective = jax.jit(fitted.model.parts.sample, static_argnums=3)(
-        fitted.params, keys[1], jnp.asarray(compared.x), config.draws
+    parts, params = learned(fitted)
+    compared = observation(config, parts.simulator, keys[0])
+    _say_if_outside(compared.x, data.train[:, -len(compared.x) :])
+    draws, effective = jax.jit(parts.sample, static_argnums=3)(
+        params, keys[1], jnp.asarray(compared.x), config.draws
     )
     draws = np.asarray(draws)
     if effective < FEW:
@@ -49,7 +54,9 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
             stacklevel=2,
         )
     result = {"step": fitted.step, "effective": float(effective), **_compare(draws, compared)}
-    result |= _calibration(fitted, data, keys[2], folder)
+    result |= _predict(parts.simulator, draws, compared, jax.random.fold_in(key, 0), folder)
+    if config.rounds == 1:  # what was learned in rounds is of this observation alone
+        result |= _calibration(parts, params, data, compared, draws, keys[2], folder)
     samples = {config.method: draws} | (
         {"reference": compared.reference} if compared.reference is not None else {}
     )
@@ -61,8 +68,16 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
     return result
 
 
-def _observation(config, simulator, key):
-    published = simulators.reference(config.task)
+def learned(fitted: Fitted) -> tuple[PosteriorParts, Any]:
+    """The parts of a trained posterior and their params; of several seeds those of their mixture."""
+    if len(fitted.per_seed) == 1:
+        return fitted.model.parts, fitted.params
+    return ensemble(fitted.model), fitted.per_seed
+
+
+def observation(config: "Config", simulator: Simulator, key: jax.Array) -> Compared:
+    """The observation of a run: a published one where there is one, else simulated, always the same of a number."""
+    published = simulators.reference(config.task) if config.repeats == 1 else None
     if published is not None:
         if config.observation > len(published.observations):
             raise ValueError(
@@ -79,6 +94,25 @@ def _observation(config, simulator, key):
     return Compared(np.asarray(x), np.asarray(theta[0]), reference, "simulated, its posterior exact")
 
 
+def _say_if_outside(x, simulated):
+    """Warn of an observation that no simulation is near in one of its numbers."""
+    outside = int(((x < simulated.min(0)) | (x > simulated.max(0))).sum())
+    if outside:
+        warnings.warn(
+            f"{outside} of the {len(x)} numbers of the observation lie outside of all {len(simulated)} simulations; "
+            "its posterior is extrapolated",
+            stacklevel=3,
+        )
+
+
+def _predict(simulator, draws, compared, key, folder):
+    """Data simulated from draws of the posterior beside the observation: the smallest p-value, and their picture."""
+    x = np.asarray(jax.jit(simulator.simulate)(key, jnp.asarray(draws[:PREDICTED])))
+    x = x[np.isfinite(x).all(-1)]
+    pictures.predictive(folder.root / "predictive.png", compared.x, x)
+    return {"predictive_p": float(calibration.predictive_p_value(jnp.asarray(compared.x), x).min())}
+
+
 def _compare(draws, compared):
     """C2ST and MMD to the reference, where there is one, as many of both."""
     if compared.reference is None:
@@ -92,9 +126,11 @@ def _compare(draws, compared):
     return {"c2st": posteriors.c2st(ours, theirs), "mmd2": float(mmd)}
 
 
-def _calibration(fitted, data, key, folder):
-    """Ranks of the parameters of further simulations among draws of their posteriors: tests, coverage, and their picture."""
-    parts = fitted.model.parts
+def _calibration(parts, params, data, compared, local, key, folder):
+    """Ranks of the parameters of further simulations among draws of their posteriors: tests, coverage, and their picture.
+
+    local: draws of the posterior of the observation, for the local test
+    """
     dim = len(parts.simulator.low)
     theta, x = (jnp.asarray(part) for part in (data.test[:, :dim], data.test[:, dim:]))
     keys = jax.random.split(key, len(theta) + 1)
@@ -114,11 +150,12 @@ def _calibration(fitted, data, key, folder):
                     [value, jnp.stack([away, -parts.log_posterior(params, value, at)], -1)], -1
                 )
 
-            return calibration.rank(statistics(theta), statistics(draws))
+            return calibration.rank(statistics(theta), statistics(draws)), draws[0]
 
         return jax.lax.map(one, (keys[:-1], theta, x, references), batch_size=5)
 
-    ranks = ranks_of(fitted.params)
+    ranks, drawn = ranks_of(params)
+    test = posteriors.lc2st(theta, drawn, x, local, compared.x)
     names = [f"theta {i + 1}" for i in range(dim)] + ["distance (TARP)", "density"]
     p = calibration.rank_uniformity(ranks, RANKED, BINS)[1]
     covered = calibration.coverage(ranks[:, -1], RANKED, jnp.asarray(LEVELS))
@@ -134,43 +171,71 @@ def _calibration(fitted, data, key, folder):
         "p_values": dict(zip(names, map(float, p), strict=True)),
         "coverage": dict(zip(map(str, LEVELS), map(float, covered), strict=True)),
         "tested": len(ranks),
+        "local_p": test.p_value,
     }
 
 
-def _report(config, data, fitted, compared, result, folder):
-    row = lambda name, value: f"| {name} | {value} |"
-    found = []
-    if config.method in ("nle", "nre"):
-        found = [row("effective draws of the prior", f"{result['effective']:.0f}")]
-    if "c2st" in result:
-        found += [
-            row("C2ST (0.5 is the best)", f"{result['c2st']:.3f}"),
-            row("MMD^2", f"{result['mmd2']:.5f}"),
-        ]
+def _row(name, value):
+    return f"| {name} | {value} |"
+
+
+def _calibrated(result):
+    """Rows of calibration."""
     error = {
         level: np.sqrt(float(level) * (1 - float(level)) / result["tested"]) for level in result["coverage"]
     }
-    found += [
-        row(f"coverage of {float(level):.0%} regions", f"{value:.1%} ± {error[level]:.1%}")
+    rows = [
+        _row(f"coverage of {float(level):.0%} regions", f"{value:.1%} ± {error[level]:.1%}")
         for level, value in result["coverage"].items()
     ]
-    found += [row(f"p-value of ranks, {name}", f"{p:.2g}") for name, p in result["p_values"].items()]
+    rows += [_row(f"p-value of ranks, {name}", f"{p:.2g}") for name, p in result["p_values"].items()]
+    return [*rows, _row("p-value of the local test at the observation (L-C2ST)", f"{result['local_p']:.2g}")]
+
+
+def _report(config, data, fitted, compared, result, folder):
+    found = []
+    if config.method in ("nle", "nre"):
+        found = [_row("effective draws of the prior", f"{result['effective']:.0f}")]
+    if "c2st" in result:
+        found += [
+            _row("C2ST (0.5 is the best)", f"{result['c2st']:.3f}"),
+            _row("MMD^2", f"{result['mmd2']:.5f}"),
+        ]
+    found += [
+        _row(
+            f"posterior predictive p-value, the smallest of {len(compared.x)}",
+            f"{result['predictive_p']:.3f}",
+        )
+    ]
+    if config.rounds == 1:
+        found += _calibrated(result)
     lines = "\n".join(found)
+    calibrated = CALIBRATED if config.rounds == 1 else ROUNDS
+    said = calibrated.format(tested=result.get("tested"), ranked=RANKED, rounds=config.rounds)
     return f"""# Posterior of {config.task} by {config.method}
 
 {data.protocol.description}.  Observation {config.observation} ({compared.source}); checkpoint of step {fitted.step},
-{folder.seconds():.0f} s of training.  Calibration is of {result["tested"]} further simulations, {RANKED} draws each.
+{folder.seconds():.0f} s of training.
 
 | | |
 |---|---|
 {lines}
 
-C2ST is the published recipe, a perceptron of 10 D units with five folds.  Coverage is of highest-density regions: below its level
-the posterior is too narrow.  A calibrated posterior has p-values that are uniform on (0, 1).
-
+C2ST is the published recipe, a perceptron of 10 D units with five folds.  The posterior predictive p-value is of each number in x
+among simulations from draws of the posterior.
+{said}
 ![pairs](pairs.png)
-![calibration](calibration.png)
+![predictive](predictive.png)
 ![curves](curves.png)
 
 Settings: `config.json`; versions and devices: `manifest.json`; draws: `draws.npy`; figures above: `result.json`.
+"""
+
+
+CALIBRATED = """Calibration is of {tested} further simulations, {ranked} draws each.  Coverage is of highest-density regions:
+below its level the posterior is too narrow.  A calibrated posterior has p-values that are uniform on (0, 1).
+
+![calibration](calibration.png)
+"""
+ROUNDS = """It was learned in {rounds} rounds of simulations for this observation, so that it is not tested with others.
 """

@@ -37,3 +37,21 @@ def test_the_band_holds_whole_functions_at_its_level():
     assert law.cdf(50 * high[0]) - law.cdf(50 * low[0] - 1) >= 0.9
     with pytest.raises(ValueError, match="ascending points between 0 and 1"):
         posteriors.ecdf_band(50, np.array([0.5, 0.2]))
+
+
+def test_the_local_test_finds_where_a_posterior_is_wrong():
+    """x ~ N(0, 2), theta | x ~ N(x / 2, 1 / 2); a q that is shifted for x > 0 alone fails at x = 1.5.
+
+    Of the exact q the p-value is one of 1/5 ... 1, each as often: it is not the smallest, as of one seed in five it would be.
+    """
+    rng = np.random.RandomState(0)
+    theta = rng.randn(1000, 1)
+    x = theta + rng.randn(1000, 1)
+    exact = x / 2 + np.sqrt(0.5) * rng.randn(1000, 1)
+    local = 0.75 + np.sqrt(0.5) * rng.randn(500, 1)
+    test = lambda draws, local: posteriors.lc2st(theta, draws, x, local, np.array([1.5]), nulls=4)
+    found = test(exact + 1.0 * (x > 0), local + 1)
+    assert found.p_value == pytest.approx(0.2) and found.statistic > 0.02
+    assert test(exact, local).p_value > 0.2
+    with pytest.raises(ValueError, match=r"theta and draws are \[N, D\].*got \(1000, 1\), \(3, 1\)"):
+        posteriors.lc2st(theta, exact[:3], x, local, np.zeros(1))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from dlvm_jax.functional import calibration
@@ -104,3 +105,24 @@ def test_contraction_and_z_scores_of_the_gaussian_are_known():
     np.testing.assert_allclose(
         calibration.z_score(theta, x / (1 + v), std), (x / (1 + v) - theta) / std, rtol=1e-5
     )
+
+
+@checks(calibration.local_c2st)
+def test_the_local_statistic_of_the_best_classifier_is_known():
+    """Of N(0, 1) and N(d, 1), equally often, d(x) is a logistic function: its mean square by quadrature, 5 deviations."""
+    shift, draws = 1.5, np.random.RandomState(0).randn(4000, 2)
+    best = lambda x: scipy.special.expit(shift * (x - shift / 2))
+    probabilities, law = best(draws), scipy.stats.norm()
+    expected = law.expect(lambda x: (best(x) - 0.5) ** 2)
+    error = 5 * ((probabilities - 0.5) ** 2).std(0) / np.sqrt(4000)
+    assert (abs(np.asarray(calibration.local_c2st(probabilities)) - expected) < error).all()
+
+
+@checks(calibration.predictive_p_value)
+def test_predictive_p_values_are_exact_for_replicates_of_one_law():
+    """Of S + 1 exchangeable numbers each is the observed one as often: P(p <= 2k / (S + 1)) = 2k / (S + 1), enumerated."""
+    numbers = np.random.RandomState(0).randn(10)
+    replicated = np.stack([np.delete(numbers, i) for i in range(10)], 1)
+    p = np.sort(calibration.predictive_p_value(numbers, replicated))
+    np.testing.assert_allclose(p, np.repeat([0.2, 0.4, 0.6, 0.8, 1.0], 2) + 0.0, rtol=1e-6)
+    assert float(calibration.predictive_p_value(0.0, np.zeros(9))) == 1  # ties say nothing

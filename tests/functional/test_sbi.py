@@ -111,3 +111,17 @@ def test_the_exact_ratio_is_balanced():
     total = (joint / (1 + np.exp(-bold)) + product / (1 + np.exp(-bold))).sum()
     value = float(sbi.balance(rows(joint, bold), rows(product, bold)))
     assert value == pytest.approx((total - 1) ** 2, rel=1e-4) and value > 1e-4
+
+
+@checks(sbi.truncation)
+def test_the_truncated_region_of_a_gaussian_is_a_disc():
+    """Of N(0, I) in the plane the disc of radius^2 -2 log(epsilon) leaves out epsilon: 5 deviations of the quantile, 6e-7."""
+    draws = jax.random.normal(jax.random.key(0), (20_000, 2, 2)) * jnp.array([1.0, 3.0])[:, None]
+    log_q = -0.5 * jnp.square(draws / jnp.array([1.0, 3.0])[:, None]).sum(-1) - jnp.log(
+        2 * jnp.pi * jnp.array([1.0, 9.0])
+    )
+    for left_out in (0.1, 0.01):
+        expected = np.log(left_out / (2 * np.pi * np.array([1, 9])))  # the density there
+        error = 5 * np.sqrt((1 - left_out) / (left_out * 20_000))  # of log epsilon
+        assert (abs(sbi.truncation(log_q, left_out) - expected) < error).all()
+    np.testing.assert_array_equal(sbi.truncation(log_q, 0.0), log_q.min(0))

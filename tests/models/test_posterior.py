@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from dlvm_jax.functional import sbi
 from dlvm_jax.models import density, flows, posterior, scalars
@@ -41,7 +42,8 @@ def test_the_support_is_reached_by_a_bijection_with_the_slope_of_autodiff(x64):
 def of_the_plane(low, high):
     net = density.from_linen(MLP((8,), (1, 11), head_init=SMALL), ((1, 1), (1, 1)))
     flow = flows.stack(flows.coupling(net, scalars.rational_quadratic(4, 4.0), 1), 2, 2)
-    return posterior.neural_posterior(flow, posterior.support(low, high), MOMENTS)
+    inner = flows.transformed(density.standard_normal(2), flow)
+    return posterior.neural_posterior(inner, posterior.support(low, high), MOMENTS)
 
 
 def test_a_posterior_has_all_its_mass_on_the_support():
@@ -95,6 +97,76 @@ def test_flow_matching_is_in_units_of_the_parameters():
     onto = posterior.support([-1.0, 2.0], [1.0, 5.0])
     u = MOMENTS[0][0] + MOMENTS[0][1] * jax.random.normal(KEY, (4000, 2))
     batch = onto.forward({}, u)[0], jnp.zeros((4000, 1))
-    objective = posterior.flow_matching(net, onto, MOMENTS)
-    loss, _ = objective({"flow": ({"speed": 0.0}, {})}, jax.random.key(1), batch)
+    objective = posterior.standardised(posterior.flow_matching(net), onto, MOMENTS)
+    loss, _ = objective({"inner": {"flow": {"speed": 0.0}}, "embedding": {}}, jax.random.key(1), batch)
     assert float(loss) == pytest.approx(4, abs=5 * 4 / np.sqrt(4000))
+
+
+LINE = density.Density(  # N(params * context, I)
+    lambda key: jnp.ones(()),
+    lambda params, key, context=None, shape=(): (
+        params * context + jax.random.normal(key, (*shape, *context.shape)),
+        None,
+    ),
+    lambda params, key, x, context=None: (
+        -0.5 * (jnp.square(x - params * context) + jnp.log(2 * jnp.pi)).sum(-1)
+    ),
+    "exact",
+)
+
+
+def test_several_observations_have_the_product_of_their_densities():
+    x, context = jax.random.normal(KEY, (5, 6)), jax.random.normal(jax.random.key(1), (5, 2))
+    whole = posterior.several(LINE, 2, 3)
+    expected = scipy.stats.norm.logpdf(x.reshape(5, 3, 2) - 0.7 * context[:, None]).sum((1, 2))
+    np.testing.assert_allclose(whole.log_prob(0.7, None, x, context), expected, rtol=1e-5)
+    draws, _ = whole.sample(0.7, KEY, context, (4000,))
+    assert draws.shape == (4000, 5, 6)
+    assert (abs(draws.mean(0) - 0.7 * np.tile(context, 3)) < 5 / np.sqrt(4000)).all()  # false alarm 2e-5
+    assert abs(np.corrcoef(draws[:, 0, 0], draws[:, 0, 2])[0, 1]) < 5 / np.sqrt(4000)
+
+
+def test_a_mean_of_summaries_knows_no_order():
+    square = density.Net(lambda key: {}, lambda params, x: params * x**2)
+    net = posterior.averaged(square, 2)
+    x = jnp.arange(6.0)
+    np.testing.assert_allclose(net.apply(3.0, x), [(0 + 4 + 16) * 1.0, (1 + 9 + 25) * 1.0])
+    np.testing.assert_allclose(net.apply(3.0, jnp.roll(x, 2)), net.apply(3.0, x))
+
+
+def test_an_ensemble_is_the_mixture_of_its_members():
+    """Its density by SciPy, its draws by their distribution function: false alarm 1e-4."""
+    whole, params, context = posterior.ensemble(LINE), (-2.0, 3.0), jnp.ones((1, 1))
+    law = scipy.stats.norm
+    x = np.linspace(-4, 5, 7, dtype=np.float32)
+    expected = np.log(0.5 * law.pdf(x, -2) + 0.5 * law.pdf(x, 3))
+    np.testing.assert_allclose(whole.log_prob(params, None, x[:, None], context), expected, rtol=1e-5)
+    draws = np.asarray(whole.sample(params, KEY, context, (2000,))[0]).ravel()
+    assert scipy.stats.kstest(draws, lambda x: 0.5 * law.cdf(x, -2) + 0.5 * law.cdf(x, 3)).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("spread", [1.0, 0.01])
+def test_truncated_proposals_are_the_prior_on_the_region(spread, monkeypatch):
+    """A uniform prior, cut off where N(0, s^2 I) in the plane leaves out 1e-4: radius^2 is uniform up to -2 s^2 log(1e-4).
+
+    By rejection, and by resampling where the prior seldom hits it.  Five deviations of the end, then false alarm 1e-4.
+    """
+    monkeypatch.setattr(posterior, "CHUNK", 20_000)
+    log_q = lambda t: -0.5 * jnp.square(t / spread).sum(-1) - jnp.log(2 * jnp.pi * spread**2)
+    found = posterior.truncated(
+        KEY,
+        lambda key, count: jax.random.uniform(key, (count, 2), minval=-20.0, maxval=20.0),
+        lambda key, count: spread * jax.random.normal(key, (count, 2)),
+        lambda t: jnp.zeros(len(t)),
+        log_q,
+        500,
+    )
+    square = np.square(found.draws / spread).sum(-1)
+    end = -2 * np.log(1e-4)
+    assert found.draws.shape == (500, 2) and abs(square.max() - end) < 8
+    if spread == 1.0:
+        assert found.effective == 500
+        assert scipy.stats.kstest(np.sort(square / square.max())[:-1], "uniform").pvalue > 1e-4
+    else:
+        assert 500 < found.effective < 40_000
+        assert square.mean() == pytest.approx(end / 2, rel=0.25)  # the weights are heavy at the edge
