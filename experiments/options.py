@@ -17,6 +17,7 @@ SCRIPTS = (
     "hierarchical",
     "autoregressive",
     "vq_vae",
+    "voice",
     "diffusion",
     "diffusion.prior",
     "flow",

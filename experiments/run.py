@@ -71,8 +71,8 @@ class OnData(Common):
 
     data: str = setting(
         "digits",
-        "digits (embedded), mnist, fashion_mnist, binarized_mnist, omniglot, freyfaces, olivetti, cifar10; a file (.npy, "
-        ".npz, .csv), a folder of images; tfds:NAME",
+        "digits (embedded), mnist, fashion_mnist, binarized_mnist, omniglot, freyfaces, olivetti, cifar10; a table (dna, nltcs, "
+        "...), spoken_digits; a file (.npy, .npz, .csv), a folder of images; tfds:NAME",
     )
     protocol: str | None = setting(
         None, "split and transformation by name (an unknown name lists them); default: what suits the model"

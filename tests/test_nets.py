@@ -137,3 +137,36 @@ def test_masked_network_of_any_width_sees_all_coordinates_before_and_none_after(
     jacobian = np.asarray(jax.jacobian(row)(jnp.ones((1, dim))))[:, 0]
     assert not np.triu(jacobian).any()
     assert jacobian[-1, :-1].all()
+
+
+def test_a_sequence_is_coded_as_an_image_of_one_column_by_kernels_of_one_column():
+    """A kernel of an image that is zero but in the column that meets the only one of the image does the same."""
+    x = jax.random.normal(jax.random.key(0), (2, 12, 3))
+    sequence, image = (nets.GridEncoder(4, 2, 1, 2, 5, axes=axes) for axes in (1, 2))
+    params = jax.jit(sequence.init)(jax.random.key(0), x)
+    columns = lambda a: np.stack([a[:, 0] * (i == (len(a) - 1) // 2) for i in range(len(a))], 1)
+    wide = jax.tree.map(lambda a: columns(np.asarray(a)) if a.ndim == 4 else a, params)
+    found = jax.jit(sequence.apply)(params, x)
+    assert found.shape == (2, 6, 5)
+    np.testing.assert_allclose(
+        found, jax.jit(image.apply)(wide, x[:, :, None]).reshape(2, 6, 5), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_codes_of_a_sequence_are_decoded_in_their_order():
+    """Without residual blocks a place reaches the frames of its neighbours two places away, and no others."""
+    module = nets.GridDecoder(4, 1, 0, 1, (3, 2), axes=1)
+    z, context = jax.random.normal(jax.random.key(0), (8, 5)), jnp.array([1.0, 0.0])
+    params = jax.jit(module.init)(jax.random.key(0), (z, context))
+
+    @jax.jit
+    def outcomes(z):
+        of = lambda z, context: module.apply(params, (z, context))
+        return jax.jacobian(of)(z, context), of(z, context), of(z, 1 - context)
+
+    slopes, one, other = outcomes(z)
+    assert slopes.shape == (16, 3, 2, 8, 5)
+    reached = (np.abs(slopes).max((1, 2, 4)) > 0).T
+    frames, places = np.arange(16), np.arange(8)[:, None]
+    np.testing.assert_array_equal(reached, abs(frames // 2 - places) <= 2)
+    assert (one != other).all()

@@ -73,8 +73,8 @@ class Spec(NamedTuple):
 class Data(NamedTuple):
     """A data set under a protocol.
 
-    train: raw integers or reals [n, h, w, c] or [n, d], which `preprocess` transforms minibatch by minibatch: an array, a
-        memory-mapped one, or `Rows` of one
+    train: raw integers or reals [n, h, w, c], [n, t, d] or [n, d], which `preprocess` transforms minibatch by minibatch: an
+        array, a memory-mapped one, or `Rows` of one
     valid, test: transformed with fixed draws (unsigned integers for discrete data, else float32); valid may be empty
     *_labels: int32 [n], or None
     levels: values of an element after the transformation, 0 for real numbers
@@ -127,9 +127,9 @@ def of_vectors(
     protocol: Protocol,
     labels: Sequence[np.ndarray | None] = (None, None, None),
 ) -> Data:
-    """Real vectors as `Data`; the digest of the arrays completes the protocol.
+    """Real vectors, or sequences of them, as `Data`; the digest of the arrays completes the protocol.
 
-    splits: train, valid and test, float32 [n, D] each;  labels: int32 [n] of each, or None
+    splits: train, valid and test, float32 [n, D] or [n, T, D] each;  labels: int32 [n] of each, or None
     """
     total = hashlib.sha256()
     for array in (*splits, *labels):

@@ -1,12 +1,13 @@
 """Data in files of one's own: arrays, tables, folders of images."""
 
+import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["ARRAY_FILES", "IMAGE_FILES", "read_array_file", "read_folder", "stack_images"]
+__all__ = ["ARRAY_FILES", "IMAGE_FILES", "data_folder", "read_array_file", "read_folder", "stack_images"]
 
 ARRAY_FILES = (".npy", ".npz", ".csv")
 IMAGE_FILES = (".png", ".jpg", ".jpeg")
@@ -19,6 +20,21 @@ NAMES = {  # arrays of an .npz file, and what `from_arrays` calls them
     "valid_labels": "valid_labels",
     "test_labels": "test_labels",
 }
+
+
+def data_folder(name: str, what: str, content: str) -> Path:
+    """The folder of a set below the one that the environment variable DLVM_DATA names.
+
+    what: the set in words;  content: the files that should be there
+    Raises FileNotFoundError, in one line that says what to do, where there is none.
+    """
+    root = os.environ.get("DLVM_DATA")
+    if root and (Path(root) / name).is_dir():
+        return Path(root) / name
+    missing = f"DLVM_DATA={root} has no {name}" if root else "DLVM_DATA is not set"
+    raise FileNotFoundError(
+        f"{what} are not here ({missing}); put {content} into a folder {name} and set DLVM_DATA to the folder above it"
+    )
 
 
 def read_array_file(path: Path, mmap: bool | None = None) -> dict[str, np.ndarray]:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from dlvm_jax.data import builders, toys
+from dlvm_jax.data import builders, speech, toys
 from dlvm_jax.data.arrays import from_arrays
+from dlvm_jax.data.binary_tables import BINARY_TABLES
+from dlvm_jax.data.binary_tables import read as read_binary_table
 from dlvm_jax.data.dataset import Data
 from dlvm_jax.data.files import ARRAY_FILES, read_array_file, read_folder
 from dlvm_jax.data.protocol import PROTOCOLS, TRANSFORMS, Protocol
@@ -43,8 +45,9 @@ def load(
 ) -> Data:
     """A data set by name, path or address.
 
-    source: a published set (`names()`), a toy in the plane (`toys.TOYS`), a table (`tables.TABLES`), a file .npy, .npz or .csv
-        (see `files.read_array_file`), a folder of PNG or JPEG images, or "tfds:NAME", an image set of TensorFlow Datasets
+    source: a published set (`names()`), a toy in the plane (`toys.TOYS`), a table (`tables.TABLES`,
+        `binary_tables.BINARY_TABLES`), "spoken_digits", a file .npy, .npz or .csv (see `files.read_array_file`), a folder of PNG
+        or JPEG images, or "tfds:NAME", an image set of TensorFlow Datasets
     protocol: one of the set's (`protocols(name)`), by default its first; of one's own data as in `from_arrays`, by default
         "standardised" for rows of real numbers
     cache: folder of prepared sets
@@ -73,6 +76,14 @@ def load(
         _refuse(name, settings)
         pick(dict.fromkeys(["standardised"]), protocol or "standardised", f"protocol of {name}")
         return from_arrays(TABLES[name](), name=name, protocol="standardised", source=name)
+    if name in BINARY_TABLES:
+        _refuse(name, settings)
+        pick(dict.fromkeys(["bits"]), protocol or "bits", f"protocol of {name}")
+        return read_binary_table(name)
+    if name == speech.NAME:
+        _refuse(name, settings)
+        pick(dict.fromkeys([speech.PROTOCOL]), protocol or speech.PROTOCOL, f"protocol of {name}")
+        return speech.dataset(speech.read())
 
     arrays, stem = _read(name, path, cache, resize, mmap)
     return _own(arrays, stem, path.name, protocol, transform, levels, seed or 0)
@@ -95,7 +106,7 @@ def _read(name, path, cache, resize, mmap):
         raise ValueError(f"{name} is no data: give {kinds}")
     if path.suffix or os.sep in name:
         raise FileNotFoundError(f"{name} does not exist; give {kinds}")
-    known: dict[str, Any] = {**PROTOCOLS, **toys.TOYS, **TABLES}
+    known: dict[str, Any] = {**PROTOCOLS, **toys.TOYS, **TABLES, **BINARY_TABLES, speech.NAME: None}
     return pick(known, name, "data set")  # raises, for it is none of them
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from dlvm_jax.functional import vector_quantisation as vq
 from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models import density
-from dlvm_jax.models.density import Density, Net, require_kind
+from dlvm_jax.models.density import Density, Net, as_arrays, batch_of, join, require_kind
 from dlvm_jax.models.objectives import Objective, unpack
 
 __all__ = [
@@ -156,7 +156,7 @@ class Parts(NamedTuple):
     encoder:   x -> vectors [*batch, *grid, D]
     quantiser: what they are put on
     prior:     of grids of codes 0..K-1 [*batch, *grid]
-    decoder:   p(x | vectors of the codes)
+    decoder:   p(x | vectors of the codes), or p(x | vectors, context): the codes need not say what the context does
 
     The params are {"encoder", "prior", "decoder", "book"}, or the pair of these without the book, and the book, where it is
     followed without gradient.
@@ -188,10 +188,10 @@ class Parts(NamedTuple):
         index = self.quantiser.index(params["book"], z)
         return Coded(z, index, self.quantiser.pass_on(z, self.quantiser.codes(params["book"], index)))
 
-    def decode(self, params: Any, index: jax.Array) -> jax.Array:
-        """The mean of p(x | k) for codes [*batch, *grid]."""
+    def decode(self, params: Any, index: jax.Array, context: Any = None) -> jax.Array:
+        """The mean of p(x | k) for codes [*batch, *grid], under a context where there is one."""
         params = self.whole(params)
-        return self.decoder.mean(params["decoder"], self._vectors(params, index))
+        return self.decoder.mean(params["decoder"], join(self._vectors(params, index), context))
 
     def _vectors(self, params, index):
         return self.quantiser.codes(params["book"], index.astype(jnp.int32))
@@ -202,7 +202,7 @@ def vq_vae(parts: Parts) -> Density:
 
     $p(x)=\sum_k p(k)\,p(x\mid e_k)$ over all grids of codes, of which this is one term: a "bound", of every x and not only on
     average.  It is the ELBO of the posterior that is sure of k(x), and its KL is minus log p(k(x)), the length of the codes.
-    Under another prior the same params serve, but for "prior".
+    Under another prior the same params serve, but for "prior".  A context is the decoder's alone; prior and encoder see none.
     Source: van den Oord et al. 2017, section 3.2.  Raises ValueError for a prior of other levels.
     """
     quantiser, prior, decoder = parts.quantiser, parts.prior, parts.decoder
@@ -217,17 +217,19 @@ def vq_vae(parts: Parts) -> Density:
         return (params, quantiser.init(key_book)) if quantiser.follow else params
 
     def terms(params, key, x, context=None):
-        return _terms(parts, params, key, x, parts.encode(params, x))
+        return _terms(parts, params, key, x, context, parts.encode(params, x))
 
     def log_prob(params, key, x, context=None):
-        both = terms(params, key, x)
+        both = terms(params, key, x, context)
         return both["reconstruction"] - both["kl"]
 
     def sample(params, key, context=None, shape=()):
         params = parts.whole(params)
         key_codes, key_x = jax.random.split(key)
+        shape, repeats = (*shape, *batch_of(context)), math.prod(shape)
         index, _ = prior.sample(params["prior"], key_codes, None, (math.prod(shape),))
-        x, _ = decoder.sample(params["decoder"], key_x, parts._vectors(params, index))
+        given = jax.tree.map(lambda a: jnp.tile(a, (repeats, *(1,) * (a.ndim - 1))), as_arrays(context))
+        x, _ = decoder.sample(params["decoder"], key_x, join(parts._vectors(params, index), given))
         return x.reshape(*shape, *x.shape[1:]), None
 
     return Density(
@@ -241,13 +243,13 @@ def vq_vae(parts: Parts) -> Density:
     )
 
 
-def _terms(parts, params, key, x, coded):
+def _terms(parts, params, key, x, context, coded):
     """Reconstruction and length of the codes of each example."""
     params = parts.whole(params)
     key_prior, key_lik = (None, None) if key is None else jax.random.split(key)
     index = coded.index.astype(coded.z.dtype)
     return {
-        "reconstruction": parts.decoder.log_prob(params["decoder"], key_lik, x, coded.code),
+        "reconstruction": parts.decoder.log_prob(params["decoder"], key_lik, x, join(coded.code, context)),
         "kl": -parts.prior.log_prob(params["prior"], key_prior, index),
     }
 
@@ -267,10 +269,11 @@ def objective(parts: Parts) -> Objective:
     quantiser = parts.quantiser
 
     def loss_of(params, key, batch, step=None):
-        x, _ = unpack(batch)
+        x, context = unpack(batch)
         key_terms, key_book = jax.random.split(key)
         coded = parts.encode(params, x)
-        terms = {name: value.mean() for name, value in _terms(parts, params, key_terms, x, coded).items()}
+        terms = _terms(parts, params, key_terms, x, context, coded)
+        terms = {name: value.mean() for name, value in terms.items()}
         book = parts.whole(params)["book"]
         loss = quantiser.loss(coded.z, quantiser.codes(book, coded.index)).mean()
         given = jax.nn.one_hot(coded.index.ravel(), quantiser.levels).sum(0)

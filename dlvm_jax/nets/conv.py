@@ -49,7 +49,7 @@ def _convolve(x, kernel, strides, padding, depthwise):
 def Conv(
     features: int,
     kernel_size: tuple[int, int],
-    strides: int = 1,
+    strides: int | tuple[int, int] = 1,
     padding: Any = "SAME",
     dtype: Any = None,
     kernel_init: Callable = LECUN,

@@ -10,6 +10,8 @@ import numpy as np
 from dlvm_jax.data import Data
 from dlvm_jax.evaluate import evaluation_key, log_likelihood, paired, pictures
 from dlvm_jax.functional.vector_quantisation import perplexity
+from dlvm_jax.models.objectives import unpack
+from dlvm_jax.recipes.base import examples_of
 from dlvm_jax.recipes.networks import top
 from dlvm_jax.train.fitted import Fitted
 from dlvm_jax.train.run import RunFolder
@@ -28,7 +30,8 @@ def evaluate_and_write(
     config: "Config", data: Data, fitted: Fitted, folder: RunFolder, second: SecondStage
 ) -> Mapping[str, Any]:
     """The bound under the uniform prior of each seed, under the learned one of the first, pictures, report.md: the result."""
-    test = data.test[: config.eval_limit]
+    test = examples_of(fitted.model, data.test, data.test_labels)
+    test = jax.tree.map(lambda a: a[: config.eval_limit], test)
     records = records_of_seeds(config, fitted, test, folder)
     codes, prior = second
     joined = under(fitted, prior)
@@ -47,7 +50,7 @@ def evaluate_and_write(
         "step": fitted.step,
         "prior_step": prior.step,
     }
-    made = _pictures(fitted, joined, np.asarray(test), folder, config.seeds[0])
+    made = _pictures(fitted, joined, test, folder, config.seeds[0])
     learning_curves(folder.root, folder.metrics())
     report = _report(config, data, fitted, prior, result, folder, [*made, "curves"])
     (folder.root / "report.md").write_text(report)
@@ -83,18 +86,20 @@ def _pictures(fitted, joined, test, folder, seed):
         return []
     scale, (height, width, channels) = top(fitted.spec), fitted.spec.event_shape
     key = jax.random.fold_in(jax.random.key(seed), 2**31 + 1)
-    decode = jax.jit(fitted.model.decode)
+    decode = jax.jit(fitted.decode)
+    given = np.arange(DRAWN) % fitted.spec.classes if fitted.model.labels else None
     for name, of in (("uniform", fitted), ("learned", joined)):
         prior, params = of.model.parts.prior, of.model.parts.whole(of.params)["prior"]
         index, _ = jax.jit(lambda params, prior=prior: prior.sample(params, key, shape=(DRAWN,)))(params)
-        images = np.asarray(decode(fitted.params, index)) / scale
+        images = np.asarray(decode(index, given)) / scale
         title = f"means of p(x|k), codes k of the {name} prior"
         pictures.grid(folder.root / f"samples_{name}.png", images, 10, title)
-    x = jnp.asarray(test[:SHOWN], jnp.float32)
+    x, labels = jax.tree.map(lambda a: np.asarray(a[:SHOWN]), unpack(test))
+    x = jnp.asarray(x, jnp.float32)
     index = np.asarray(jax.jit(fitted.model.encode)(fitted.params, x))
     maps = colours(fitted)[index[:, :, :: fitted.recipe.maps, 0]]  # of several codes at a place the first
     maps = maps.repeat(height // maps.shape[1], 1).repeat(width // maps.shape[2], 2)
-    rows = [np.asarray(x) / scale, np.asarray(decode(fitted.params, index)) / scale]
+    rows = [np.asarray(x) / scale, np.asarray(decode(index, labels)) / scale]
     if channels != 3:
         rows = [np.repeat(images[..., :1], 3, axis=-1) for images in rows]
     pictures.grid(

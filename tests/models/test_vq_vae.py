@@ -98,6 +98,49 @@ def test_draws_have_the_evidence_of_all_grids():
     assert (abs(counts - 20_000 * p) < 6 * np.sqrt(20_000 * p * (1 - p))).all()
 
 
+def shifted_by_a_context(levels):
+    """Parts whose decoder adds its context, one of two, to its logits; the same parts without; the two contexts."""
+    parts, net = parts_of(vq_vae.trained_book(levels, DIM)), linear((PLACES, DIM), BITS, 1)
+    given = density.Net(net.init, lambda params, zc: net.apply(params, zc[0]) + zc[1][..., None])
+    decoder = density.conditional(given, density.bernoulli(), (BITS,))
+    return parts._replace(decoder=decoder), parts, np.array([[2.0, -1, 0.5, 0], [-3, 0, 1, 2]])
+
+
+def test_a_context_is_the_decoders_alone(x64):
+    """The bound, the mean and the objective under a context are those of the logits with it."""
+    shifted, parts, shifts = shifted_by_a_context(5)
+    context = shifts[np.arange(len(X)) % 2]
+
+    @jax.jit
+    def both(params):
+        mean = parts.decode(params, parts.encode(params, X).index)
+        logits = jnp.log(mean) - jnp.log1p(-mean) + context
+        bound = vq_vae.vq_vae(shifted).log_prob(params, KEY, X, context)
+        _, metrics = vq_vae.objective(shifted)(params, KEY, (X, context))
+        found = shifted.decode(params, shifted.encode(params, X).index, context)
+        return logits, densities.bernoulli_log_prob(X, logits), bound, metrics["bound"], found
+
+    params = jax.tree.map(lambda a: jnp.asarray(a, float), jax.jit(parts.init)(KEY))
+    logits, log_lik, bound, in_training, mean = both(params)
+    np.testing.assert_allclose(bound, log_lik - PLACES * np.log(5), atol=1e-10)
+    assert in_training == pytest.approx(float(bound.mean()), rel=1e-12)
+    np.testing.assert_allclose(mean, 1 / (1 + np.exp(-logits)), atol=1e-12)
+
+
+def test_draws_under_contexts_follow_each_of_them():
+    """Means of 20,000 draws of the bits under each of two contexts within 6 deviations; false alarms 1e-7."""
+    shifted, parts, shifts = shifted_by_a_context(2)
+    params = jax.tree.map(lambda a: a + 0.3, jax.jit(parts.init)(KEY))
+    draw = jax.jit(vq_vae.vq_vae(shifted).sample, static_argnums=3)
+    x, _ = draw(params, KEY, jnp.asarray(shifts), (100, 200))
+    assert x.shape == (100, 200, 2, BITS)
+    grids = jnp.array(list(itertools.product(range(2), repeat=PLACES)))
+    decode = jax.jit(shifted.decode)
+    p = np.array([decode(params, grids, np.tile(c, (len(grids), 1))).mean(0) for c in shifts])
+    assert (abs(np.asarray(x).mean((0, 1)) - p) < 6 * 0.5 / np.sqrt(20_000)).all()
+    assert abs(p[0] - p[1]).max() > 0.5
+
+
 def test_the_objective_and_its_gradients_by_hand(x64):
     """Straight through: at z it is the decoder's at the codes plus 2 beta (z - e) / N, at e 2 (e - z) / N."""
     beta = 0.7

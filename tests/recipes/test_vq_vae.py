@@ -1,10 +1,12 @@
 """VQ-VAE recipes: images and vectors by every quantiser, training with a book that follows, what does not fit."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dlvm_jax import data, evaluate, recipes, train
+from dlvm_jax.data.dataset import of_vectors
 
 KEY = jax.random.key(0)
 BITS = data.from_arrays((np.random.RandomState(0).rand(60, 4, 8, 1) < 0.4).astype(np.uint8))
@@ -54,6 +56,44 @@ def test_it_is_fitted_and_loaded(source, settings, grid, tmp_path):
     assert all(jax.tree.leaves(moved))
 
 
+def test_sequences_are_coded_and_the_decoder_is_given_the_label(tmp_path):
+    """The codes are those of the sequence alone; what is decoded depends on the label, what is drawn too."""
+    rng = np.random.RandomState(3)
+    x, labels = rng.randn(40, 8, 3).astype(np.float32), np.arange(40, dtype=np.int32) % 3
+    protocol = data.Protocol("own", (30, 5, 5), "none", 0, "", "here")
+    cuts = lambda array: (array[:30], array[30:35], array[35:])
+    source = of_vectors("sequences", cuts(x), protocol, cuts(labels))
+    recipe = recipes.VQVAE(
+        **SMALL | {"depth": 0, "maps": 2},
+        halvings=1,
+        condition="label",
+        likelihood="shared-normal",
+        standardise=True,
+    )
+    assert recipe.grid(source.spec) == (8,)
+    fitted = train.fit(recipe, source, out=tmp_path / "run", steps=3, **TINY)
+    encoder = fitted.model.parts.encoder.apply
+
+    @jax.jit
+    def outcomes(x, labels):
+        codes = fitted.encode((x, labels))
+        decoded = jnp.stack([fitted.decode(codes, given=jnp.full(len(x), who)) for who in range(3)])
+        z = [encoder(fitted.params[0]["encoder"], y) for y in (x, jnp.array([3.0, 0.5, 9.0]) * x + 7)]
+        drawn = fitted.sample(KEY, 2, given=jnp.arange(3))
+        return codes, fitted.encode((x, 0 * labels)), decoded, fitted.reconstruct((x, labels)), drawn, z
+
+    codes, same, decoded, own, drawn, z = outcomes(source.test, source.test_labels)
+    assert codes.shape == (5, 8) and drawn.shape == (2, 3, 8, 3) and decoded.shape == (3, 5, 8, 3)
+    np.testing.assert_array_equal(codes, same)
+    assert (decoded[0] != decoded[1]).any()
+    np.testing.assert_allclose(own, decoded[source.test_labels, np.arange(5)], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(*z, atol=0.01)  # mean and size of a channel are not seen
+    with pytest.raises(
+        ValueError, match="sequences of 8 cannot be halved 4 times without a rest; use halvings=3"
+    ):
+        recipes.VQVAE(halvings=4).build(source.spec, {})
+
+
 @pytest.mark.slow
 def test_a_book_that_follows_goes_on_bit_for_bit(tmp_path):
     """Six steps at once, or three and three; codes, counts and sums are where they would be, and have moved since."""
@@ -80,6 +120,8 @@ def test_what_does_not_fit_is_refused():
         ({"decay": 1.0}, BITS, "decay must be at least 0 and below 1"),
         ({"codes": 1}, BITS, "codes must be at least 2"),
         ({"gradient": "gumbel"}, BITS, "unknown gradient 'gumbel'"),
+        ({"condition": "quadrants-1"}, BITS, "unknown condition 'quadrants-1'"),
+        ({"condition": "label"}, BITS, "condition='label' needs labels"),
         ({"likelihood": "normal"}, BITS, "a normal likelihood needs real data"),
     ):
         with pytest.raises(ValueError, match=message):
