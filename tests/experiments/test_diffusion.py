@@ -78,7 +78,6 @@ def test_digits_given_their_labels(tmp_path):
         {"process": "learned", "fourier": (1, 2), "dropout": 0.1, "target": "edm"},
         {
             "process": "cosine",
-            "net": "unet",
             "objective": "epsilon",
             "target": "epsilon",
             "sampler": "ancestral",

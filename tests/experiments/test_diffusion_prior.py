@@ -109,6 +109,7 @@ def test_models_of_other_latent_spaces_are_refused(recipe, message):
         latent.check_vae(recipe)
 
 
+@pytest.mark.slow
 def test_data_of_another_shape_are_refused(trained, tmp_path):
     x = np.random.RandomState(0).randint(0, 2, (60, 4, 4, 1)).astype(np.uint8)
     other = datasets.from_arrays(x, test=x[:5])

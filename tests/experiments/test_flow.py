@@ -43,7 +43,9 @@ def test_a_table_is_compared_with_a_gaussian(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize(
+    "name", [name for name in FLOWS if name != "umnn"]
+)  # its quadrature of 64 numbers takes minutes
 def test_every_flow_on_digits(name, tmp_path):
     config = dataclasses.replace(
         TINY, data="digits", flow=name, steps=3, eval_limit=5, out=tmp_path / "run", bins=flow.Config.bins

@@ -254,7 +254,7 @@ def test_pair_of_prior_and_posterior(recipe, tmp_path):
 
     draw = jax.jit(jax.vmap(lambda key: model.density.log_prob(params, key, x, context)))
     # an implicit prior draws 256 points for each of its own, a diffusion prior solves an ODE for each
-    n = 400 if model.density.kind == "bound" else 1000 if recipe.prior == "diffusion" else 4000
+    n = 400 if model.density.kind == "bound" else 200 if recipe.prior == "diffusion" else 4000
     log_w = draw(jax.random.split(jax.random.key(2), n))
     error = log_w.std(0) / np.sqrt(n)
     assert (elbo < evidence).all() and (log_w.mean(0) < elbo + 6 * error + 1e-3).all()
