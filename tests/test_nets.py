@@ -144,6 +144,7 @@ def test_a_sequence_is_coded_as_an_image_of_one_column_by_kernels_of_one_column(
     x = jax.random.normal(jax.random.key(0), (2, 12, 3))
     sequence, image = (nets.GridEncoder(4, 2, 1, 2, 5, axes=axes) for axes in (1, 2))
     params = jax.jit(sequence.init)(jax.random.key(0), x)
+    assert {a.shape[1] for a in jax.tree.leaves(params) if a.ndim == 4} == {1}
     columns = lambda a: np.stack([a[:, 0] * (i == (len(a) - 1) // 2) for i in range(len(a))], 1)
     wide = jax.tree.map(lambda a: columns(np.asarray(a)) if a.ndim == 4 else a, params)
     found = jax.jit(sequence.apply)(params, x)
