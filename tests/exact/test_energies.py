@@ -48,6 +48,10 @@ def test_targets_lie_where_their_centres_do(x64):
     )
     target = energies.ENERGIES["torus multimodal"].log_density
     np.testing.assert_allclose(target(theta), expected, rtol=1e-9)
+    one = scipy.stats.vonmises(1.0, loc=[4.18, 5.96]).logpdf(theta).sum(-1) + 2 * np.log(
+        2 * np.pi * scipy.special.iv(0, 1)
+    )
+    np.testing.assert_allclose(energies.ENERGIES["torus unimodal"].log_density(theta), one, rtol=1e-9)
     np.testing.assert_allclose(energies.torus_correlated(theta), np.cos(theta.sum(-1) - 1.94), rtol=1e-9)
     x = random.randn(6, 3)
     x /= np.linalg.norm(x, axis=-1, keepdims=True)

@@ -64,6 +64,12 @@ def test_one_smooth_function_of_time(name, x64):
         np.testing.assert_array_equal(process.log_alpha(fine), 0)
 
 
+def test_log_snr_falls_between_steps_however_uneven_they_are(x64):
+    """Where steps of one part in a thousand stand beside large ones, an unlimited slope would make it rise."""
+    process = schedules.from_recursion(np.array([0.001, 0.001, 0.6, 0.001, 0.001, 0.6, 0.6, 0.001]))
+    assert (np.diff(process.log_snr(jnp.linspace(0, 1, 801)[1:])) < 0).all()
+
+
 def test_the_steps_are_those_of_the_table_to_the_last_bit():
     betas = schedules.linear_betas()
     log_alpha_bar = np.cumsum(np.log1p(-betas))
