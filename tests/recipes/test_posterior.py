@@ -55,7 +55,7 @@ def test_a_posterior_is_fitted_and_drawn_from(settings, tmp_path):
     x = jnp.asarray(data.test[0, 2:])
     draws, effective = jax.jit(fitted.model.parts.sample, static_argnums=3)(fitted.params, KEY, x, 50)
     assert draws.shape == (50, 2) and np.isfinite(draws).all() and effective > 1
-    value = fitted.model.parts.log_posterior(fitted.params, draws, jnp.broadcast_to(x, draws.shape))
+    value = fitted.model.parts.log_posterior(fitted.params, draws, jnp.broadcast_to(x, (50, *x.shape)))
     assert value.shape == (50,) and np.isfinite(value).all()
 
 
