@@ -43,6 +43,8 @@ class Config(common.Common, recipes.Posterior):
     def check(self) -> None:
         """Raise ValueError, in one line, for settings that are impossible whatever the data."""
         super().check()
+        if self.method == "nre" and len(self.seeds) > 1:
+            raise ValueError(f"method='nre' has no density to mix those of seeds={self.seeds}; give one seed")
         if self.simulations < 20 * self.rounds:
             raise ValueError(
                 f"a round needs 20 simulations, got simulations={self.simulations} for rounds={self.rounds}"

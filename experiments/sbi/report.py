@@ -108,7 +108,12 @@ def _say_if_outside(x, simulated):
 def _predict(simulator, draws, compared, key, folder):
     """Data simulated from draws of the posterior beside the observation: the smallest p-value, and their picture."""
     x = np.asarray(jax.jit(simulator.simulate)(key, jnp.asarray(draws[:PREDICTED])))
-    x = x[np.isfinite(x).all(-1)]
+    finite = np.isfinite(x).all(-1)
+    if not finite.all():
+        warnings.warn(
+            f"{(~finite).sum()} of {len(x)} simulations from the posterior are not finite", stacklevel=3
+        )
+    x = x[finite] if finite.any() else x
     pictures.predictive(folder.root / "predictive.png", compared.x, x)
     return {"predictive_p": float(calibration.predictive_p_value(jnp.asarray(compared.x), x).min())}
 

@@ -72,6 +72,8 @@ def test_rounds_go_on_where_they_were_stopped(method, tmp_path, monkeypatch):
     assert "2 rounds" in (tmp_path / "run" / "report.md").read_text()
 
 
-def test_a_round_is_of_enough_simulations():
+def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="a round needs 20 simulations, got simulations=100 for rounds=6"):
         dataclasses.replace(TINY, rounds=6).check()
+    with pytest.raises(ValueError, match="method='nre' has no density to mix"):
+        dataclasses.replace(TINY, method="nre", depth=5, seeds=(0, 1)).check()
