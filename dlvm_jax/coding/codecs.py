@@ -1,35 +1,18 @@
-"""Codecs: a push and a pop that undo each other, for densities of levels and for latent variable models (bits back).
+"""Codecs: a push and a pop that undo each other, for densities of levels.
 
 Networks are called with batches of one fixed shape, by one program for both directions: other shapes round otherwise.
 """
 
-import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dlvm_jax.coding.stack import PRECISION, frequencies
-from dlvm_jax.models.tables import Tables
-from dlvm_jax.models.top_down import TopDown
-from dlvm_jax.models.vae import Parts
+from dlvm_jax.coding.stack import frequencies
+from dlvm_jax.models.tables import Tables, TableStepper
 
-__all__ = [
-    "CELL",
-    "LIMIT",
-    "Codec",
-    "Layers",
-    "bits_back",
-    "layers_of_hierarchy",
-    "layers_of_vae",
-    "levels_codec",
-]
-
-CELL = 2.0**-6  # width of a latent cell, in standard deviations of its prior
-LIMIT = 2**9  # cells to each side; each has frequency 1 at least, so more of them would draw outliers
+__all__ = ["Codec", "in_batches", "levels_codec", "padded", "stepwise", "through_codes"]
 
 
 class Codec(NamedTuple):
@@ -50,141 +33,96 @@ def padded(x: Any, batch: int) -> np.ndarray:
     return np.concatenate([x, np.zeros((batch - len(x), *x.shape[1:]), np.float32)])
 
 
-def levels_codec(tables: Tables, params: Any, event_shape: Sequence[int], batch: int) -> Codec:
-    """The codec of an exact density of levels by its tables, step by step.
+def stepwise(conditionals: Callable, steps: Sequence[Any], event_shape: Sequence[int]) -> Codec:
+    """The codec of levels whose probabilities are found step by step.
 
-    A push is one pass of the network.  A pop is a pass for each step; where all elements are independent that is one.
+    conditionals: (x [n, *event], given, known) -> log-probabilities [n, elements, L] of one step after the other, from x in the
+                  steps before; unless x is `known`, each step is filled in before the next one is asked for
+    steps:        indices of the flattened event, those of each step
     """
-    log_probs, steps = jax.jit(tables.log_probs), [np.array(step) for step in tables.steps]
 
-    def of(x, given):
-        """The frequencies of a step's elements, [n elements, L]."""
-        context = None if given is None else padded(given, batch)
-        found = np.asarray(log_probs(params, padded(x, batch), context))[: len(x)]
-        return lambda step: frequencies(found[:, step]).reshape(-1, found.shape[-1])
+    def table(log_probs):
+        return frequencies(log_probs).reshape(-1, log_probs.shape[-1])
 
     def push(stack, x, given=None):
-        flat, table_of = np.reshape(x, (len(x), -1)), of(x, given)
-        for step in reversed(steps):
-            stack.push(flat[:, step].ravel(), table_of(step))
+        flat = np.reshape(x, (len(x), -1))
+        for step, log_probs in reversed(list(zip(steps, conditionals(x, given, True), strict=False))):
+            stack.push(flat[:, step].ravel(), table(log_probs))
 
     def pop(stack, n, given=None):
         x = np.zeros((n, *event_shape), np.float32)
-        for step in steps:
-            x.reshape(n, -1)[:, step] = stack.pop(of(x, given)(step)).reshape(n, -1)
+        for step, log_probs in zip(steps, conditionals(x, given, False), strict=False):
+            x.reshape(n, -1)[:, step] = stack.pop(table(log_probs)).reshape(n, -1)
         return x
 
     return Codec(push, pop)
 
 
-class Layers(NamedTuple):
-    """The Gaussian layers of a latent variable model, for vectors z [B, N] of all latent numbers.
+def levels_codec(tables: Tables, params: Any, event_shape: Sequence[int], batch: int) -> Codec:
+    """The codec of an exact density of levels by its tables, step by step.
 
-    sizes:     of the layers, in the order in which they are drawn
-    prior:     (z) -> (mean, log_std) [B, N] of each p(z_l | z_<l); those of a layer look only at the layers before
-    posterior: (x, z) -> those of each q(z_l | z_<l, x)
+    With a stepper push and pop are alike: they go through the steps, and nothing is computed twice.  Without one a push is one
+    pass of the network, and a pop one for each step; where all elements are independent that is one.
     """
-
-    sizes: Sequence[int]
-    prior: Callable
-    posterior: Callable
-
-
-def _of(laws, where, n):
-    """Means and standard deviations of one layer, in double precision."""
-    mean, log_std = (np.asarray(a, np.float64)[:n, where] for a in laws)
-    return mean, np.exp(log_std)
+    steps = [np.array(step) for step in tables.steps]
+    if tables.stepper:
+        return stepwise(_by_stepper(tables.stepper, steps, params, batch), steps, event_shape)
+    return stepwise(_by_passes(tables, steps, params, batch), steps, event_shape)
 
 
-def _descend(layers, batch, n, choose):
-    """All layers from the first, in cells of the prior: `choose(z, where, prior)` gives the cells of one.
+def _by_passes(tables: Tables, steps: Sequence[np.ndarray], params: Any, batch: int) -> Callable:
+    log_probs = jax.jit(tables.log_probs)
 
-    All latent numbers z [batch, N], and of each layer its place, its cells and its prior.
-    """
-    ends = np.cumsum([0, *layers.sizes])
-    z, found = np.zeros((batch, ends[-1]), np.float32), []
-    for start, stop in itertools.pairwise(ends):
-        where = slice(start, stop)
-        prior = _of(layers.prior(z), where, n)
-        index = choose(z, where, prior)
-        z[:n, where] = prior[0] + prior[1] * CELL * index.reshape(n, -1)
-        found.append((where, index, prior))
-    return z, found
+    def conditionals(x, given, known):
+        context = None if given is None else padded(given, batch)
+        found = None
+        for step in steps:
+            if found is None or not known:
+                found = np.asarray(log_probs(params, padded(x, batch), context))[: len(x)]
+            yield found[:, step]
+
+    return conditionals
 
 
-def _standard(count):
-    """The law of cells under their prior: its mean and standard deviation."""
-    return np.zeros(count), np.full(count, 1 / CELL)
+def _by_stepper(stepper: TableStepper, steps: Sequence[np.ndarray], params: Any, batch: int) -> Callable:
+    """From what is kept of the steps before, which alone are shown: so both directions compute the same."""
+    start, at = jax.jit(stepper.start), jax.jit(stepper.step, donate_argnums=1)
+
+    def conditionals(x, given, known):
+        context = None if given is None else padded(given, batch)
+        flat, seen = np.reshape(x, (len(x), -1)), np.zeros((batch, *np.shape(x)[1:]), np.float32)
+        kept = start(params, seen, context)
+        for number, step in enumerate(steps):
+            found, kept = at(params, kept, seen, number)
+            yield np.asarray(found)[: len(x)]
+            seen.reshape(batch, -1)[: len(x), step] = flat[:, step]
+
+    return conditionals
 
 
-def bits_back(layers: Layers, likelihood: Codec, batch: int) -> Codec:
-    r"""Bits back with asymmetric numeral systems: E[length] = KL(q || p) - E_q log p(x | z) (Townsend et al. 2019).
-
-    Each latent number lies in a cell of width CELL standard deviations of its prior given the layers before it.  To push x, pop
-    z under q(z | x), push x under p(x | z), push z under p(z).  Several layers are drawn one given the others (Townsend et al.
-    2020).  The stack must hold bits to begin with, about as many as the entropy of q.
-
-    The next push draws from what lies on top.  Where the model is not the law of the data those bits are uneven, draws would
-    follow those before them, and lengths grow: so it is stirred.
-    """
-    takes = sum(layers.sizes) * math.ceil(math.log2(2 * LIMIT) + 1)
-
-    def pieces(n):
-        """More than the next push reads."""
-        return 2 * n * takes // PRECISION
-
-    def posterior(x, z, where, prior):
-        """In cells of the prior; finite and of some width whatever the networks give."""
-        mean, std = _of(layers.posterior(padded(x, batch), z), where, len(x))
-        centre, width = (mean - prior[0]) / (prior[1] * CELL), std / (prior[1] * CELL)
-        return np.clip(centre, -LIMIT, LIMIT).ravel(), np.clip(width, 0.1, 4 * LIMIT).ravel()
+def through_codes(codes: Callable, prior: Codec, likelihood: Codec, batch: int) -> Codec:
+    """That of examples whose codes are sure, a function of them: the codes by their prior, examples by what is left of them."""
 
     def push(stack, x, given=None):
-        choose = lambda z, where, prior: stack.pop_normal(*posterior(x, z, where, prior), LIMIT)
-        z, found = _descend(layers, batch, len(x), choose)
-        likelihood.push(stack, x, z[: len(x)])
-        for _, index, _ in reversed(found):
-            stack.push_normal(index, *_standard(index.size), LIMIT)
-        stack.stir(pieces(len(x)))
+        index = np.asarray(codes(padded(x, batch)))[: len(x)]
+        likelihood.push(stack, x, index)
+        prior.push(stack, index)
 
     def pop(stack, n, given=None):
-        stack.stir(pieces(n), back=True)
-        choose = lambda z, where, prior: stack.pop_normal(*_standard(prior[0].size), LIMIT)
-        z, found = _descend(layers, batch, n, choose)
-        x = likelihood.pop(stack, n, z[:n])
-        for where, index, prior in reversed(found):
-            z[:, where] = 0  # as the push had it
-            stack.push_normal(index, *posterior(x, z, where, prior), LIMIT)
-        return x
+        return likelihood.pop(stack, n, prior.pop(stack, n))
 
-    return Codec(push, pop, takes)
+    return Codec(push, pop)
 
 
-def layers_of_vae(parts: Parts, params: Any) -> Layers:
-    """The one layer of a VAE; raises ValueError unless its prior and its posterior are Gaussian with independent elements."""
-    normal_prior: Any = parts.prior.normal
-    normal_posterior: Any = parts.posterior.normal
-    if normal_prior is None or normal_posterior is None:
-        raise ValueError(
-            "bits back needs a prior and a posterior that are Gaussian with independent elements; "
-            "train a VAE with such ones, as its defaults are"
-        )
-    mean, _ = normal_prior(params["prior"])
-    everywhere = jax.jit(lambda z: [jnp.broadcast_to(a, z.shape) for a in normal_prior(params["prior"])])
-    posterior = jax.jit(normal_posterior)
-    return Layers(mean.shape[-1:], everywhere, lambda x, z: posterior(params["posterior"], x))
+def in_batches(codec: Codec, batch: int) -> Codec:
+    """The same of any number of examples, `batch` at once."""
+    starts = lambda n: range(0, n, batch)
 
+    def push(stack, x, given=None):
+        for start in reversed(starts(len(x))):
+            codec.push(stack, x[start : start + batch])
 
-def layers_of_hierarchy(model: TopDown, params: Any) -> Layers:
-    """The layers of a hierarchical VAE from the top down: for each one a pass through all.
+    def pop(stack, n, given=None):
+        return np.concatenate([codec.pop(stack, min(batch, n - start)) for start in starts(n)])
 
-    Raises ValueError unless they are Gaussian, and inferred from the top down.
-    """
-    laws_of: Any = model.laws
-    if laws_of is None:
-        raise ValueError(
-            "bits back needs a hierarchical VAE with a Gaussian top prior, inferred from the top down; "
-            "train with prior='standard' and another inference"
-        )
-    laws = jax.jit(lambda x, z: [model.flatten(a) for a in laws_of(params, x, model.unflatten(z))])
-    return Layers(model.sizes, lambda z: laws(None, z), laws)
+    return Codec(push, pop)

@@ -22,7 +22,7 @@ from dlvm_jax.models.density import (
     join,
 )
 from dlvm_jax.models.objectives import Objective
-from dlvm_jax.models.tables import Tables, steps_of, tables_of
+from dlvm_jax.models.tables import Tables, TableStepper, steps_of, tables_of
 
 __all__ = ["Stepper", "autoregressive", "ensemble", "one_of", "stepper_from_linen"]
 
@@ -148,6 +148,19 @@ def autoregressive(
         return tables_of(distribution, flatten(x), outputs(params, x, context))
 
     indices = np.arange(size).reshape(places, group)[np.asarray(order)]
+    steps = steps_of(distribution, indices)
+    parts = len(steps) // places  # steps at a place
+
+    def tables_at(params, kept, x, number):
+        place, part = jnp.asarray(order)[number // parts], number % parts
+        raw, after = at_place(params, kept, x, place)
+        here = jax.lax.dynamic_slice_in_dim(flatten(x), place * group, group, axis=1)
+        found = tables_of(distribution, here, raw)
+        if parts > 1:
+            found = jax.lax.dynamic_slice_in_dim(found, part, 1, axis=1)
+            after = jax.tree.map(lambda new, old: jnp.where(part == parts - 1, new, old), after, kept)
+        return found, after
+
     return Density(
         net.init,
         sample,
@@ -155,7 +168,9 @@ def autoregressive(
         "exact",
         reparameterised=not distribution.space.levels,
         space=distribution.space,
-        tables=Tables(log_probs, steps_of(distribution, indices)) if distribution.space.levels else None,
+        tables=Tables(log_probs, steps, stepper and TableStepper(start, tables_at))
+        if distribution.space.levels
+        else None,
         complete=complete,
     )
 

@@ -67,6 +67,7 @@ class Density(NamedTuple):
               several layers also {"rates": [*batch, L]}, the KL of each, whose sum is "kl"
     complete: (params, key, x, known, context=None) -> x with all but its first `known` elements drawn given those, of an
               autoregressive density in its order
+    mixture:  (params) -> (mean [K, D], log_std [K, D], log-weights [K]), of a mixture of diagonal Gaussians
     share:    (params, posterior_params) -> params, of a VAE's prior that uses the posterior's parameters too (a VampPrior)
     tables:   the probabilities of all levels of each element, of an exact discrete density (see `Tables`)
     """
@@ -84,6 +85,7 @@ class Density(NamedTuple):
     std: Callable | None = None
     tables: Tables | None = None
     complete: Callable | None = None
+    mixture: Callable | None = None
 
 
 def require_kind(density: Density, kinds: Collection[str], use: str) -> None:
@@ -334,7 +336,8 @@ def conditional(net: Net, distribution: OutputDistribution, event_shape: Sequenc
         return unflatten(distribution.std(outputs_at(params, context)))
 
     def log_probs(params, x, context=None):
-        return tables_of(distribution, flatten(x), outputs_at(params, context))
+        flat, outputs = flatten(x), outputs_at(params, context)
+        return tables_of(distribution, flat, jnp.broadcast_to(outputs, (*flat.shape, outputs.shape[-1])))
 
     tables = None
     if distribution.space.levels:  # channels that are coupled are in turn, each of all pixels at once

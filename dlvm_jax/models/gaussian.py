@@ -62,7 +62,12 @@ def mixture(dim: int, components: int) -> Density:
     def mean(params, context=None):
         return jax.nn.softmax(params["logits"]) @ params["mean"]
 
-    return Density(init, sample, log_prob, "exact", mean, reparameterised=False)  # the logits get no gradient
+    def law(params):
+        return params["mean"], params["log_std"], jax.nn.log_softmax(params["logits"])
+
+    return Density(  # the logits get no gradient of samples
+        init, sample, log_prob, "exact", mean, reparameterised=False, mixture=law
+    )
 
 
 def triangle_size(dim: int) -> int:

@@ -1,6 +1,7 @@
 """A decoder whose pixels depend on the latent vector and on the pixels before them: that of PixelVAE."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -15,6 +16,7 @@ from dlvm_jax.models.density import (
     check_shape,
     from_linen,
 )
+from dlvm_jax.models.tables import Tables, TableStepper
 
 __all__ = ["pixel_decoder"]
 
@@ -30,6 +32,9 @@ def pixel_decoder(
     event = tuple(event_shape)
     net = from_linen(pixels, ((1, *event), (1, *event[:2], depth)))
     inner = autoregressive(net, distribution, event, group=event[-1], stepper=stepper_from_linen(pixels))
+
+    own: Any = inner.tables
+    stepper: Any = own and own.stepper
 
     def init(key):
         keys = jax.random.split(key)
@@ -48,4 +53,15 @@ def pixel_decoder(
         x, found = inner.sample(params["pixels"], key, image.reshape(-1, *image.shape[-3:]), shape)
         return x.reshape(*batch, *event), found.reshape(batch)
 
-    return inner._replace(init=init, sample=sample, log_prob=log_prob, tables=None, complete=None)
+    def log_probs(params, x, context=None):
+        image = features.apply(params["features"], context)
+        return own.log_probs(params["pixels"], x, image)
+
+    def start(params, x, context):
+        return stepper.start(params["pixels"], x, features.apply(params["features"], context))
+
+    def step(params, kept, x, number):
+        return stepper.step(params["pixels"], kept, x, number)
+
+    tables = own and Tables(log_probs, own.steps, TableStepper(start, step))
+    return inner._replace(init=init, sample=sample, log_prob=log_prob, tables=tables, complete=None)

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from dlvm_jax.models.density import OutputDistribution
 
-__all__ = ["Tables", "steps_of", "tables_of"]
+__all__ = ["TableStepper", "Tables", "steps_of", "tables_of"]
 
 
 class Tables(NamedTuple):
@@ -18,10 +18,24 @@ class Tables(NamedTuple):
 
     log_probs: (params, x, context=None) -> [*batch, D, L]; the table of an element does not look at x in its own and later steps
     steps:     indices of the flattened event, those of each step; elements of one step are independent
+    stepper:   the same step by step, of a network that keeps what it computed
     """
 
     log_probs: Callable
     steps: tuple[tuple[int, ...], ...]
+    stepper: "TableStepper | None" = None
+
+
+class TableStepper(NamedTuple):
+    """Tables in the order of the steps.
+
+    start: (params, x [n, *event], context) -> what is kept of n events at their beginning; of x only the shape is used
+    step:  (params, kept, x, number) -> (log-probabilities [n, elements, L] of the step of that number, what is kept after it);
+           x is known in the steps before
+    """
+
+    start: Callable
+    step: Callable
 
 
 def tables_of(distribution: "OutputDistribution", x: jax.Array, outputs: jax.Array) -> jax.Array:

@@ -64,6 +64,7 @@ class TopDown(NamedTuple):
     noise:   (key, count) -> `Latents` of standard normal numbers
     draw_top: (params, key, count, temperature=1) -> draws of the top latent; another temperature needs a Gaussian prior
     top_normal: (params) -> (mean, log_std) of the top prior, where it is a Gaussian
+    top_mixture: (params) -> (mean, log_std, log-weights) of it, where it is a mixture of Gaussians
     decode:  (params, latents, noise=None, keep=layers, temperature=1) -> (mean of x, `Latents`): the first `keep` layers as
              given, the others drawn from their priors with that noise (without: their means), at a temperature of all layers
              or one of each
@@ -71,7 +72,7 @@ class TopDown(NamedTuple):
     state:   the same as decode -> (last state, which the likelihood is conditioned on, `Latents`)
     likelihood: p(x | last state), with params["likelihood"]
     laws:    (params, x, latents) -> means and log-standard deviations, each as `Latents`, of every layer given the layers above
-             it: of the posterior, or of the prior where x is None; only where all are Gaussian, from the top down
+             it: of the posterior, or of the prior where x is None (N(0, I) for a mixture); only if all are Gaussian, top-down
     """
 
     density: Density
@@ -80,6 +81,7 @@ class TopDown(NamedTuple):
     noise: Callable
     draw_top: Callable
     top_normal: Callable | None
+    top_mixture: Callable | None
     decode: Callable
     state: Callable
     flatten: Callable
@@ -174,6 +176,7 @@ def top_down(
     q_top: Any = posterior  # the posterior of the top layer, or those of all
     bottom_up: Any = encoder
     normal_prior: Any = prior.normal
+    mixture_of: Any = prior.mixture
     mean_of: Any = likelihood.mean
 
     def _init_posterior(key):
@@ -321,7 +324,8 @@ def top_down(
 
     def laws(params, x, latents):
         if x is None:
-            top, groups = normal_prior(tied(params), None), descend(params, latents, None, layers, 1.0)[3]
+            top = normal_prior(tied(params), None) if normal_prior else (0.0, 0.0)
+            groups = descend(params, latents, None, layers, 1.0)[3]
         else:
             found, features = bottom_up.apply(params["encoder"], x)
             top = q_top.normal(params["posterior"], found)
@@ -336,11 +340,11 @@ def top_down(
         h, latents = state(params, latents, noise, keep, temperature)
         return mean_of(params["likelihood"], h), latents
 
-    def top_normal(params):
-        return normal_prior(tied(params))
+    top_normal = (lambda params: normal_prior(tied(params))) if normal_prior else None
+    top_mixture = (lambda params: mixture_of(tied(params))) if mixture_of else None
 
     def draw_top(params, key, count, temperature=1.0):
-        if normal_prior is None:
+        if top_normal is None:
             if temperature != 1.0:
                 raise ValueError(f"only a Gaussian top prior has a temperature, got {temperature}; keep it 1")
             return prior.sample(tied(params), key, None, (count,))[0]
@@ -363,15 +367,15 @@ def top_down(
     density = Density(
         init, sample, log_prob, "weight" if unbiased else "bound", terms=terms, space=likelihood.space
     )
-    gaussian = None if normal_prior is None else top_normal
-    all_normal = encoder is not None and gaussian is not None and q_top.normal is not None
+    all_normal = encoder is not None and q_top.normal is not None and (top_normal or top_mixture)
     return TopDown(
         density,
         sizes,
         infer,
         noise,
         draw_top,
-        gaussian,
+        top_normal,
+        top_mixture,
         decode,
         state,
         lambda latents: flatten(latents, shapes),
@@ -391,6 +395,6 @@ def of_pairs(model: TopDown) -> TopDown:
     first = lambda function: lambda pair, *args, **options: function(pair[0], *args, **options)
     own = model.density
     density = own._replace(**{name: first(getattr(own, name)) for name in ("sample", "log_prob", "terms")})
-    names = ("infer", "draw_top", "top_normal", "decode", "state", "laws")
+    names = ("infer", "draw_top", "top_normal", "top_mixture", "decode", "state", "laws")
     functions = {name: first(getattr(model, name)) for name in names if getattr(model, name)}
     return model._replace(density=density, **functions)

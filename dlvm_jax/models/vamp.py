@@ -59,7 +59,12 @@ def vamp(posterior: Density, pseudo_inputs: ArrayLike, scale: float = 1.0, train
         z = flat.reshape(*full, -1)
         return z, log_prob(params, None, z)
 
-    return Density(init, sample, log_prob, "exact", space=posterior.space, share=_share)
+    def mixture(params):
+        mean, log_std = posterior.normal(params["posterior"], inputs(params))
+        return mean, log_std, jnp.full(count, -jnp.log(count))
+
+    known = mixture if posterior.normal else None
+    return Density(init, sample, log_prob, "exact", space=posterior.space, share=_share, mixture=known)
 
 
 def _share(params, posterior_params):

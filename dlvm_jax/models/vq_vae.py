@@ -190,10 +190,11 @@ class Parts(NamedTuple):
 
     def decode(self, params: Any, index: jax.Array, context: Any = None) -> jax.Array:
         """The mean of p(x | k) for codes [*batch, *grid], under a context where there is one."""
-        params = self.whole(params)
-        return self.decoder.mean(params["decoder"], join(self._vectors(params, index), context))
+        return self.decoder.mean(self.whole(params)["decoder"], join(self.vectors(params, index), context))
 
-    def _vectors(self, params, index):
+    def vectors(self, params: Any, index: jax.Array) -> jax.Array:
+        """What the decoder sees of codes [*batch, *grid]: [*batch, *grid, D]."""
+        params = self.whole(params)
         return self.quantiser.codes(params["book"], index.astype(jnp.int32))
 
 
@@ -224,12 +225,12 @@ def vq_vae(parts: Parts) -> Density:
         return both["reconstruction"] - both["kl"]
 
     def sample(params, key, context=None, shape=()):
-        params = parts.whole(params)
+        own = parts.whole(params)
         key_codes, key_x = jax.random.split(key)
         shape, repeats = (*shape, *batch_of(context)), math.prod(shape)
-        index, _ = prior.sample(params["prior"], key_codes, None, (math.prod(shape),))
+        index, _ = prior.sample(own["prior"], key_codes, None, (math.prod(shape),))
         given = jax.tree.map(lambda a: jnp.tile(a, (repeats, *(1,) * (a.ndim - 1))), as_arrays(context))
-        x, _ = decoder.sample(params["decoder"], key_x, join(parts._vectors(params, index), given))
+        x, _ = decoder.sample(own["decoder"], key_x, join(parts.vectors(params, index), given))
         return x.reshape(*shape, *x.shape[1:]), None
 
     return Density(

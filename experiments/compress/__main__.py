@@ -1,10 +1,12 @@
-"""Compress examples of levels without loss by a trained model, get them back, and compare with other programs.
+"""Compress examples by a trained model, get them back, and compare with other programs.
 
 python -m experiments.compress evaluate runs/vae-digits-001                        # the test set: bits, time, other programs
+python -m experiments.compress lossy runs/hierarchical-mnist-001                   # rate and distortion, beside JPEG
 python -m experiments.compress encode runs/vae-digits-001 mine.npy --out mine.dlvm # levels as the model sees them
 python -m experiments.compress decode runs/vae-digits-001 mine.dlvm --out mine.npy
 
-The run is one of experiments.autoregressive, experiments.vae or experiments.hierarchical, of bits or levels.
+The run is one of experiments.autoregressive, experiments.vae, experiments.hierarchical or experiments.vq_vae, of bits or levels;
+with loss any but the first.
 """
 
 import dataclasses
@@ -15,8 +17,10 @@ import numpy as np
 import tyro
 
 from dlvm_jax import coding, train
+from dlvm_jax.train.fitted import Fitted
 from experiments import run as common
-from experiments.compress import report
+from experiments.compress import lossy, report
+from experiments.vq_vae.prior import under
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +35,14 @@ class Encode:
     """the stream to write"""
     batch: int = coding.BATCH
     """examples that the networks see at once"""
+    lossy: bool = False
+    """with loss: of a VQ-VAE nothing but its codes, of others what layers and step say"""
+    layers: int | None = None
+    """layers of a hierarchical VAE that are kept, from the top; default: all"""
+    step: float = coding.Loss().step
+    """width of the cells of latent numbers, in standard deviations of their posteriors"""
+    uniform: bool = False
+    """a VQ-VAE's codes under the uniform prior, not the learned one"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +55,10 @@ class Decode:
     """the stream"""
     out: Path = Path("examples.npy")
     """the file to write"""
+    seed: int | None = None
+    """draw the layers that a stream with loss has left out; default: the means of their priors"""
+    uniform: bool = False
+    """it is of a VQ-VAE's codes under the uniform prior"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,29 +75,63 @@ class Evaluate:
     """draws of the bound that the length is compared with"""
     out: Path | None = None
     """folder of the report; default: compress, in the run's folder"""
+    uniform: bool = False
+    """a VQ-VAE's codes under the uniform prior, not the learned one"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Lossy:
+    """Code test images with several losses and decode them; report rate and distortion, beside JPEG at equal bytes."""
+
+    run: tyro.conf.Positional[Path]
+    """folder of a finished run"""
+    limit: int = 400
+    """test images"""
+    batch: int = coding.BATCH
+    """images that the networks see at once"""
+    steps: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16)
+    """widths of the cells of latent numbers, in standard deviations of their posteriors"""
+    bits: float = 0.2
+    """bits a dimension of the images that are shown"""
+    out: Path | None = None
+    """folder of the report; default: lossy, in the run's folder"""
+    uniform: bool = False
+    """a VQ-VAE's codes under the uniform prior, not the learned one"""
 
 
 Command = (
     Annotated[Encode, tyro.conf.subcommand("encode")]
     | Annotated[Decode, tyro.conf.subcommand("decode")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+    | Annotated[Lossy, tyro.conf.subcommand("lossy")]
 )
+
+
+def model_of(run: Path, uniform: bool) -> Fitted:
+    """The model of a run, a VQ-VAE under the learned prior of its codes, unless it has none or is to be `uniform`."""
+    fitted = train.load(run)
+    if uniform or not (run / "prior" / "model.json").exists():
+        return fitted
+    return under(fitted, train.load(run / "prior"))
 
 
 def encode(config: Encode) -> None:
     """Write a stream."""
-    fitted = train.load(config.run)
+    fitted = model_of(config.run, config.uniform)
     examples = config.examples
     x = np.load(examples) if examples else np.asarray(common.data_of(config.run, fitted).test)
-    stream = coding.encode(fitted, x, config.batch)
+    loss = coding.Loss(config.layers, config.step) if config.lossy else None
+    stream = coding.encode(fitted, x, config.batch, loss)
     config.out.write_bytes(stream)
     print(f"{len(x)} examples in {len(stream)} bytes, {8 * len(stream) / x.size:.4f} bits/dim: {config.out}")
 
 
 def decode(config: Decode) -> None:
     """Write the examples of a stream."""
-    x = coding.decode(train.load(config.run), config.stream.read_bytes())
-    np.save(config.out, x.astype(np.uint16 if x.max() > 255 else np.uint8))
+    stream = config.stream.read_bytes()
+    x = coding.decode(model_of(config.run, config.uniform), stream, config.seed)
+    levels = np.uint16 if x.max() > 255 else np.uint8
+    np.save(config.out, x if coding.read_header(stream).loss else x.astype(levels))
     print(f"{len(x)} examples of shape {x.shape[1:]}: {config.out}")
 
 
@@ -89,14 +139,23 @@ def evaluate(config: Evaluate) -> None:
     """Measure, and write the report."""
     if min(config.limit, config.batch, config.samples) < 1:
         raise ValueError("limit, batch and samples are at least 1")
-    fitted = train.load(config.run)
+    fitted = model_of(config.run, config.uniform)
     data = common.data_of(config.run, fitted)
     report.measure_and_write(config, fitted, data, config.out or config.run / "compress")
 
 
-def main(command: Encode | Decode | Evaluate) -> None:
+def measure_loss(config: Lossy) -> None:
+    """Measure rate and distortion, and write the report."""
+    if min(config.limit, config.batch) < 1 or not config.bits > 0 or not config.steps:
+        raise ValueError("limit and batch are at least 1, bits is above 0, and steps has at least one")
+    fitted = model_of(config.run, config.uniform)
+    data = common.data_of(config.run, fitted)
+    lossy.measure_and_write(config, fitted, data, config.out or config.run / "lossy")
+
+
+def main(command: Encode | Decode | Evaluate | Lossy) -> None:
     """Carry out a subcommand."""
-    {Encode: encode, Decode: decode, Evaluate: evaluate}[type(command)](command)
+    {Encode: encode, Decode: decode, Evaluate: evaluate, Lossy: measure_loss}[type(command)](command)
 
 
 if __name__ == "__main__":

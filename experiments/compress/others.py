@@ -1,5 +1,6 @@
-"""How many bytes other programs need for the same examples."""
+"""How many bytes other programs need for the same examples, and what JPEG makes of as many bytes as a model's."""
 
+import bisect
 import bz2
 import gzip
 import io
@@ -11,7 +12,10 @@ from PIL import Image
 
 from dlvm_jax.evaluate.pictures import image_grid
 
-__all__ = ["sizes"]
+__all__ = ["LOSSY", "lossy", "sizes"]
+
+LOSSY = ("JPEG", "JPEG 2000")
+QUALITIES = range(1, 96)
 
 
 def sizes(x: np.ndarray, levels: int) -> dict[str, int]:
@@ -42,6 +46,56 @@ def sizes(x: np.ndarray, levels: int) -> dict[str, int]:
 
 
 def _size(image, kind, **options):
+    return len(_saved(image, kind, **options))
+
+
+def _saved(image, kind, **options):
     file = io.BytesIO()
     image.save(file, kind, **options)
-    return file.tell()
+    return file.getvalue()
+
+
+def lossy(name: str, images: np.ndarray, size: int) -> tuple[int, np.ndarray] | None:
+    """Images [N, h, w, c] on [0, 1] as one mosaic in at most so many bytes: bytes used, and the images that come back.
+
+    name: one of `LOSSY`;  None: its worst quality needs more
+    """
+    tiles = _mosaic(np.round(255 * images).astype(np.uint8))
+    image = Image.fromarray(tiles.squeeze(-1) if tiles.shape[-1] == 1 else tiles)
+    if name == "JPEG":
+        save = lambda quality: _saved(image, "JPEG", quality=quality, optimize=True)
+        worse = bisect.bisect_right(QUALITIES, size, key=lambda quality: len(save(quality)))
+        if worse == 0:
+            return None
+        found = save(QUALITIES[worse - 1])
+    else:
+        ratio = tiles.size / size  # of the numbers alone; the header comes on top
+        save = lambda ratio: _saved(
+            image, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True
+        )
+        for _ in range(20):
+            found = save(ratio)
+            if len(found) <= size:
+                break
+            ratio *= 1.05
+        else:
+            return None
+    back = np.asarray(Image.open(io.BytesIO(found)), np.float32) / 255
+    return len(found), _tiles(back.reshape(tiles.shape), images.shape)
+
+
+def _mosaic(images):
+    """Images beside each other without a gap, nearly a square, filled up with the last one."""
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    images = np.concatenate([images, np.repeat(images[-1:], rows * columns - count, 0)])
+    images = images.reshape(rows, columns, height, width, channels)
+    return images.swapaxes(1, 2).reshape(rows * height, columns * width, channels)
+
+
+def _tiles(mosaic, shape):
+    """The images [N, h, w, c] of a mosaic."""
+    count, height, width, channels = shape
+    grid = mosaic.reshape(-1, height, mosaic.shape[1] // width, width, channels)
+    return grid.swapaxes(1, 2).reshape(-1, height, width, channels)[:count]
