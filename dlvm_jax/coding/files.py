@@ -1,5 +1,6 @@
 """Compressed examples as bytes: a header in JSON, the words of the stack, a checksum of both."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -156,10 +157,9 @@ def decode(fitted: Fitted, stream: bytes, seed: int | None = None) -> np.ndarray
 
 def _check_decoded(header, x, stack, beginning=None):
     """Raise ValueError unless all is as it was encoded, and the stack as it was at the beginning."""
-    try:
+    left: Any = None
+    with contextlib.suppress(ValueError):  # where the bits that the stream began with do not come back
         left = stack.words(unseal=beginning is not None)
-    except ValueError:  # the bits that the stream began with do not come back
-        left = None
     if _data_digest(x) != header.data or not np.array_equal(left, [] if beginning is None else beginning):
         raise ValueError(
             f"this stream decodes to other examples than were encoded: networks compute other numbers here ({_program()}) than "

@@ -102,15 +102,15 @@ def test_a_vq_vae_is_taken_under_the_learned_prior_or_the_uniform_one(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_other_programs_give_images_back_in_at_most_so_many_bytes(channels):
-    """Smooth images: nearly themselves in many bytes, worse in fewer; each tile comes back at its own place."""
+    """Waves: nearly themselves in many bytes, worse in fewer; each tile comes back at its own place."""
     y, x = np.mgrid[:16, :16] / 15
-    images = np.stack([(y * a + x * (1 - a)) * a for a in np.linspace(0.2, 1, 7)])
-    images = images[..., None].repeat(channels, -1).astype(np.float32)
+    waves = [0.5 + a / 2 * np.sin(9 * y * a + 7 * x * (1 - a)) for a in np.linspace(0.2, 1, 30)]
+    images = np.stack(waves)[..., None].repeat(channels, -1).astype(np.float32)
     for name in others.LOSSY:
-        (small, coarse), (large, fine) = (others.lossy(name, images, size) for size in (800, 6000))
-        assert small <= 800 < large <= 6000 and fine.shape == images.shape
+        (small, coarse), (large, fine) = (others.lossy(name, images, size) for size in (800, 2000))
+        assert small <= 800 < large <= 2000 and fine.shape == images.shape
         errors = [np.abs(back - images).mean() for back in (coarse, fine)]
-        assert errors[1] < 0.01 and errors[1] <= errors[0] < 0.15
+        assert errors[1] < 0.03 and errors[1] < errors[0] < 0.06
         assert others.lossy(name, images, 50) is None
 
 
