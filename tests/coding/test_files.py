@@ -75,7 +75,8 @@ def fitted():
 
     def of(name):
         if name not in made:
-            made[name] = untrained(*MODELS[name])
+            by = 0.1 if "hierarchy" in name else 0.3  # posteriors of several layers soon lie beyond all cells
+            made[name] = untrained(*MODELS[name], by)
         return made[name]
 
     return of
@@ -124,6 +125,7 @@ def test_images_of_eight_bits_are_coded_within_a_percent_of_the_bound():
     assert coding.payload_bits(model, stream) == pytest.approx(bound, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["vq-vae by gradient", "vq-vae"])
 def test_a_stream_by_codes_is_as_long_as_their_bound_and_without_what_they_leave_open_as_their_prior(
     name, fitted
