@@ -85,7 +85,8 @@ def torch_bound(job: str, p: Any, x: Any, noise: Any) -> Any:
 
     dense = lambda p, x: F.linear(x, p["kernel"], p["bias"])
     conv = lambda p, x, stride=1: F.conv2d(x, p["kernel"], p["bias"], stride, p["kernel"].shape[-1] // 2)
-    clip = lambda law: (law[0], 7 * torch.tanh(law[1] / 7))
+    bounded = lambda x: 5 * torch.tanh(x / 5)
+    clip = lambda law: (law[0], bounded(law[1]))
     head = lambda p, x: dense(p["Head_0"]["Dense_0"], x)
 
     def mlp(p, x):
@@ -110,7 +111,7 @@ def torch_bound(job: str, p: Any, x: Any, noise: Any) -> Any:
             mean, log_std = (
                 mlp(p["posterior_net"], torch.cat([h, features], -1)).unflatten(-1, (-1, 2)).unbind(-1)
             )
-            return clip((mean + law[0], log_std + law[1]))
+            return law[0] + law[1].exp() * bounded(mean), law[1] + bounded(log_std)
 
         def merge(self, p, h, z):
             return dense_block(p["block"], h + dense(p["project"], z))
