@@ -137,12 +137,16 @@ def every_leaf_learns(objective, params, batch):
         assert np.isfinite(leaf).all() and (leaf != 0).any(), jax.tree_util.keystr(path)
 
 
+# What a prior takes from its posterior is its networks: those of a VampPrior and the standard prior meet every posterior.
+# The others meet the normal one and one flow each; of a diffusion prior each density is an ODE.
+FLOWS = [name for name in POSTERIORS if compatible(recipe_of(posterior=name)) and name != "normal"]
+MET = {prior: {"normal", FLOWS[n % len(FLOWS)]} for n, prior in enumerate(PRIORS)}
+MET |= dict.fromkeys(("standard", "vamp", "sphere", "hyperbolic"), POSTERIORS) | {"diffusion": {"normal"}}
 PAIRS = [
     recipe
     for prior in PRIORS
     for posterior in POSTERIORS
-    if compatible(recipe := recipe_of(prior=prior, posterior=posterior))
-    and (prior != "diffusion" or posterior == "normal")  # each of its densities is an ODE
+    if compatible(recipe := recipe_of(prior=prior, posterior=posterior)) and posterior in MET[prior]
 ]
 SPECIAL = [
     recipe
@@ -171,11 +175,13 @@ OPTIONS = {
         "total-correlation": {"beta": 4.0},
     },
 }
+# One flow meets every objective, the others the one that takes their gradient apart.
 TRIPLES = [
     recipe
     for pair in PAIRS + SPECIAL
     for objective in list(OBJECTIVES)[1:]  # the first is in the test of pairs
-    if compatible(
+    if (objective == "dreg" or pair.posterior not in FLOWS[:-1])
+    and compatible(
         recipe := dataclasses.replace(
             pair, objective=objective, **OPTIONS.get(objective, {"regulariser": 2.0})
         )
@@ -193,8 +199,12 @@ def covering(recipes, *options):
     return kept
 
 
+# A network ends in as many channels as the likelihood asks for: all networks with bits, two with every other likelihood.
 DECODERS = [
-    recipe_of(likelihood=likelihood, net=net, hidden=(4, 4)) for likelihood in LIKELIHOODS for net in NETS
+    recipe_of(likelihood=likelihood, net=net, hidden=(4, 4))
+    for likelihood in LIKELIHOODS
+    for net in NETS
+    if likelihood == "bernoulli" or net in ("mlp", list(NETS)[-1])
 ]
 
 
