@@ -70,6 +70,7 @@ CASES = {
             "test_layers.py",
             "test_readme.py",
             "recipes/test_vae.py",
+            "recipes/test_vae_settings.py",
             "train/test_fitting.py",
             "models/test_spaces.py",
             "functional/test_arguments.py",

@@ -35,6 +35,7 @@ def perturbed(module, *inputs):
 
 
 SLOW = (
+    "unet with classes",
     "mlp",
     "flat of levels",
     "flat with attention",

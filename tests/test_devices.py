@@ -114,6 +114,7 @@ def test_devices_give_the_same_losses(devices, one_device):
 
 
 @pytest.mark.parametrize("seeds", ["[0]", "[1, 2, 3]"])
+@pytest.mark.slow
 def test_eight_devices_stream_the_same_bits(seeds):
     assert finish(start(8, "stream", seeds))["equal"]
 

@@ -130,6 +130,7 @@ def assert_kills_change_nothing(folder, whole, kills, seed):
         assert kept[step] == digests(whole)[step]
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_run_is_the_uninterrupted_one_bit_for_bit(whole, tmp_path):
     assert_kills_change_nothing(tmp_path / "killed", whole, 1, seed=0)
 

@@ -92,6 +92,14 @@ def test_exponential_flow_needs_a_component():
         sphere_flows.exponential(0)
 
 
+def test_an_exponential_flow_starts_with_equal_strengths_and_widths_between_1_and_6():
+    """Of 200 widths the least and the largest are within .2 of the ends; false alarms 6e-4 over seeds."""
+    params = sphere_flows.exponential(200).init(jax.random.key(0))
+    beta = jax.nn.softplus(params["beta"])
+    assert 1 <= beta.min() < 1.2 and 5.8 < beta.max() < 6
+    assert (params["alpha"] == 0).all() and params["centres"].shape == (200, 3)
+
+
 def test_strengths_stay_invertible_whatever_the_raw_parameters():
     """Points of a meridian keep their order around the one centre, however far the raw parameters run."""
     flow = sphere_flows.exponential(1)

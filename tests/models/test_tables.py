@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import nets
-from dlvm_jax.models import density, logistic_mixtures
+from dlvm_jax.models import density, logistic_mixtures, tables
 from dlvm_jax.models.autoregressive import autoregressive, stepper_from_linen
 from dlvm_jax.models.pixel_decoder import pixel_decoder
 
@@ -96,6 +96,20 @@ def test_a_stepper_gives_the_tables_step_by_step_from_what_came_before(name, mak
         found, kept = step(params, kept, seen.copy(), number)
         np.testing.assert_allclose(found, whole[:, places], rtol=1e-4, atol=1e-5)
         seen.reshape(4, 12)[:, places] = x.reshape(4, 12)[:, places]
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_a_table_holds_the_law_of_each_level(name):
+    """Of one pixel of two channels, the second given the first."""
+    law = LAWS[name]
+    outputs = jnp.asarray(np.random.RandomState(1).randn(2, law.width), jnp.float32)
+    of_pixel = lambda x: law.log_prob(jnp.asarray(x, jnp.float32), outputs).sum()
+    levels = range(law.space.levels)
+    joint = np.exp([[of_pixel([a, b]) for b in levels] for a in levels])
+    for first in (0, law.space.levels - 1):
+        found = np.exp(tables.tables_of(law, jnp.asarray([first, 0.0]), outputs))
+        np.testing.assert_allclose(found[0], joint.sum(1), atol=1e-5)
+        np.testing.assert_allclose(found[1], joint[first] / joint[first].sum(), atol=1e-5)
 
 
 def test_real_values_have_no_tables():

@@ -171,6 +171,7 @@ def test_spectral_norms_are_those_of_the_decomposition_and_their_state_is_resume
     assert np.isfinite(record.log_likelihood) and len(record.rates) == recipe.layers
 
 
+@pytest.mark.slow
 def test_json_and_fit_and_codes(tmp_path):
     recipe = Hierarchical(**TINY)
     assert recipes.from_json(recipe.as_json()) == recipe

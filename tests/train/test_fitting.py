@@ -89,6 +89,7 @@ def test_a_run_that_is_extended_equals_one_of_the_whole_length(tmp_path):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_its_own_end_and_a_stretched_schedule_is_said(tmp_path):
     fitted = fit(tmp_path / "run", schedule="cosine", steps=40, eval_every=None)
     again = train.fit(
@@ -303,6 +304,7 @@ def test_one_seed_of_several(tmp_path):
     assert dataclasses.replace(fitted).params is fitted.per_seed[0]
 
 
+@pytest.mark.slow
 def test_what_a_run_goes_on_with(tmp_path):
     """Never to fewer steps; a family's clipping can be switched off; a result of before is taken away."""
     fit(tmp_path / "run")
