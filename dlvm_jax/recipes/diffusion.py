@@ -125,6 +125,7 @@ OBJECTIVES = {
     "edm": "EDM's weight",
 }
 
+MOST_LEVELS = 1024  # of which a network says log-odds by default: it has as many outputs for each number
 CONDITIONS = {"label": f"the class, hidden in {FORGOTTEN:.0%} of training for classifier-free guidance"}
 
 
@@ -206,7 +207,11 @@ class Diffusion(Recipe):
     log_snr: tuple[float, float] | None = setting(
         None, f"ends of log-SNR; default {INTEGER_RANGE} of integers, {REAL_RANGE} of real numbers"
     )
-    target: str | None = choice(None, TARGETS, "what the network predicts")
+    target: str | None = choice(
+        None,
+        TARGETS,
+        f"what the network predicts; default levels of up to {MOST_LEVELS}, bins of vectors, else edm",
+    )
     condition: str | None = choice(None, CONDITIONS, "model the examples given")
     guidance: float = setting(0.0, "weight of classifier-free guidance of samples")
     objective: str = choice("bound", OBJECTIVES, "training objective")
@@ -287,12 +292,14 @@ class Diffusion(Recipe):
     def resolved(self, spec: Spec) -> Any:
         """The recipe with network, width and target of data of a spec filled in."""
         net = self.net or ("flat" if _of_images(spec) else "mlp")
-        real = "edm" if _of_images(spec) else "bins"
+        target = "edm" if _of_images(spec) or spec.discrete else "bins"
+        if spec.discrete and spec.levels <= MOST_LEVELS:
+            target = "levels"
         return dataclasses.replace(
             self,
             net=net,
             width=self.width or NETS[net].width,
-            target=self.target or ("levels" if spec.discrete else real),
+            target=self.target or target,
         )
 
     def constants(self, data: Data, seed: int) -> Constants:

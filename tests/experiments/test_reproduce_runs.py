@@ -48,7 +48,7 @@ REPORTED = [  # script, its shortest run
     (energy, energy.Config(steps=2, eval_samples=50)),
     (ppca, ppca.Config(latent_dim=(2,))),
     (vae, vae.Config(steps=2, latent_dim=2, eval_limit=10, eval_samples=2)),
-    (diffusion, diffusion.Config(data="eight_gaussians", steps=2, warm_up=1, **TEN)),
+    (diffusion, diffusion.Config(data="eight_gaussians", steps=2, warm_up=1, width=8, depth=1, **TEN)),
     (flow, flow.Config(steps=2, depth=1)),
 ]
 
@@ -175,7 +175,7 @@ def test_a_row_cut_short_at_random_gives_the_same_result(tmp_path):
         "from experiments.reproduce import __main__ as reproduce\n"
         "from experiments.reproduce.readers import vae_run\n"
         "from experiments.reproduce.registry import Row\n"
-        "run = vae_run(latent_dim=2, hidden=(64,), steps=3000, eval_every=20, eval_samples=200)\n"
+        "run = vae_run(latent_dim=2, hidden=(64,), steps=1500, eval_every=20, eval_samples=100)\n"
         "module.ROWS = [Row('toy', 's', 'w', None, 'c', 'higher', 1.0, 'r', 'e', run, 1)]\n"
         "import sys; from pathlib import Path\n"
         "out = Path(sys.argv[1])\n"

@@ -13,9 +13,10 @@ X = jnp.asarray(np.random.RandomState(0).randn(30, 2, 3), jnp.float32) + 1.0
 def test_a_gradient_step_of_rate_one_is_a_step_of_em():
     """Float32 roundings; the metric is the mean log-evidence before the step."""
     params = ppca.ppca((2, 3), 2, mean=np.full(6, 0.3)).init(jax.random.key(0))
-    (loss, metrics), gradient = jax.value_and_grad(ppca.em_objective((2, 3)), has_aux=True)(params, None, X)
+    step = jax.jit(jax.value_and_grad(ppca.em_objective((2, 3)), has_aux=True))
+    (loss, metrics), gradient = step(params, None, X)
     flat = X.reshape(30, 6)
-    updated = linear_gaussian.ppca_em_step(params, flat)
+    updated = jax.jit(linear_gaussian.ppca_em_step)(params, flat)
     for old, slope, new in zip(params, gradient, updated, strict=True):
         np.testing.assert_allclose(old - slope, new, atol=1e-5)
     distance = sum(float(np.sum(np.square(old - new))) for old, new in zip(params, updated, strict=True))

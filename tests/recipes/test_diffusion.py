@@ -110,6 +110,13 @@ def test_vectors_are_trained_longer(tmp_path):
     assert DiffusionConfig().steps is None and DiffusionConfig().clip == 1.0
 
 
+def test_a_network_says_the_odds_of_few_levels_alone():
+    """16 bits would be 65,536 outputs for each number."""
+    spec = images().spec
+    assert TINY.resolved(spec).target == TINY.resolved(spec._replace(levels=1024)).target == "levels"
+    assert TINY.resolved(spec._replace(levels=65_536)).target == "edm"
+
+
 QUICK = [
     {"net": "transformer", "condition": "label", "fourier": (1, 2), "dtype": "bfloat16"},
     {"process": "vp", "objective": "epsilon", "target": "v"},

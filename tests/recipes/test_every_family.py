@@ -1,4 +1,7 @@
-"""One recipe of every family: fitted here, read back in another process without its data, the same to the bit."""
+"""One recipe of every family: fitted here, read back in another process without its data, the same to the bit.
+
+Of diffusion models `test_diffusion` does so.
+"""
 
 import os
 import subprocess
@@ -16,7 +19,6 @@ ROWS = data.from_arrays(np.random.RandomState(2).randn(60, 3).astype(np.float32)
 IMAGES = data.from_arrays(np.random.RandomState(3).rand(60, 4, 4, 1).astype(np.float32))
 FAMILIES = {
     "VAE": (recipes.VAE(latent_dim=2, hidden=(8,)), BITS),
-    "Diffusion": (recipes.Diffusion(width=8, depth=1, sample_steps=3), LEVELS),
     "Flow": (recipes.Flow(width=8, depth=1, hidden=1, bins=4), ROWS),
     "EnergyFlow": (recipes.EnergyFlow(target="torus correlated", components=2, hidden=(8,)), None),
     "Autoencoder": (recipes.Autoencoder(latent_dim=2, hidden=(8,)), IMAGES),

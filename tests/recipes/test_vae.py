@@ -57,7 +57,7 @@ def everywhere(params, key):
     return jax.tree.unflatten(tree, moved)
 
 
-def line(n=201, width=10.0):
+def line(n=101, width=10.0):
     """Nodes and weights of the trapezoidal rule: exact to rounding for densities that are smooth and vanish at the ends."""
     nodes = np.linspace(-width, width, n)
     return nodes, np.full(n, nodes[1] - nodes[0])
