@@ -21,12 +21,12 @@ def files(root):
 
 @pytest.mark.slow
 def test_a_run_scores_each_objective_and_goes_on(tmp_path):
-    config = dataclasses.replace(TINY, out=tmp_path / "run")
+    config = dataclasses.replace(TINY, seeds=(1,), out=tmp_path / "run")
     disentangle.run(config)
     rows = json.loads((config.out / "result.json").read_text())
     assert list(rows) == ["VAE", "beta-VAE, 4", "beta-TCVAE, 4"]
     assert all(
-        len(each) == 2 and all(0 <= v <= 1 for row in each for v in row.values()) for each in rows.values()
+        len(each) == 1 and all(0 <= v <= 1 for row in each for v in row.values()) for each in rows.values()
     )
     assert (config.out / "beta-TCVAE.png").exists() and "| MIG |" in (config.out / "report.md").read_text()
     before = files(config.out)

@@ -122,12 +122,25 @@ QUICK = [
     {"process": "vp", "objective": "epsilon", "target": "v"},
 ]
 SLOW = [
-    *({"process": name} for name in PROCESSES),
-    *({"target": name} for name, target in TARGETS.items() if target.discrete is not False),
-    *({"objective": name} for name in OBJECTIVES),
-    *({"sampler": name} for name in SAMPLERS),
+    {"process": "learned", "target": "x0", "sampler": "ancestral"},
+    {"process": "sub-vp", "objective": "x0", "target": "score", "sampler": "euler-maruyama"},
+    {"process": "edm", "objective": "edm", "target": "edm", "sampler": "heun"},
+    {"process": "rectified", "objective": "v", "target": "velocity", "sampler": "dpm-3"},
+    {"process": "ddpm", "objective": "min_snr", "target": "epsilon", "sampler": "ddim"},
+    {"process": "cosine", "target": "levels"},
     *({"net": name, "dropout": 0.2} for name, net in NETS.items() if net.images),
 ]
+
+
+def test_every_name_of_a_part_stands_in_a_case():
+    for part, names in {
+        "process": PROCESSES,
+        "target": TARGETS,
+        "objective": OBJECTIVES,
+        "sampler": SAMPLERS,
+    }.items():
+        seen = {options.get(part, getattr(TINY, part)) for options in QUICK + SLOW}
+        assert set(names) - {"bins"} <= seen, part  # bins are of real numbers
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,11 @@ SPECIAL = [
             for c in CONDITIONS
             for p, prior in PRIORS.items()
             for q, posterior in POSTERIORS.items()
-            if prior.gaussian and posterior.conditional
+            if prior.gaussian
+            and posterior.conditional
+            and (
+                c not in ("quadrants-2", "quadrants-3") or (p, q) == ("learned", "normal")
+            )  # of other shapes
         ),
     )
     if compatible(recipe := recipe_of(**options))
@@ -180,6 +184,7 @@ TRIPLES = [
     for pair in PAIRS + SPECIAL
     for objective in list(OBJECTIVES)[1:]  # the first is in the test of pairs
     if (objective == "dreg" or pair.posterior not in FLOWS[:-1])
+    and pair.condition not in ("quadrants-2", "quadrants-3")
     and compatible(
         recipe := dataclasses.replace(
             pair, objective=objective, **OPTIONS.get(objective, {"regulariser": 2.0})
