@@ -131,15 +131,21 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_restores_what_is_missing_and_is_the_same_again(trained, tmp_path, monkeypatch):
+def test_a_run_restores_what_is_missing(trained, tmp_path, monkeypatch):
     """The model is too weak for blurs and block means."""
     monkeypatch.setattr(methods, "SAMPLE_STEPS", 4)
     monkeypatch.setattr(methods, "DRAWS", 2)
     monkeypatch.setattr(methods, "TV_WEIGHTS", (0.001, 0.01))
     monkeypatch.setattr(methods, "BALANCES", (0.001, 0.01))
-    shared = {"model": trained / "levels", "temperatures": (1.0, 0.7), "iterations": 20}
-    shared |= {"tune_limit": 2, "eval_limit": 8}
-    config = restoration.Config(**shared, diffusion=trained / "diffusion", out=tmp_path / "run")
+    config = restoration.Config(
+        model=trained / "levels",
+        diffusion=trained / "diffusion",
+        temperatures=(1.0, 0.7),
+        iterations=20,
+        tune_limit=2,
+        eval_limit=8,
+        out=tmp_path / "run",
+    )
     restoration.run(config)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert list(result["psnr"]) == ["box", "pixels", "blur", "x2"] and result["examples"] == 8
@@ -151,9 +157,6 @@ def test_a_run_restores_what_is_missing_and_is_the_same_again(trained, tmp_path,
         assert (tmp_path / "run" / f"{name}.png").stat().st_size > 10_000
     report = (tmp_path / "run" / "report.md").read_text()
     assert "| PiGDM, mean of 2 | " in report and "| Wiener | - | - | " in report
-    again = restoration.run(restoration.Config(**shared, out=tmp_path / "again"))
-    for name, by in again["psnr"].items():
-        assert all(list(row) == result["psnr"][name][label] for label, row in by.items())
 
 
 @pytest.mark.slow

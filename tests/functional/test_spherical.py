@@ -190,6 +190,17 @@ def test_pathwise_gradient_of_every_draw_is_the_closed_form_on_the_sphere(x64):
         np.testing.assert_allclose(slope, expected, rtol=1e-7, atol=1e-8 * scale)
 
 
+def test_slope_of_the_angle_keeps_its_digits_in_both_tails():
+    """In float32 against double precision: the integral over the other side of the mode cancels down to a small tail."""
+    tails = np.array([1e-6, 1e-4, 1e-2], np.float32)
+    slope = lambda u, k: jax.jvp(lambda k: s._angle(u, k, 5), (k,), (jnp.ones_like(k),))[1]
+    for uniform in (tails, 1 - tails[1:]):
+        single = jax.jit(slope)(uniform, np.full(len(uniform), 2.0, np.float32))
+        with jax.enable_x64(True):
+            double = jax.jit(slope)(uniform.astype(float), np.full(len(uniform), 2.0))
+        np.testing.assert_allclose(single, double, rtol=1e-4)
+
+
 @pytest.mark.parametrize("dim, concentration, known", [(5, 2.0, 0.14738869), (11, 5.0, None), (2, 0.0, 0.5)])
 def test_pathwise_gradient_in_the_concentration_is_unbiased(x64, dim, concentration, known):
     """E[d(mu.x)/dkappa] = dA/dkappa; five standard errors, false alarm 6e-7.

@@ -52,6 +52,20 @@ def tiny(attended=True):
     return parts, params, np.log(probability)
 
 
+def test_networks_see_levels_on_the_unit_interval():
+    """Of an encoder that adds up the image and what the canvas lacks of it: the canvas starts as the mean, 1.5 of 3."""
+    parts = parts_of((2, 2, 1), density.categorical(4), 1, 4, 1)
+    params = jax.tree.map(jnp.zeros_like, jax.jit(parts.init)(jax.random.key(0)))
+
+    def seen(params, state, decoder, image, error):
+        total = lambda a: a.sum((-3, -2, -1))
+        return state, jnp.stack([total(image), total(error)], -1)[..., None, :]
+
+    spy = parts._replace(encoder=parts.encoder._replace(apply=seen))
+    _, law, _ = spy.infer(params, None, jnp.array([3.0, 0.0, 2.0, 1.0]).reshape(1, 2, 2, 1))
+    np.testing.assert_allclose(law[0, 0, 0], [2.0, 0.0], atol=1e-6)
+
+
 @pytest.mark.parametrize("attended", [True, False])
 def test_importance_weighted_bounds_reach_the_evidence(attended):
     """8000 weights an image, within 5 standard errors of it: false alarms 1e-5 of all 16.  One weight alone lies below."""

@@ -28,6 +28,7 @@ def test_every_scalar_is_a_bijection_by_its_own_raw_parameters():
         params = moved(scalar.init)
         x, log_det, slope, alone, (back, log_det_back) = found(params, z, raw)
         np.testing.assert_allclose(alone, x[1, 2], rtol=1e-9, err_msg=name)
+        assert abs(x - z).min() > 1e-4, name  # no point is left where it is
         np.testing.assert_allclose(log_det, np.log(slope), atol=1e-9, err_msg=name)
         np.testing.assert_allclose(back, z, atol=1e-8, err_msg=name)
         np.testing.assert_allclose(log_det_back, -log_det, atol=1e-7, err_msg=name)
