@@ -259,6 +259,8 @@ def test_implicit_prior_learns_the_density_ratio():
     for key in jax.random.split(jax.random.key(1), 200):
         t = step(t, key)
     np.testing.assert_allclose(t, [1.0, -0.5], atol=0.05)  # 20,000 draws a step: noise of about .01
+    loss, found = jax.jit(objective)({**params, "prior": t}, jax.random.key(2), x)
+    assert float(loss) == pytest.approx(float(found["discriminator"] - found["bound"]), rel=1e-6)
 
 
 def test_adversarial_autoencoder_holds_what_is_not_its_own():
