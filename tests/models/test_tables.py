@@ -49,7 +49,7 @@ def moved(model):
     return jax.jit(lambda key: jax.tree.map(noisy, model.init(key)))(jax.random.key(0))
 
 
-@pytest.mark.parametrize("make", [decoder, pixelcnn, decoder_of_pixels])
+@pytest.mark.parametrize("make", [decoder_of_pixels, decoder, pixelcnn])
 @pytest.mark.parametrize("name", ["pixels", *list(LAWS)[:-1]])
 def test_tables_are_the_factors_of_the_density(name, make):
     law = LAWS[name]
