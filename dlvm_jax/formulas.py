@@ -61,7 +61,7 @@ KNOWN = {
     "elbosurgery": "normal_mixture_log_prob kl_monte_carlo",
     "ais": "ais adapt_step_size",
     "hmc": "ais adapt_step_size",
-    "ess": "summarise",
+    "ess": "summarise chains.effective_sample_size",
     "kl": "kl_normal kl_standard_normal kl_multivariate_normal kl_bernoulli kl_categorical kl_monte_carlo",
     "reparameterizationtrick": "reparameterise",
     "reparameterization": "reparameterise",
@@ -137,6 +137,8 @@ KNOWN = {
     "lc2st": "local_c2st",
     "tsnpe": "sbi.truncation",
     "truncatedproposals": "sbi.truncation",
+    "rhat": "split_r_hat",
+    "mcmc": "split_r_hat chains.effective_sample_size",
     "tarp": "calibration.distances calibration.rank",
     "mixtureoflogistics": "pixel_mixture_log_prob discretised_logistic_mixture_log_prob discretised_logistic_mixture_sample",
 }

@@ -1,4 +1,4 @@
-r"""Benchmark tasks of simulation-based inference by name: those of `exact.simulators`, and three with an exact likelihood alone.
+r"""Benchmark tasks of simulation-based inference by name: those of `exact.simulators`, and others with an exact likelihood alone.
 
 `TASKS` is the table.  `reference(name)` reads the published observations and draws of their posteriors.
 Source: Lueckmann, Boelts, Greenberg, Goncalves, Macke 2021.
@@ -37,6 +37,7 @@ __all__ = [
     "simulated",
     "simulator",
     "sir",
+    "slcp_distractors",
 ]
 
 
@@ -158,15 +159,16 @@ def lotka_volterra() -> Simulator:
     )
 
 
-def bernoulli_glm(design: Any = None) -> Simulator:
-    r"""A neuron's spikes at 100 times by a generalised linear model; x is the sufficient statistic.
+def bernoulli_glm(design: Any = None, raw: bool = False) -> Simulator:
+    r"""A neuron's spikes at 100 times by a generalised linear model; x is the sufficient statistic, or the spikes.
 
     $z_t\sim\mathrm{Bernoulli}(s(v_t^\top\theta)),\ x = V^\top z$; theta is an offset $\mathcal N(0,2)$, by its variance, and
     a smooth filter $\mathcal N(0,(F^\top F)^{-1})$ with second differences $F = D^2+\mathrm{diag}(\sqrt{k/9})_{k=0..8}$,
     D = I less the subdiagonal.
 
     design: V [T, D], by default the published one, which is read from the data folder
-    Shapes: theta and x [*batch, D].  The log-likelihood is without a constant of x.
+    raw: whether x are the spikes themselves
+    Shapes: theta and x [*batch, D], spikes [*batch, T].  The log-likelihood is without a constant of x.
     """
     v = np.asarray(_published("bernoulli_glm")["design_matrix"] if design is None else design, np.float32)
     filters = v.shape[1] - 1
@@ -181,9 +183,16 @@ def bernoulli_glm(design: Any = None) -> Simulator:
     def logits(theta):
         return jnp.einsum("td,...d->...t", v, theta, precision="highest")
 
+    def statistic(spikes):
+        return jnp.einsum("td,...t->...d", v, spikes, precision="highest")
+
     def simulate(key, theta):
         spikes = jax.random.bernoulli(key, jax.nn.sigmoid(logits(theta))).astype(jnp.float32)
-        return jnp.einsum("td,...t->...d", v, spikes, precision="highest")
+        return spikes if raw else statistic(spikes)
+
+    def log_likelihood(theta, x):
+        x = statistic(as_wide(x)) if raw else x
+        return (theta * x).sum(-1) - jax.nn.softplus(logits(theta)).sum(-1)
 
     return Simulator(
         prior_sample=lambda key, shape: draw_normal(key, (*shape, filters + 1)) @ tril.T,
@@ -191,7 +200,39 @@ def bernoulli_glm(design: Any = None) -> Simulator:
         simulate=simulate,
         low=-end,
         high=end,
-        log_likelihood=lambda theta, x: (theta * x).sum(-1) - jax.nn.softplus(logits(theta)).sum(-1),
+        log_likelihood=log_likelihood,
+    )
+
+
+def slcp_distractors() -> Simulator:
+    r"""slcp among 92 numbers that say nothing: a mixture of twenty multivariate Student laws, all 100 numbers in a fixed order.
+
+    $x = (x_{slcp}, m_k+\sqrt{\nu_k/\chi^2_{\nu_k}}L_kz)_{\mathrm{order}},\ k\sim w,\ z\sim\mathcal N(0,I)$
+
+    Order and mixture are the published ones, which are read from the data folder.
+    Shapes: theta [*batch, 5], x [*batch, 100].  The log-likelihood is without a function of x.
+    """
+    there, simple = _published("slcp_distractors"), exact.slcp()
+    loc, tril, order = there["loc"], there["scale_tril"], there["permutation"]
+    freedom, log_weights = jnp.asarray(there["df"]), jnp.log(there["weights"])
+    place = np.argsort(order)[:8]
+
+    def simulate(key, theta):
+        keys, batch = jax.random.split(key, 4), theta.shape[:-1]
+        which = jax.random.categorical(keys[1], log_weights, shape=batch)
+        spread = jnp.sqrt(freedom[which] / jax.random.chisquare(keys[2], freedom[which], batch))[..., None]
+        z = draw_normal(keys[3], (*batch, loc.shape[-1]))
+
+        def component(noise, part):  # one at a time: a matrix for each simulation would not fit into memory
+            index, loc, tril = part
+            drawn = loc + spread * jnp.einsum("ij,...j->...i", tril, z, precision="highest")
+            return jnp.where((which == index)[..., None], drawn, noise), None
+
+        noise, _ = jax.lax.scan(component, z, (jnp.arange(len(loc)), loc, tril))
+        return jnp.concatenate([simple.simulate(keys[0], theta), noise], -1)[..., order]
+
+    return simple._replace(
+        simulate=simulate, log_likelihood=lambda theta, x: simple.log_likelihood(theta, x[..., place])
     )
 
 
@@ -201,7 +242,11 @@ TASKS = {
     "gaussian_mixture": Task(exact.gaussian_mixture, "mean of a broad and a narrow Gaussian"),
     "two_moons": Task(exact.two_moons, "two crescents"),
     "slcp": Task(exact.slcp, "simple likelihood, complex posterior"),
+    "slcp_distractors": Task(
+        slcp_distractors, "the same among numbers that say nothing, needs the data folder"
+    ),
     "bernoulli_glm": Task(bernoulli_glm, "generalised linear model of spikes, needs the data folder"),
+    "bernoulli_glm_raw": Task(lambda: bernoulli_glm(raw=True), "the same, seen by all spikes"),
     "sir": Task(sir, "epidemic"),
     "lotka_volterra": Task(lotka_volterra, "prey and predators"),
 }
@@ -248,6 +293,32 @@ def simulated(name: str, made: Simulator, key: jax.Array, theta: jax.Array) -> t
     return rows, finite
 
 
+def _check_prior(name: str, made: Simulator, theta: jax.Array) -> None:
+    """Raise ValueError for draws of a prior that are not on its support; warn where it is zero far within the support."""
+    low, high = np.asarray(made.low), np.asarray(made.high)
+    if theta.ndim != 2 or not low.shape == high.shape == theta.shape[1:]:
+        raise ValueError(
+            f"the prior of {name} draws theta [N, D] for low and high [D], got shapes {theta.shape}, {low.shape} and {high.shape}"
+        )
+    outside = int(((theta < low) | (theta > high)).any(-1).sum())
+    if outside:
+        raise ValueError(
+            f"{outside} of {len(theta)} parameters of {name} lie outside of its support, low={low.tolist()} to "
+            f"high={high.tolist()}; mend low and high"
+        )
+    least, most = np.asarray(theta.min(0)), np.asarray(theta.max(0))
+    beyond = [
+        np.where(np.isinf(low), 2 * least - most, least),
+        np.where(np.isinf(high), 2 * most - least, most),
+    ]
+    if not np.isfinite(made.prior_log_prob(jnp.asarray(np.stack(beyond)))).all():
+        warnings.warn(
+            f"the prior of {name} is zero in places between low={low.tolist()} and high={high.tolist()}, where a posterior may "
+            "then lie; say where it ends",
+            stacklevel=3,
+        )
+
+
 def of_rows(name: str, used: np.ndarray, test: np.ndarray, seed: int) -> Data:
     """Rows of parameters and data as `Data`, the first tenth held out for validation; ValueError where they are few."""
     held = max(1, len(used) // 10)
@@ -265,22 +336,31 @@ def dataset(name: str, simulations: int, seed: int = 0, tested: int = 1000, repe
     simulations: of training and validation together;  tested: further ones, for tests of calibration
     repeats: independent observations of each, one after another
 
-    Simulations that are not finite are left out, and a warning says how many.  Raises ValueError where most are, or few remain.
+    Simulations that are not finite are left out, and a warning says how many.  Raises ValueError where most are, or few remain,
+    and for parameters outside of the support that the prior says.
     """
     made, (key, key_x) = simulator(name, repeats), jax.random.split(jax.random.key(seed))
     theta = made.prior_sample(key, (simulations + tested,))
+    _check_prior(name, made, theta)
     rows, finite = simulated(name, made, key_x, theta)
     used, test = rows[:simulations][finite[:simulations]], rows[simulations:][finite[simulations:]]
     return of_rows(name, used, test, seed)
 
 
+ELSEWHERE = {  # tasks with the posterior of another: its file, that of their observations, and the name in it
+    "slcp_distractors": ("slcp", "slcp_distractors", "observation"),
+    "bernoulli_glm_raw": ("bernoulli_glm", "bernoulli_glm", "observation_raw"),
+}
+
+
 def reference(name: str) -> Reference | None:
     """What is published of a task, or None where its file is not in the data folder (`DLVM_DATA`)."""
+    of, own, part = ELSEWHERE.get(name, (name, name, "observation"))
     try:
-        stored = _published(name)
+        stored, observations = _published(of), _published(own)[part]
     except FileNotFoundError:
         return None
-    return Reference(*(stored[part] for part in ("observation", "true_parameters", "reference_posterior")))
+    return Reference(observations, stored["true_parameters"], stored["reference_posterior"])
 
 
 def _published(name: str) -> Any:

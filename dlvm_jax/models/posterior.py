@@ -1,4 +1,4 @@
-"""Neural posteriors q(theta | x) on the prior's own support, and posteriors from a likelihood or a ratio by resampling.
+"""Neural posteriors q(theta | x) on the prior's own support, and posteriors from a likelihood or a ratio by resampling or chains.
 
 A posterior is a conditional `Density` of theta whose context is x.  It cannot leave the prior's support: the last step of its
 flow is a bijection onto it, whose log-determinant counts like that of any other.
@@ -12,17 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.functional import sbi
+from dlvm_jax.functional.chains import effective_sample_size, split_r_hat
 from dlvm_jax.functional.flows.continuous import flow_matching_loss
 from dlvm_jax.functional.numerics import as_wide, log_mean_exp
+from dlvm_jax.models import chains
 from dlvm_jax.models.bijections import Bijection
 from dlvm_jax.models.density import Density, Net
 from dlvm_jax.models.objectives import Objective
 
 __all__ = [
     "IDENTITY",
-    "Resampled",
+    "Drawn",
     "averaged",
+    "chained",
     "contrastive",
+    "dequantised",
     "ensemble",
     "flow_matching",
     "neural_posterior",
@@ -146,6 +150,24 @@ def flow_matching(velocity: Net) -> Objective:
     return objective
 
 
+def dequantised(objective: Objective, whole: np.ndarray) -> Objective:
+    """An objective on batches (x, context) whose whole numbers get uniform noise of one unit around them.
+
+    whole: which numbers of x have none but whole values, [C]
+
+    A density of whole numbers themselves has no bound.  With noise its value at one is near to the number's probability.
+    Source: Theis, van den Oord, Bethge 2016 (uniform noise).
+    """
+
+    def noisy(params, key, batch, step=None):
+        x, context = batch
+        key_noise, key = jax.random.split(key)
+        noise = jax.random.uniform(key_noise, x.shape, minval=-0.5, maxval=0.5)
+        return objective(params, key, (jnp.where(whole, x + noise, x), context), step)
+
+    return noisy
+
+
 def averaged(embedding: Net, dim: int) -> Net:
     """An embedding of several observations, one after another in [*batch, n dim]: the mean over them, whatever their order.
 
@@ -211,14 +233,15 @@ def contrastive(log_ratio: Callable, atoms: int) -> Objective:
     return objective
 
 
-class Resampled(NamedTuple):
-    """Draws [count, D] of a posterior, and the effective sample size of the weights that they were drawn by."""
+class Drawn(NamedTuple):
+    """Draws [count, D] of a posterior, how many are effective, and R-hat where Markov chains made them."""
 
     draws: jax.Array
     effective: jax.Array
+    r_hat: jax.Array | None = None
 
 
-def resampled(key: jax.Array, theta: jax.Array, log_weights: jax.Array, count: int) -> Resampled:
+def resampled(key: jax.Array, theta: jax.Array, log_weights: jax.Array, count: int) -> Drawn:
     """Importance resampling, with replacement: what a target is to a proposal, the weights say.
 
     theta: draws of the proposal [N, D];  log_weights: log target - log proposal [N], up to a constant
@@ -228,7 +251,27 @@ def resampled(key: jax.Array, theta: jax.Array, log_weights: jax.Array, count: i
     """
     share = jax.nn.softmax(log_weights)
     chosen = jax.random.choice(key, len(theta), (count,), p=share)
-    return Resampled(theta[chosen], 1 / jnp.square(share).sum())
+    return Drawn(theta[chosen], 1 / jnp.square(share).sum())
+
+
+def chained(key: jax.Array, log_posterior: Callable, onto: Bijection, start: jax.Array, count: int) -> Drawn:
+    """Draws of an unnormalised posterior by Markov chains, in the unbounded coordinates of its support.
+
+    log_posterior: (theta [D]) -> scalar, nats;  onto: `support` of the prior, whose log-determinant counts
+    start: where the chains start, [M, D]: each finds the mode that it starts at, so that their shares are those of the modes
+
+    One draw of each chain, then the next.  The effective sample size is the smallest of a coordinate, R-hat the largest.
+    Raises ValueError where blackjax is not installed.
+    """
+
+    def log_density(u):
+        theta, log_det = onto.forward({}, u)
+        return log_posterior(theta) + log_det
+
+    u = chains.nuts(key, log_density, onto.inverse({}, start)[0], max(4, -(-count // len(start))))
+    theta = onto.forward({}, u)[0]
+    draws = jnp.swapaxes(theta, 0, 1).reshape(-1, theta.shape[-1])[:count]
+    return Drawn(draws, effective_sample_size(theta).min(), split_r_hat(theta).max())
 
 
 CHUNK, CHUNKS = 50_000, 20  # draws at a time, and how often, until it is given up to find enough
@@ -236,7 +279,7 @@ CHUNK, CHUNKS = 50_000, 20  # draws at a time, and how often, until it is given 
 
 def truncated(
     key: jax.Array, draw_prior: Callable, draw_q: Callable, log_prior: Callable, log_q: Callable, count: int
-) -> Resampled:
+) -> Drawn:
     """Draws of a prior that is cut off where q, the posterior of an observation, leaves out 1e-4 of itself (`sbi.truncation`).
 
     draw_prior, draw_q: (key, count) -> theta [count, D];  log_prior, log_q: (theta) -> [*batch]
@@ -254,7 +297,7 @@ def truncated(
         theta = draw_prior(part, CHUNK)
         found.append(np.asarray(theta)[np.asarray(log_q(theta) >= end)])
         if (enough := sum(map(len, found))) >= count:
-            return Resampled(jnp.asarray(np.concatenate(found)[:count]), jnp.asarray(float(count)))
+            return Drawn(jnp.asarray(np.concatenate(found)[:count]), jnp.asarray(float(count)))
         if enough * CHUNKS < count * len(found) / 2:  # hopeless
             break
     theta = jnp.concatenate([draw_q(part, CHUNK) for part in jax.random.split(key_q, CHUNKS)])

@@ -17,6 +17,8 @@ from dlvm_jax.settings import choice, setting
 
 __all__ = ["EMBEDDINGS", "FLOWS", "METHODS", "Posterior", "PosteriorParts", "ensemble"]
 
+WHOLE = 2**20  # numbers beyond are whole by rounding
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Posterior(Recipe):
@@ -105,13 +107,14 @@ class Posterior(Recipe):
             )
 
     def constants(self, data: Data, seed: int) -> Constants:
-        """Mean and standard deviation, [2, n] each, of the parameters, of these brought to R^D, and of one x."""
+        """Mean and standard deviation, [2, n] each, of the parameters, of these brought to R^D, of one x; what of x is whole."""
         simulator = self.simulator
         theta, x = cut(len(simulator.low))(np.asarray(data.train))
         onto = posterior.support(simulator.low, simulator.high)
         unbounded = np.asarray(onto.inverse({}, theta)[0])
         x = x.reshape(self.repeats * len(x), -1)
-        return {"theta": _moments(theta), "unbounded": _moments(unbounded), "x": _moments(x)}
+        moments = {"theta": _moments(theta), "unbounded": _moments(unbounded), "x": _moments(x)}
+        return moments | {"whole": ((x == np.round(x)) & (abs(x) < WHOLE)).all(0)}
 
     def build(self, spec: Spec, constants: Mapping[str, np.ndarray]) -> Model:
         """The model for data of a spec; `parts` are its `PosteriorParts`."""

@@ -13,7 +13,7 @@ from dlvm_jax.functional.diffusion import dpm, schedules, solvers
 from dlvm_jax.models import density, diffusion, flows, objectives, posterior, scalars
 from dlvm_jax.models.density import Net
 from dlvm_jax.models.flows import Bijection, Scalar
-from dlvm_jax.models.posterior import Resampled
+from dlvm_jax.models.posterior import Drawn
 from dlvm_jax.nets.conv import ConvEncoder
 from dlvm_jax.nets.denoisers import DenoisingMLP
 from dlvm_jax.nets.masked import MADE
@@ -28,6 +28,7 @@ __all__ = ["EMBEDDINGS", "FLOWS", "METHODS", "PosteriorParts", "cut", "ensemble"
 
 SPLINE_BOUND = 5.0
 PROPOSALS = 50_000  # of the prior, which a learned likelihood or ratio weighs
+CHAINS = 50  # each starts at one of those, drawn by its weight
 LOG_SNR = (-6.0, 10.0)  # ends of a score-based posterior's noise, of standardised parameters
 
 
@@ -35,10 +36,11 @@ class PosteriorParts(NamedTuple):
     """What a trained posterior does, of an observation x [C], or of several, one after another.
 
     simulator: the task
-    sample:        (params, key, x, count) -> `Resampled`: draws [count, D]; of an exact density all are effective
+    sample:        (params, key, x, count) -> `Drawn`: draws [count, D]; of an exact density all are effective
     log_posterior: (params, theta, x) -> [*batch], unnormalised where a likelihood or ratio is learned
-    propose:       (params, key, x, count) -> `Resampled`: parameters to simulate in a further round for x
+    propose:       (params, key, x, count) -> `Drawn`: parameters to simulate in a further round for x
     of:            (density) -> the same of another density, None where there is none; see `ensemble`
+    chains:        like `sample`, by Markov chains (the extra "mcmc"); None for a density of theta, whose draws are independent
     """
 
     simulator: Simulator
@@ -46,6 +48,7 @@ class PosteriorParts(NamedTuple):
     log_posterior: Callable
     propose: Callable
     of: Callable | None = None
+    chains: Callable | None = None
 
 
 def ensemble(model: Model) -> PosteriorParts:
@@ -167,7 +170,7 @@ def _direct_parts(simulator, whole):
         )
 
     def sample(params, key, x, count):
-        return Resampled(draw(params, key, x, count), jnp.asarray(float(count)))
+        return Drawn(draw(params, key, x, count), jnp.asarray(float(count)))
 
     return PosteriorParts(simulator, sample, log_q, propose, lambda other: _direct_parts(simulator, other))
 
@@ -189,7 +192,8 @@ def _direct(recipe, simulator, constants, inner, objective=None):
 
 
 def _weighed(simulator, log_ratio, of=None):
-    """The parts of a model of log p(x | theta) up to any function of x: draws of the prior are weighed by it."""
+    """The parts of a model of log p(x | theta) up to any function of x: it weighs draws of the prior, or chains follow it."""
+    onto = posterior.support(simulator.low, simulator.high)
 
     def sample(params, key, x, count):
         key_prior, key_choice = jax.random.split(key)
@@ -200,7 +204,13 @@ def _weighed(simulator, log_ratio, of=None):
     def log_posterior(params, theta, x):
         return simulator.prior_log_prob(theta) + log_ratio(params, theta, x)
 
-    return PosteriorParts(simulator, sample, log_posterior, jax.jit(sample, static_argnums=3), of)
+    def chains(params, key, x, count):
+        key_start, key_chains = jax.random.split(key)
+        start = sample(params, key_start, x, CHAINS).draws
+        one = lambda theta: log_posterior(params, theta[None], x[None])[0]
+        return posterior.chained(key_chains, one, onto, start, count)
+
+    return PosteriorParts(simulator, sample, log_posterior, jax.jit(sample, static_argnums=3), of, chains)
 
 
 def _npe(recipe, simulator, constants):
@@ -237,6 +247,8 @@ def _nle(recipe, simulator, constants):
     one = posterior.neural_posterior(inner, reals, moments)
     whole = posterior.several(one, features, recipe.repeats)
     objective, halves = objectives.negative_log_likelihood(whole), cut(dim)
+    if constants["whole"].any():
+        objective = posterior.dequantised(objective, np.tile(constants["whole"], recipe.repeats))
 
     def of(likelihood):
         return _weighed(simulator, lambda params, theta, x: likelihood.log_prob(params, None, x, theta), of)

@@ -21,6 +21,7 @@ __all__ = [
     "flow_run",
     "paired_run",
     "ppca_run",
+    "sbi_run",
     "vae_run",
 ]
 
@@ -211,5 +212,26 @@ def energy_run(quantity: str, **settings: Any) -> Run:
         }
         value, error = flow[name]
         return Measured(value, error, details)
+
+    return run
+
+
+def sbi_run(**settings: Any) -> Run:
+    """C2ST of a run of `experiments.sbi.cells`, in the mean over the published observations; the error is over these."""
+
+    def run(folder, quick):
+        short = QUICK | {
+            "simulations": 200,
+            "draws": 200,
+            "observations": 2,
+            "rounds": min(2, settings["rounds"]),
+        }
+        config, result = _carry_out("sbi.cells", folder, settings | (short if quick else {}))
+        found = result["c2st"]
+        one = (
+            folder if config.rounds == 1 else folder / "observation-1"
+        )  # several rounds are of one observation each
+        details = {"seeds": config.seeds, "c2st": found, "draws": config.draws, **details_of(one)}
+        return Measured(result["mean"], result["deviation"] / len(found) ** 0.5, details)
 
     return run

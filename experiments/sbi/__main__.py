@@ -2,21 +2,31 @@
 
 python -m experiments.sbi                                                  # NPE of two_moons from 10,000 simulations
 python -m experiments.sbi --task slcp --method nle --flow autoregressive --observation 3
+python -m experiments.sbi --method nle --sampling mcmc                     # chains, where resampling has few effective draws
 python -m experiments.sbi --rounds 4                                       # simulations where the observation's parameters are
 python -m experiments.sbi --method npe --embedding mlp --repeats 5         # five independent observations
 python -m experiments.sbi --seeds 0 1 2                                    # the mixture of three posteriors
 python -m experiments.sbi --task my_module:make                            # make() returns a Simulator
+python -m experiments.sbi table --help                                     # the published benchmark, task by task
 """
 
 import dataclasses
+import sys
 
 from dlvm_jax import recipes
-from dlvm_jax.data import simulators
-from dlvm_jax.settings import setting
+from dlvm_jax.data import Data, simulators
+from dlvm_jax.models import chains
+from dlvm_jax.recipes.posterior import METHODS
+from dlvm_jax.settings import choice, setting
 from experiments import run as common
 from experiments.sbi import report, rounds
 
-__all__ = ["Config", "run"]
+__all__ = ["Config", "run", "simulated"]
+
+SAMPLING = {
+    "resampling": "draws of the prior by their weights",
+    "mcmc": 'Markov chains by the no-U-turn sampler, needs the extra "mcmc"',
+}
 
 
 @common.with_training_of
@@ -31,6 +41,7 @@ class Config(common.Common, recipes.Posterior):
     draws: int = setting(
         10_000, "draws of the posterior, which a classifier compares with the reference", at_least=100
     )
+    sampling: str = choice("resampling", SAMPLING, "how the posterior of nle and nre is drawn from")
     calibrated: int = setting(
         200, "further simulations of the tests of calibration, which several rounds leave out", at_least=20
     )
@@ -45,6 +56,12 @@ class Config(common.Common, recipes.Posterior):
         super().check()
         if self.method == "nre" and len(self.seeds) > 1:
             raise ValueError(f"method='nre' has no density to mix those of seeds={self.seeds}; give one seed")
+        if self.sampling == "mcmc":
+            if METHODS[self.method].direct:
+                raise ValueError(
+                    f"sampling='mcmc' is of method nle or nre, and draws of method={self.method!r} are independent; leave it out"
+                )
+            chains.package()
         if self.simulations < 20 * self.rounds:
             raise ValueError(
                 f"a round needs 20 simulations, got simulations={self.simulations} for rounds={self.rounds}"
@@ -55,23 +72,29 @@ def run(config: Config) -> None:
     """One experiment from its settings to its report."""
     config.check()
     if config.rounds == 1:
-        _run(config, lambda recipe: _simulated(config, recipe))
+        _run(config, simulated)
         return
     with common.run_folder(config, f"sbi-{config.task}") as root:
-        _run(dataclasses.replace(config, out=root), lambda recipe: rounds.dataset(config, recipe, root))
+        began = config.resume and (root / "model.json").exists()  # not where an earlier round was stopped
+        last = dataclasses.replace(config, out=root, resume=began)
+        _run(last, lambda _, recipe: rounds.dataset(config, recipe, root))
 
 
-def _simulated(config, recipe):
+def simulated(config: Config, recipe: recipes.Posterior) -> Data:
+    """The simulations of a run of one round."""
     return simulators.dataset(
         recipe.task, config.simulations, config.seeds[0], config.calibrated, recipe.repeats
     )
 
 
 def _run(config, load):
-    common.experiment(
-        config, recipes.Posterior, report.evaluate_and_write, "sbi", lambda config, recipe: load(recipe)
-    )
+    common.experiment(config, recipes.Posterior, report.evaluate_and_write, "sbi", load)
 
 
 if __name__ == "__main__":
-    common.main(run, Config, __doc__)
+    if sys.argv[1:2] == ["table"]:
+        from experiments.sbi import table  # which imports this module
+
+        common.main(table.run, table.Config, table.__doc__, sys.argv[2:])
+    else:
+        common.main(run, Config, __doc__)

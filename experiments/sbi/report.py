@@ -20,11 +20,12 @@ from experiments.evaluation import learning_curves
 if TYPE_CHECKING:
     from experiments.sbi.__main__ import Config
 
-__all__ = ["evaluate_and_write", "learned", "observation"]
+__all__ = ["evaluate_and_write", "learned", "observation", "posterior_draws"]
 
 PREDICTED = 1000  # simulations from draws of the posterior
 RANKED, BINS = 99, 10  # draws of each simulation, and bins of the test of their ranks
 FEW = 100  # effective draws, below which resampling is not to be trusted
+MIXED = 1.05  # R-hat, above which chains are not
 LEVELS = (0.5, 0.9)
 
 
@@ -44,16 +45,8 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
     parts, params = learned(fitted)
     compared = observation(config, parts.simulator, keys[0])
     _say_if_outside(compared.x, data.train[:, -len(compared.x) :])
-    draws, effective = jax.jit(parts.sample, static_argnums=3)(
-        params, keys[1], jnp.asarray(compared.x), config.draws
-    )
-    draws = np.asarray(draws)
-    if effective < FEW:
-        warnings.warn(
-            f"{float(effective):.0f} of the draws of the prior are effective under what was learned; use method npe",
-            stacklevel=2,
-        )
-    result = {"step": fitted.step, "effective": float(effective), **_compare(draws, compared)}
+    draws, found = posterior_draws(config, parts, params, keys[1], compared.x)
+    result = {"step": fitted.step, **found, **_compare(draws, compared)}
     result |= _predict(parts.simulator, draws, compared, jax.random.fold_in(key, 0), folder)
     if config.rounds == 1:  # what was learned in rounds is of this observation alone
         result |= _calibration(parts, params, data, compared, draws, keys[2], folder)
@@ -66,6 +59,29 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
     (folder.root / "report.md").write_text(_report(config, data, fitted, compared, result, folder))
     print(", ".join(f"{name} {value:.3f}" for name, value in result.items() if isinstance(value, float)))
     return result
+
+
+def posterior_draws(
+    config: "Config", parts: PosteriorParts, params: Any, key: jax.Array, x: np.ndarray
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Draws of the posterior of x, and how many are effective, with R-hat of chains; warns of few, or of a large one."""
+    sample = parts.chains if config.sampling == "mcmc" else parts.sample
+    drawn = jax.jit(sample, static_argnums=3)(params, key, jnp.asarray(x), config.draws)
+    found = {"effective": float(drawn.effective)}
+    if drawn.r_hat is not None:
+        found["r_hat"] = float(drawn.r_hat)
+        if not found["r_hat"] < MIXED:
+            warnings.warn(
+                f"R-hat of the chains is {found['r_hat']:.2f}: they have not mixed, or keep to modes of their own",
+                stacklevel=3,
+            )
+    elif found["effective"] < FEW:
+        warnings.warn(
+            f"{found['effective']:.0f} of the draws of the prior are effective under what was learned; use sampling='mcmc', or "
+            "method npe",
+            stacklevel=3,
+        )
+    return np.asarray(drawn.draws), found
 
 
 def learned(fitted: Fitted) -> tuple[PosteriorParts, Any]:
@@ -199,7 +215,15 @@ def _calibrated(result):
 
 def _report(config, data, fitted, compared, result, folder):
     found = []
-    if config.method in ("nle", "nre"):
+    if "r_hat" in result:
+        found = [
+            _row("effective draws of the chains, of the worst parameter", f"{result['effective']:.0f}"),
+            _row(
+                "R-hat of the chains (1 where they have mixed), of the worst parameter",
+                f"{result['r_hat']:.3f}",
+            ),
+        ]
+    elif config.method in ("nle", "nre"):
         found = [_row("effective draws of the prior", f"{result['effective']:.0f}")]
     if "c2st" in result:
         found += [
@@ -216,7 +240,8 @@ def _report(config, data, fitted, compared, result, folder):
         found += _calibrated(result)
     lines = "\n".join(found)
     calibrated = CALIBRATED if config.rounds == 1 else ROUNDS
-    said = calibrated.format(tested=result.get("tested"), ranked=RANKED, rounds=config.rounds)
+    how = " by resampling" * (config.sampling == "mcmc")  # chains take too long for each
+    said = calibrated.format(tested=result.get("tested"), ranked=RANKED, how=how, rounds=config.rounds)
     return f"""# Posterior of {config.task} by {config.method}
 
 {data.protocol.description}.  Observation {config.observation} ({compared.source}); checkpoint of step {fitted.step},
@@ -237,7 +262,7 @@ Settings: `config.json`; versions and devices: `manifest.json`; draws: `draws.np
 """
 
 
-CALIBRATED = """Calibration is of {tested} further simulations, {ranked} draws each.  Coverage is of highest-density regions:
+CALIBRATED = """Calibration is of {tested} further simulations, {ranked} draws each{how}.  Coverage is of highest-density regions:
 below its level the posterior is too narrow.  A calibrated posterior has p-values that are uniform on (0, 1).
 
 ![calibration](calibration.png)

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 __all__ = ["dataset"]
 
-SETTINGS = ("task", "repeats", "simulations", "rounds", "observation", "seeds")  # what simulations depend on
+SETTINGS = (
+    "task",
+    "repeats",
+    "simulations",
+    "rounds",
+    "observation",
+    "seeds",
+    "sampling",
+)  # what simulations depend on
 
 
 def dataset(config: "Config", recipe: recipes.Posterior, root: Path) -> Data:
@@ -58,7 +66,8 @@ def dataset(config: "Config", recipe: recipes.Posterior, root: Path) -> Data:
             began = (folder / "model.json").exists()
             fitted = train.fit(recipe, data, out=folder, resume=began, **common.training_of(config))
             parts, params = report.learned(fitted)
-            propose = lambda key, parts=parts, params=params: parts.propose(params, key, x, count).draws
+            draw = jax.jit(parts.chains, static_argnums=3) if config.sampling == "mcmc" else parts.propose
+            propose = lambda key, draw=draw, params=params: draw(params, key, x, count).draws
     return data
 
 

@@ -1,6 +1,7 @@
 """Benchmark simulators: their equations against SciPy's solver, their likelihoods against published posteriors."""
 
 import os
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +11,25 @@ import scipy.integrate
 import scipy.stats
 
 from dlvm_jax.data import simulators
+from dlvm_jax.exact import simulators as exact
 
 KEY = jax.random.key(0)
+
+
+def narrow():
+    return exact.gaussian_linear(2)._replace(low=np.full(2, -0.5), high=np.full(2, 0.5))
+
+
+def longer():
+    return exact.gaussian_linear(2)._replace(low=np.full(3, -np.inf), high=np.full(3, np.inf))
+
+
+def fewer():
+    return exact.gaussian_linear(2)._replace(simulate=lambda key, theta: theta[1:])
+
+
+def endless():
+    return exact.two_moons()._replace(low=np.full(2, -np.inf), high=np.full(2, np.inf))
 
 
 def solved(slope, start, times):
@@ -123,6 +141,36 @@ def test_published_draws_are_of_prior_times_likelihood(name):
         assert (abs(value.mean(0)) < 6 * value.std(0) / np.sqrt(len(value))).all()
 
 
+def test_spikes_have_the_statistic_and_its_posterior():
+    design = np.random.RandomState(0).randn(100, 4).astype(np.float32)
+    whole, raw = simulators.bernoulli_glm(design), simulators.bernoulli_glm(design, raw=True)
+    theta = raw.prior_sample(KEY, (20,))
+    x, spikes = whole.simulate(KEY, theta), raw.simulate(KEY, theta)
+    assert set(np.unique(spikes)) == {0, 1}
+    np.testing.assert_allclose(spikes @ design, x, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(raw.log_likelihood(theta, spikes), whole.log_likelihood(theta, x), rtol=1e-4)
+
+
+def test_distractors_hide_slcp_and_are_students():
+    """Published observations hold those of slcp; the first distractor by SciPy's Student laws, false alarm 1e-4."""
+    there, simple = published("slcp_distractors"), published("slcp")
+    simulator, theta = simulators.slcp_distractors(), jnp.broadcast_to(simple.parameters[0], (3000, 5))
+    law = simulators._published("slcp_distractors")
+    back = np.argsort(law["permutation"])
+    np.testing.assert_array_equal(there.observations[:, back[:8]], simple.observations)
+    x = np.asarray(simulator.simulate(KEY, theta))[:, back]
+    np.testing.assert_allclose(
+        simulator.log_likelihood(theta[:3], there.observations[:3]),
+        simulators.simulator("slcp").log_likelihood(theta[:3], simple.observations[:3]),
+        rtol=1e-6,
+    )
+    spread = np.sqrt((law["scale_tril"][:, 0] ** 2).sum(-1))
+    each = [scipy.stats.t(df, m, s) for df, m, s in zip(law["df"], law["loc"][:, 0], spread, strict=True)]
+    cdf = lambda value: sum(w * one.cdf(value) for w, one in zip(law["weights"], each, strict=True))
+    assert law["weights"].sum() == pytest.approx(1) and scipy.stats.kstest(x[:, 8], cdf).pvalue > 1e-4
+    assert abs(np.corrcoef(np.argsort(np.argsort(x[:, [0, 8]], 0), 0).T)[0, 1]) < 5 / np.sqrt(3000)
+
+
 def test_what_is_not_there_is_said(monkeypatch):
     monkeypatch.delenv("DLVM_DATA", raising=False)
     assert simulators.reference("slcp") is None
@@ -130,3 +178,31 @@ def test_what_is_not_there_is_said(monkeypatch):
         simulators.simulator("bernoulli_glm")
     with pytest.raises(ValueError, match=r"unknown task 'two_moon'.*did you mean 'two_moons'"):
         simulators.simulator("two_moon")
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        (
+            "narrow",
+            r"parameters of .*narrow lie outside of its support, low=\[-0.5, -0.5\] to high=.*; mend low",
+        ),
+        ("longer", r"draws theta \[N, D\] for low and high \[D\], got shapes \(60, 2\), \(3,\) and \(3,\)"),
+        ("fewer", r"must simulate x \[N, C\] for theta \(60, 2\), got shape \(59, 2\)"),
+    ],
+)
+def test_a_prior_or_simulator_that_does_not_fit_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        simulators.dataset(f"{__name__}:{name}", 40, tested=20)
+
+
+def test_a_prior_that_ends_before_it_says_is_warned_of():
+    with pytest.warns(
+        UserWarning, match=r"the prior of .*endless is zero in places between low=\[-inf, -inf\]"
+    ):
+        simulators.dataset(f"{__name__}:endless", 40, tested=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("gaussian_linear", "two_moons", "lotka_volterra"):
+            made = simulators.simulator(name)
+            simulators._check_prior(name, made, made.prior_sample(KEY, (100,)))

@@ -2,12 +2,17 @@
 
 import dataclasses
 import json
+import os
 import shutil
 
 import numpy as np
 import pytest
 
+from dlvm_jax.models import chains
+from experiments.papers import lueckmann2021
+from experiments.reproduce import readers
 from experiments.sbi import __main__ as script
+from experiments.sbi import cells, report, table
 
 TINY = script.Config(
     steps=4,
@@ -29,18 +34,23 @@ TINY = script.Config(
         {},
         {"method": "nre", "depth": 5, "task": "slcp"},
         {"method": "nle", "task": "gaussian_mixture", "seeds": (0, 1)},
+        {"method": "nle", "sampling": "mcmc"},
         {"repeats": 2, "embedding": "mlp"},
     ],
     ids=str,
 )
-@pytest.mark.filterwarnings("ignore:.*draws of the prior are effective")
+@pytest.mark.filterwarnings("ignore:.*draws of the prior are effective", "ignore:R-hat of the chains is")
 def test_a_run_leaves_a_report(options, tmp_path, monkeypatch):
+    if "sampling" in options:
+        pytest.importorskip("blackjax")
+        monkeypatch.setattr(chains, "WARM_UP", 20)
     monkeypatch.delenv("DLVM_DATA", raising=False)
     script.run(dataclasses.replace(TINY, out=tmp_path / "run", **options))
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["tested"] == 20 and result["effective"] > 0
     assert all(0 <= value <= 1 for value in [*result["p_values"].values(), *result["coverage"].values()])
     report = (tmp_path / "run" / "report.md").read_text()
+    assert ("r_hat" in result) == ("R-hat of the chains" in report) == ("sampling" in options)
     assert 0 < result["predictive_p"] <= 1 and 0 < result["local_p"] <= 1
     if options.get("task") != "slcp" and "repeats" not in options:  # it has no exact posterior
         assert 0.3 < result["c2st"] <= 1 and f"{result['c2st']:.3f}" in report
@@ -51,7 +61,7 @@ def test_a_run_leaves_a_report(options, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["npe", "nle"])
-@pytest.mark.filterwarnings("ignore:.*draws of the prior are effective")
+@pytest.mark.filterwarnings("ignore:.*draws of the prior are effective", "error:.*holds no checkpoint yet")
 def test_rounds_go_on_where_they_were_stopped(method, tmp_path, monkeypatch):
     """Simulations of a round are kept, so that the same run again writes the same draws; others than these are refused."""
     monkeypatch.delenv("DLVM_DATA", raising=False)
@@ -60,7 +70,7 @@ def test_rounds_go_on_where_they_were_stopped(method, tmp_path, monkeypatch):
     draws = np.load(tmp_path / "run" / "draws.npy")
     first, second = (np.load(tmp_path / "run" / f"round-{n}" / "simulations.npz")["rows"] for n in (1, 2))
     assert len(first) == len(second) == 50 and (abs(second[:, :2]) <= 1).all()
-    for name in ("checkpoints", "result.json", "draws.npy"):
+    for name in ("checkpoints", "model.json", "result.json", "draws.npy"):  # as if stopped in the first round
         path = tmp_path / "run" / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(ValueError, match="already holds rounds; give resume=True"):
@@ -72,7 +82,82 @@ def test_rounds_go_on_where_they_were_stopped(method, tmp_path, monkeypatch):
     assert "2 rounds" in (tmp_path / "run" / "report.md").read_text()
 
 
+@pytest.mark.slow
+def test_a_table_goes_on_and_shows_what_is_published(tmp_path, capsys):
+    """Two cells; the second time nothing is trained."""
+    if not os.environ.get("DLVM_DATA"):
+        pytest.skip("published posteriors need DLVM_DATA")
+    config = table.Config(
+        tasks=("two_moons",), simulations=(1000, 100), steps=20, draws=100, observations=2, out=tmp_path / "t"
+    )
+    table.run(config)
+    written = (tmp_path / "t" / "report.md").read_text()
+    result = json.loads((tmp_path / "t" / "result.json").read_text())
+    mean = result["two_moons npe 1000"]["mean"]
+    assert f"| two_moons | npe | {mean:.3f} ± " in written and "| 0.725 |" in written and "| - |" in written
+    cell = tmp_path / "t" / "npe-two_moons-1000-1"
+    assert json.loads((cell / "result.json").read_text())["c2st"].keys() == {"1", "2"}
+    (cell / "result.json").unlink()
+    first = (cell / "metrics.jsonl").read_text()
+    capsys.readouterr()
+    table.run(config)
+    assert (cell / "metrics.jsonl").read_text() == first
+    assert (tmp_path / "t" / "report.md").read_text() == written
+
+
+@pytest.mark.slow
+def test_a_cell_of_rounds_has_a_run_for_each_observation(tmp_path):
+    """Its row reads the mean and the error over observations; a run that was stopped goes on."""
+    if not os.environ.get("DLVM_DATA"):
+        pytest.skip("published posteriors need DLVM_DATA")
+    settings = {
+        name: getattr(TINY, name) for name in ("steps", "evaluations", "batch_size", "width", "depth")
+    }
+    settings |= {"simulations": 40, "draws": 100, "rounds": 2, "observations": 2, "warm_up": 0}
+    run = readers.sbi_run(task="two_moons", method="npe", **settings)
+    found = run(tmp_path / "row", False)
+    values = [
+        json.loads((tmp_path / "row" / f"observation-{n}" / "result.json").read_text())["c2st"]
+        for n in (1, 2)
+    ]
+    assert found.value == pytest.approx(np.mean(values))
+    assert found.standard_error == pytest.approx(np.std(values, ddof=1) / np.sqrt(2))
+    for name in ("result.json", "observation-2/result.json"):
+        (tmp_path / "row" / name).unlink()
+    assert run(tmp_path / "row", False).value == found.value
+
+
+def test_what_is_published_is_found():
+    """One value of each place in the table."""
+    find = lueckmann2021.published
+    assert find("slcp", "nle", 10_000, 1) == "0.771" and find("slcp", "nre", 1000, 10) == "0.968"
+    assert find("two_moons", "npe", 1000, 10) == "0.643" and find("sir", "nre", 10_000, 1) == "0.770"
+    assert find("sir", "npe", 1000, 10) is None and find("sir", "fmpe", 1000, 1) is None
+    assert find("sir", "npe", 3000, 1) is None
+    assert all(len(values.split()) == 6 for values in lueckmann2021.PUBLISHED.values())
+    assert len(lueckmann2021.ROWS) == 78
+
+
+def test_an_observation_outside_of_the_simulations_is_warned_of():
+    simulated = np.random.RandomState(0).rand(50, 3)
+    with pytest.warns(UserWarning, match="2 of the 3 numbers of the observation lie outside of all 50 simul"):
+        report._say_if_outside(np.array([0.5, 1.2, -0.1]), simulated)
+
+
 def test_what_cannot_be_is_refused():
+    for settings, message in (
+        (
+            {"sampling": "mcmc"},
+            "sampling='mcmc' is of method nle or nre, and draws of method='npe' are indep",
+        ),
+        ({"sampling": "nuts"}, "unknown sampling 'nuts'; there are resampling, mcmc"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(TINY, **settings).check()
+    with pytest.raises(ValueError, match="leave observation and repeats out"):
+        cells.Config(observation=2).check()
+    with pytest.raises(ValueError, match=r"unknown task 'two_moon'.*did you mean 'two_moons'"):
+        table.Config(tasks=("two_moon",)).check()
     with pytest.raises(ValueError, match="a round needs 20 simulations, got simulations=100 for rounds=6"):
         dataclasses.replace(TINY, rounds=6).check()
     with pytest.raises(ValueError, match="method='nre' has no density to mix"):

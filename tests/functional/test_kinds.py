@@ -94,6 +94,7 @@ TABLE = {
         "rank_uniformity": (X, lambda f: lambda ranks: f(ranks, 3, 2)),
         "z_score": (X, V, V),
     },
+    "chains": {"effective_sample_size": (KX,), "split_r_hat": (KX,)},
     "conditioning": {
         "gaussian_condition": (X, EYE, X[:, :1], lambda f: lambda mean, tril, x: f(mean, tril, [1], x)),
         "gaussian_marginal": (X, EYE, EYE, V, EYE),

@@ -1,13 +1,16 @@
 """Neural posteriors: their support, their normalisation, resampling and objectives against closed forms."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
 
+from dlvm_jax.exact import simulators
 from dlvm_jax.functional import sbi
-from dlvm_jax.models import density, flows, posterior, scalars
+from dlvm_jax.models import chains, density, flows, posterior, scalars
 from dlvm_jax.nets.mlp import MLP, SMALL
 from tests.functional.common import quadrature
 
@@ -72,7 +75,7 @@ def test_resampling_gives_the_target_and_its_effective_sample_size():
     """N(0, 1/2) from N(0, 1): of N weights N sqrt(3) / 2 are effective; moments within 5 standard errors."""
     theta = jax.random.normal(KEY, (20_000, 1))
     log_weights = -0.5 * theta[:, 0] ** 2
-    draws, effective = posterior.resampled(KEY, theta, log_weights, 10_000)
+    draws, effective, _ = posterior.resampled(KEY, theta, log_weights, 10_000)
     assert float(effective) == pytest.approx(20_000 * np.sqrt(3) / 2, rel=0.02)
     assert abs(draws.mean()) < 5 * np.sqrt(0.5 * (1 / 10_000 + 1 / 17_000))
     assert float(draws.var()) == pytest.approx(0.5, abs=5 * 0.5 * np.sqrt(2 / 6000))
@@ -134,6 +137,18 @@ def test_a_mean_of_summaries_knows_no_order():
     np.testing.assert_allclose(net.apply(3.0, jnp.roll(x, 2)), net.apply(3.0, x))
 
 
+def test_whole_numbers_get_noise_of_one_unit():
+    """The noise has the variance 1 / 12, within 5 standard errors; other numbers and the context stay as they are."""
+    seen = lambda params, key, batch, step=None: (batch, step)
+    x, context = jnp.tile(jnp.array([3.0, 0.5]), (4000, 1)), jnp.ones((4000, 1))
+    noisy = posterior.dequantised(seen, np.array([True, False]))
+    ((found, given), step) = noisy(None, KEY, (x, context), 7)
+    noise = np.asarray(found[:, 0]) - 3
+    assert (abs(noise) <= 0.5).all() and abs(noise.mean()) < 5 / np.sqrt(12 * 4000)
+    assert noise.var() == pytest.approx(1 / 12, rel=5 * np.sqrt(0.8 / 4000))
+    assert (found[:, 1] == 0.5).all() and given is context and step == 7
+
+
 def test_an_ensemble_is_the_mixture_of_its_members():
     """Its density by SciPy, its draws by their distribution function: false alarm 1e-4."""
     whole, params, context = posterior.ensemble(LINE), (-2.0, 3.0), jnp.ones((1, 1))
@@ -170,3 +185,55 @@ def test_truncated_proposals_are_the_prior_on_the_region(spread, monkeypatch):
     else:
         assert 500 < found.effective < 40_000
         assert square.mean() == pytest.approx(end / 2, rel=0.25)  # the weights are heavy at the edge
+
+
+def test_chains_follow_a_gaussian_posterior():
+    """gaussian_linear in the plane: mean x / 2 and variance 1 / 20, within 5 standard errors of the effective draws.
+
+    The chains have mixed, and an exact draw would be as good as most of theirs.
+    """
+    pytest.importorskip("blackjax")
+    simulator, x = simulators.gaussian_linear(2), jnp.array([0.6, -0.2])
+    joint = lambda theta: simulator.prior_log_prob(theta) + simulator.log_likelihood(theta, x)
+    onto, start = posterior.support(simulator.low, simulator.high), simulator.posterior_sample(KEY, x, 20)
+    drawn = jax.jit(lambda key: posterior.chained(key, joint, onto, start, 2000))(KEY)
+    assert drawn.draws.shape == (2000, 2) and drawn.r_hat < 1.05 and drawn.effective > 500
+    error = 5 / np.sqrt(drawn.effective)
+    assert (abs(drawn.draws.mean(0) - x / 2) < error * np.sqrt(0.05)).all()
+    assert (abs(drawn.draws.var(0) / 0.05 - 1) < error * np.sqrt(2)).all()
+
+
+@pytest.mark.slow
+def test_chains_stay_on_the_support_and_in_the_modes_that_they_start_in():
+    """two_moons: each moon keeps its chains, and holds half of the draws; radius and angle are those of the simulator.
+
+    Radius N(.1, .01^2) and angle U(-pi / 2, pi / 2), within 5 standard errors of 500 independent draws.  A uniform density on the
+    box is uniform by the log-determinant of its bijection.
+    """
+    pytest.importorskip("blackjax")
+    simulator, x = simulators.two_moons(), jnp.array([-0.3, 0.1])
+    joint = lambda theta: simulator.prior_log_prob(theta) + simulator.log_likelihood(theta, x)
+    onto = posterior.support(simulator.low, simulator.high)
+    exact = simulator.posterior_sample(KEY, x, 400)
+    moon = exact.sum(-1) > 0
+    start = jnp.concatenate([exact[moon][:20], exact[~moon][:20]])
+    drawn = jax.jit(lambda key: posterior.chained(key, joint, onto, start, 8000))(KEY)
+    theta = np.asarray(drawn.draws)
+    assert np.mean(theta.sum(-1) > 0) == pytest.approx(0.5, abs=0.02) and drawn.r_hat > 1.05
+    reach, across = abs(theta.sum(-1)) / np.sqrt(2), (theta[:, 1] - theta[:, 0]) / np.sqrt(2)
+    p = x[0] + reach - 0.25, x[1] - across
+    radius, angle = np.hypot(*p), np.arctan2(p[1], p[0])
+    assert radius.mean() == pytest.approx(0.1, abs=5 * 0.01 / np.sqrt(500))
+    assert radius.std() == pytest.approx(0.01, rel=5 / np.sqrt(1000))
+    assert angle.mean() == pytest.approx(0, abs=5 * np.pi / np.sqrt(12 * 500))
+    assert angle.var() == pytest.approx(np.pi**2 / 12, rel=5 * np.sqrt(0.8 / 500))
+    flat = lambda theta: jnp.zeros(())
+    drawn = jax.jit(lambda key: posterior.chained(key, flat, onto, start, 8000))(KEY)
+    assert (abs(drawn.draws) <= 1).all() and drawn.effective > 2000
+    np.testing.assert_allclose(drawn.draws.var(0), 1 / 3, rtol=5 * np.sqrt(0.8 / 2000))
+
+
+def test_chains_without_their_package_are_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "blackjax", None)
+    with pytest.raises(ValueError, match=r"Markov chains need blackjax: pip install 'dlvm_jax\[mcmc\]'"):
+        chains.nuts(KEY, lambda u: -0.5 * u @ u, jnp.zeros((2, 2)), 5)

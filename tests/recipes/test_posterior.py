@@ -35,6 +35,15 @@ def broken():
     return gaussian_linear(2)._replace(simulate=lambda key, theta: theta / 0.0)
 
 
+def counted():
+    whole = lambda key, theta: jnp.stack([jnp.round(10 * theta[..., 0]), theta[..., 1]], -1)
+    return gaussian_linear(2)._replace(simulate=whole)
+
+
+def line():
+    return gaussian_linear(1)
+
+
 def divergence(exact, parts, params, x):
     """KL(p, q), q normalised by draws of p: log E_p[q / p] = 0."""
     theta = exact.posterior_sample(KEY, x, 5_000)
@@ -53,7 +62,7 @@ def test_a_posterior_is_fitted_and_drawn_from(settings, tmp_path):
     )
     fitted = train.load(tmp_path / "run")
     x = jnp.asarray(data.test[0, 2:])
-    draws, effective = jax.jit(fitted.model.parts.sample, static_argnums=3)(fitted.params, KEY, x, 50)
+    draws, effective, _ = jax.jit(fitted.model.parts.sample, static_argnums=3)(fitted.params, KEY, x, 50)
     assert draws.shape == (50, 2) and np.isfinite(draws).all() and effective > 1
     value = fitted.model.parts.log_posterior(fitted.params, draws, jnp.broadcast_to(x, (50, *x.shape)))
     assert value.shape == (50,) and np.isfinite(value).all()
@@ -139,3 +148,33 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             recipes.Posterior(**settings).build(data.spec, {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["npe", "nle"])
+def test_one_parameter_and_one_number_need_no_coupling(method, tmp_path):
+    task, small = f"{__name__}:line", {"steps": 3, "batch_size": 10, "warm_up": 0, "evaluations": 1}
+    data = simulators.dataset(task, 40, tested=20)
+    with pytest.raises(
+        ValueError, match="couples numbers and needs two, there is one; use flow='spline-auto"
+    ):
+        train.fit(recipes.Posterior(task=task, method=method), data, out=tmp_path / "no", progress=False)
+    recipe = recipes.Posterior(task=task, method=method, flow="spline-autoregressive", depth=1, width=4)
+    fitted = train.fit(recipe, data, out=tmp_path / "run", progress=False, **small)
+    draws = fitted.model.parts.sample(fitted.params, KEY, jnp.asarray(data.test[0, 1:]), 50).draws
+    assert draws.shape == (50, 1) and np.isfinite(draws).all() and np.std(draws) > 0
+
+
+def test_a_likelihood_of_whole_numbers_is_learned_with_noise():
+    """The loss then depends on the key, and otherwise not."""
+    for task, noisy in ((f"{__name__}:counted", True), (TASK, False)):
+        data = simulators.dataset(task, 40, tested=20)
+        recipe = recipes.Posterior(
+            **SMALL | {"task": task, "width": 4}, method="nle", flow="coupling", depth=1
+        )
+        constants = recipe.constants(data, 0)
+        assert constants["whole"].tolist() == [noisy, False]
+        model = recipe.build(data.spec, constants)
+        params, batch = model.init(KEY), model.split(jnp.asarray(data.train))
+        losses = [model.objective(params, jax.random.key(seed), batch)[0] for seed in (0, 1)]
+        assert (losses[0] != losses[1]) == noisy
