@@ -20,6 +20,7 @@ def _halves(draws: Array) -> tuple[Array, Array, Array]:
     """The halves of the chains [C, n, *batch], their W and the variance that B adds to, [*batch] each."""
     if draws.ndim < 2 or draws.shape[1] < 4:
         raise ValueError(f"chains are [M, N, *batch] of at least four draws each, got shape {draws.shape}")
+    draws = draws - draws[:1, :1]  # draws that are all the same become zero, and their variances exactly so
     length = draws.shape[1] // 2
     halves = jnp.concatenate([draws[:, :length], draws[:, length : 2 * length]])
     within = jnp.var(halves, axis=1, ddof=1).mean(0)

@@ -40,7 +40,10 @@ def published(task: str, method: str, simulations: int, rounds: int) -> str | No
 def settings(task: str, method: str, simulations: int, rounds: int) -> dict[str, Any]:
     """The settings of a cell, those of `experiments.sbi.cells`."""
     cell = {"task": task, "method": method, "simulations": simulations, "rounds": rounds, "calibrated": 20}
-    cell |= {"steps": 2000} if simulations <= 1000 else {}
+    cell |= {
+        "batch_size": min(200, simulations // rounds // 2),
+        "steps": 2000 if simulations <= 1000 else 4000,
+    }
     return cell | ({"sampling": "mcmc"} if method in ("nle", "nre") else {})
 
 
@@ -59,7 +62,11 @@ SEQUENTIAL = {
 def row(task: str, method: str, simulations: int, rounds: int) -> Row:
     """One cell."""
     own, name = settings(task, method, simulations, rounds), "s" * (rounds > 1) + method
-    steps, times = own.get("steps", 4000), f" in each of {rounds} rounds for each observation" * (rounds > 1)
+    steps, batch, times = (
+        own["steps"],
+        own["batch_size"],
+        f" in each of {rounds} rounds for each observation" * (rounds > 1),
+    )
     how = f"{SEQUENTIAL[method]}; " * (rounds > 1)
     return Row(
         name=f"{name}-{task.replace('_', '-')}-{simulations}",
@@ -71,8 +78,8 @@ def row(task: str, method: str, simulations: int, rounds: int) -> Row:
         else "the authors' results, main_paper.csv",
         better="lower",
         tolerance=0.02,
-        recipe=f"{LEARNED[method]}; {how}networks of 64 units (there: 50), {steps:,} steps{times} of 200 with Adam 1e-3 along a "
-        "cosine, an average of the parameters; the best of a tenth of the simulations; one seed.",
+        recipe=f"{LEARNED[method]}; {how}networks of 64 units (there: 50), {steps:,} steps{times} of {batch} with Adam 1e-3 along "
+        "a cosine, an average of the parameters; the best of a tenth of the simulations; one seed.",
         evaluation="The mean over the ten published observations, 10,000 draws each, by the published recipe.",
         run=sbi_run(**own),
         cost=f"{steps:,} steps{times}, then ten classifiers of five folds",

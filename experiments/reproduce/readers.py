@@ -220,12 +220,8 @@ def sbi_run(**settings: Any) -> Run:
     """C2ST of a run of `experiments.sbi.cells`, in the mean over the published observations; the error is over these."""
 
     def run(folder, quick):
-        short = QUICK | {
-            "simulations": 200,
-            "draws": 200,
-            "observations": 2,
-            "rounds": min(2, settings["rounds"]),
-        }
+        short = QUICK | {"simulations": 200, "batch_size": 20, "rounds": min(2, settings["rounds"])}
+        short |= {"draws": 200, "observations": 2}
         config, result = _carry_out("sbi.cells", folder, settings | (short if quick else {}))
         found = result["c2st"]
         one = (

@@ -76,9 +76,9 @@ def evaluate_and_write(config: Config, data: Data, fitted: Fitted, folder: RunFo
     parts, params = report.learned(fitted)
     published = simulators.reference(config.task)
     key = jax.random.fold_in(jax.random.key(config.seeds[0]), 2**31 + 1)
-    kept = folder.root / "c2st.json"
+    kept, about = folder.root / "c2st.json", [fitted.step, config.draws, config.sampling]
     there = json.loads(kept.read_text()) if kept.exists() else {}
-    found = there["c2st"] if there.get("step") == fitted.step else {}
+    found = there["c2st"] if there.get("about") == about else {}
     for number, (x, _, reference) in enumerate(zip(*published, strict=True), 1):
         if number > config.observations or str(number) in found:
             continue
@@ -86,7 +86,7 @@ def evaluate_and_write(config: Config, data: Data, fitted: Fitted, folder: RunFo
             draws, _ = report.posterior_draws(config, parts, params, jax.random.fold_in(key, number), x)
             count = min(len(draws), len(reference))
             found[str(number)] = posteriors.c2st(draws[:count], reference[:count])
-        folder.write(kept.name, {"step": fitted.step, "c2st": found})
+        folder.write(kept.name, {"about": about, "c2st": found})
     return _written(config, found, folder)
 
 

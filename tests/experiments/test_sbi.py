@@ -32,9 +32,8 @@ TINY = script.Config(
     "options",
     [
         {},
-        {"method": "nre", "depth": 5, "task": "slcp"},
+        {"method": "nre", "depth": 5, "task": "slcp", "sampling": "mcmc"},
         {"method": "nle", "task": "gaussian_mixture", "seeds": (0, 1)},
-        {"method": "nle", "sampling": "mcmc"},
         {"repeats": 2, "embedding": "mlp"},
     ],
     ids=str,
@@ -84,17 +83,17 @@ def test_rounds_go_on_where_they_were_stopped(method, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_table_goes_on_and_shows_what_is_published(tmp_path, capsys):
-    """Two cells; the second time nothing is trained."""
+    """The second time nothing is trained, nor compared."""
     if not os.environ.get("DLVM_DATA"):
         pytest.skip("published posteriors need DLVM_DATA")
     config = table.Config(
-        tasks=("two_moons",), simulations=(1000, 100), steps=20, draws=100, observations=2, out=tmp_path / "t"
+        tasks=("two_moons",), simulations=(1000,), steps=20, draws=100, observations=2, out=tmp_path / "t"
     )
     table.run(config)
     written = (tmp_path / "t" / "report.md").read_text()
     result = json.loads((tmp_path / "t" / "result.json").read_text())
     mean = result["two_moons npe 1000"]["mean"]
-    assert f"| two_moons | npe | {mean:.3f} ± " in written and "| 0.725 |" in written and "| - |" in written
+    assert f"| two_moons | npe | {mean:.3f} ± " in written and "| 0.725 |" in written
     cell = tmp_path / "t" / "npe-two_moons-1000-1"
     assert json.loads((cell / "result.json").read_text())["c2st"].keys() == {"1", "2"}
     (cell / "result.json").unlink()
@@ -113,7 +112,7 @@ def test_a_cell_of_rounds_has_a_run_for_each_observation(tmp_path):
     settings = {
         name: getattr(TINY, name) for name in ("steps", "evaluations", "batch_size", "width", "depth")
     }
-    settings |= {"simulations": 40, "draws": 100, "rounds": 2, "observations": 2, "warm_up": 0}
+    settings |= {"simulations": 60, "draws": 100, "rounds": 2, "observations": 2, "warm_up": 0}
     run = readers.sbi_run(task="two_moons", method="npe", **settings)
     found = run(tmp_path / "row", False)
     values = [
