@@ -78,8 +78,8 @@ def row(task: str, method: str, simulations: int, rounds: int) -> Row:
         else "the authors' results, main_paper.csv",
         better="lower",
         tolerance=0.02,
-        recipe=f"{LEARNED[method]}; {how}networks of 64 units (there: 50), {steps:,} steps{times} of {batch} with Adam 1e-3 along "
-        "a cosine, an average of the parameters; the best of a tenth of the simulations; one seed.",
+        recipe=f"{LEARNED[method]}; {how}networks of 64 units (there: 50), {steps:,} steps{times} of {batch} with Adam 1e-3 "
+        "along a cosine, an average of the parameters; the best of a tenth of the simulations; one seed.",
         evaluation="The mean over the ten published observations, 10,000 draws each, by the published recipe.",
         run=sbi_run(**own),
         cost=f"{steps:,} steps{times}, then ten classifiers of five folds",

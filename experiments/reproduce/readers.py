@@ -224,9 +224,7 @@ def sbi_run(**settings: Any) -> Run:
         short |= {"draws": 200, "observations": 2}
         config, result = _carry_out("sbi.cells", folder, settings | (short if quick else {}))
         found = result["c2st"]
-        one = (
-            folder if config.rounds == 1 else folder / "observation-1"
-        )  # several rounds are of one observation each
+        one = folder / "observation-1" if config.rounds > 1 else folder  # rounds are of one observation each
         details = {"seeds": config.seeds, "c2st": found, "draws": config.draws, **details_of(one)}
         return Measured(result["mean"], result["deviation"] / len(found) ** 0.5, details)
 

@@ -153,14 +153,14 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["npe", "nle"])
 def test_one_parameter_and_one_number_need_no_coupling(method, tmp_path):
-    task, small = f"{__name__}:line", {"steps": 3, "batch_size": 10, "warm_up": 0, "evaluations": 1}
+    task, small = f"{__name__}:line", {"steps": 3, "batch_size": 10, "warm_up": 0, "progress": False}
     data = simulators.dataset(task, 40, tested=20)
     with pytest.raises(
         ValueError, match="couples numbers and needs two, there is one; use flow='spline-auto"
     ):
-        train.fit(recipes.Posterior(task=task, method=method), data, out=tmp_path / "no", progress=False)
+        train.fit(recipes.Posterior(task=task, method=method), data, out=tmp_path / "no", **small)
     recipe = recipes.Posterior(task=task, method=method, flow="spline-autoregressive", depth=1, width=4)
-    fitted = train.fit(recipe, data, out=tmp_path / "run", progress=False, **small)
+    fitted = train.fit(recipe, data, out=tmp_path / "run", **small)
     draws = fitted.model.parts.sample(fitted.params, KEY, jnp.asarray(data.test[0, 1:]), 50).draws
     assert draws.shape == (50, 1) and np.isfinite(draws).all() and np.std(draws) > 0
 
