@@ -10,14 +10,17 @@ from dlvm_jax.lazy import attribute
 if TYPE_CHECKING:
     from dlvm_jax.evaluate.likelihood import (
         Record,
-        active_units,
         evaluate,
         evaluation_key,
         log_likelihood,
         paired,
     )
+    from dlvm_jax.evaluate.units import active_units, units_of_layers
 
-_FUNCTIONS = ("Record", "active_units", "evaluate", "evaluation_key", "log_likelihood", "paired")
+_PLACES = {
+    **dict.fromkeys(("Record", "evaluate", "evaluation_key", "log_likelihood", "paired"), "likelihood"),
+    **dict.fromkeys(("active_units", "units_of_layers"), "units"),
+}
 __all__ = [
     "Record",
     "active_units",
@@ -27,6 +30,7 @@ __all__ = [
     "disentanglement",
     "evaluate",
     "evaluation_key",
+    "examples",
     "importance",
     "likelihood",
     "log_likelihood",
@@ -34,11 +38,13 @@ __all__ = [
     "pictures",
     "posteriors",
     "resume",
+    "units",
+    "units_of_layers",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    return attribute(__name__, name, __all__, {function: "likelihood" for function in _FUNCTIONS})
+    return attribute(__name__, name, __all__, _PLACES)
 
 
 def __dir__() -> list[str]:

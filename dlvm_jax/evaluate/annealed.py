@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dlvm_jax.evaluate.likelihood import as_precise_as
+from dlvm_jax.evaluate.examples import as_precise_as
 from dlvm_jax.functional import annealing, bounds
 from dlvm_jax.models.density import require_kind
 from dlvm_jax.models.spaces import REALS, check_points

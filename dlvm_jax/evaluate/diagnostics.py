@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlvm_jax.evaluate.likelihood import ACTIVE, as_precise_as, check_examples, posterior_means
+from dlvm_jax.evaluate.examples import as_precise_as, check_examples
+from dlvm_jax.evaluate.units import ACTIVE, posterior_means
 from dlvm_jax.functional import divergences
 from dlvm_jax.functional.divergences import MonteCarlo
 from dlvm_jax.functional.mixtures import normal_mixture_log_prob

@@ -13,29 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from dlvm_jax.digest import digest
+from dlvm_jax.evaluate.examples import as_precise_as, check_examples
 from dlvm_jax.evaluate.resume import FinishedBatches
+from dlvm_jax.evaluate.units import units_of_layers
 from dlvm_jax.functional import bounds, densities
 from dlvm_jax.functional.numerics import as_integer
 from dlvm_jax.models.density import Density, require_kind
 from dlvm_jax.models.objectives import unpack
-from dlvm_jax.models.spaces import REALS, Space, check_numbers, check_points
+from dlvm_jax.models.top_down import TopDown
 from dlvm_jax.progress import Progress
 from dlvm_jax.recipes.base import checked_batch
 
 __all__ = [
     "Record",
-    "active_units",
-    "as_precise_as",
-    "check_examples",
     "evaluate",
     "evaluation_key",
     "log_likelihood",
     "log_likelihoods",
     "paired",
-    "posterior_means",
 ]
-
-ACTIVE = 0.01  # variance of the posterior mean over the data above which a unit is active
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class Record:
     elbo, reconstruction, kl: for densities made of these: elbo = reconstruction - kl;  elbo_standard_error: of the first
     rates: the KL of each layer, for densities of several: their sum is kl
     effective_samples: median over examples of the importance weights' effective sample size
-    active_units: latent units in use (`active_units`)
+    active_units: latent units in use (`units.active_units`);  layer_units: those of each layer, for densities of several
     per_example: the nats of each example, for paired differences between models
     """
 
@@ -71,6 +67,7 @@ class Record:
     bits_standard_error: float | None = None
     elbo_standard_error: float | None = None
     rates: tuple[float, ...] | None = None
+    layer_units: tuple[int, ...] | None = None
     per_example: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
@@ -103,37 +100,6 @@ def evaluation_key(seed: int) -> jax.Array:
 def paired(difference: np.ndarray) -> tuple[float, float]:
     """Mean of the differences [N] of single examples between two models, and its standard error."""
     return float(difference.mean()), _standard_error(difference)
-
-
-def as_precise_as(params: Any, batch: Any) -> Any:
-    """A batch, x or (x, context), as numpy arrays for given parameters.
-
-    x becomes floating-point, of the precision of the parameters, float32 at least.  So do contexts that are floating-point;
-    integers, such as labels, stay integers.
-    """
-    types = (jnp.result_type(leaf) for leaf in jax.tree.leaves(params))
-    dtype = jnp.result_type(jnp.float32, *(t for t in types if jnp.issubdtype(t, jnp.floating)))
-
-    def cast(array):
-        array = np.asarray(array)
-        return array.astype(dtype) if jnp.issubdtype(array.dtype, jnp.floating) else array
-
-    x, context = unpack(batch)
-    check_numbers(x)
-    x = np.asarray(x, dtype)
-    return x if context is None else (x, jax.tree.map(cast, context))
-
-
-def check_examples(space: Space, examples: Any) -> None:
-    """Raise ValueError for x, or (x, context), outside of the space, or with contexts that are not finite, or too few or many."""
-    x, context = unpack(examples)
-    check_points(space, x)
-    for part in jax.tree.leaves(context):
-        if len(part) != len(x):
-            raise ValueError(
-                f"each example has its own context, got {len(x)} examples and {len(part)} contexts"
-            )
-        check_points(REALS, part, "the context")
 
 
 @lru_cache(maxsize=8)
@@ -264,7 +230,7 @@ def evaluate(
     protocol, protocol_hash: what the data are (see `dlvm_jax.data`)
     bin_width: distance between data values
     estimator: "iwae" or "bound"; by default what the density's kind allows ("exact" for an exact one, whatever K)
-    posterior: (density, params) of a VAE's posterior, to count active units (Burda et al. 2016, section 5.3)
+    posterior: (density, params) of a VAE's posterior, or (`TopDown`, params) of a hierarchical VAE, to count active units
     options: `batch_size`, `chunk`, `progress`, `finished` of `log_likelihoods`
 
     Raises ValueError for "iwae" on a density of kind "bound", whose importance weights would be meaningless, and where the
@@ -284,6 +250,7 @@ def evaluate(
     nats = values["bound" if estimator == "exact" else estimator].astype(np.float64)
     _require_finite(nats)
     has_terms = "reconstruction" in values
+    units = units_of_layers(*posterior, x, options.get("batch_size", 200)) if posterior else None
     event = unpack(x)[0].shape[1:]
     error = _standard_error(nats)
     return Record(
@@ -303,7 +270,8 @@ def evaluate(
         kl=float(values["kl"].mean(dtype=np.float64)) if has_terms else None,
         rates=tuple(values["rates"].mean(0, dtype=np.float64).tolist()) if "rates" in values else None,
         effective_samples=float(np.median(values["ess"])) if estimator == "iwae" else None,
-        active_units=active_units(*posterior, x) if posterior else None,
+        active_units=sum(units) if units else None,
+        layer_units=units if units and len(units) > 1 else None,
         per_example=nats,
     )
 
@@ -330,7 +298,7 @@ def log_likelihood(
     folder: of this model alone, where finished batches are kept: an evaluation that was cut short goes on
     progress: whether to draw a progress bar
 
-    Active units are counted where the model has a posterior whose mean is known.  Raises ValueError where `evaluate` does, and
+    Active units are counted where the means of the posterior are known.  Raises ValueError where `evaluate` does, and
     for a model without a density.
     """
     model, params, spec = fitted.model, fitted.params, fitted.spec
@@ -338,7 +306,6 @@ def log_likelihood(
         raise ValueError("this model has no density, so no likelihood; measure its reconstructions instead")
     key = evaluation_key(0) if key is None else key
     data = model.split(checked_batch(model, spec, as_precise_as(params, x)))
-    posterior = getattr(model.parts, "posterior", None)
     finished = None
     if folder is not None:
         known = digest((params, data, jax.random.key_data(key)))
@@ -356,7 +323,7 @@ def log_likelihood(
             protocol_hash=spec.protocol_hash,
             bin_width=spec.bin_width,
             estimator=estimator,
-            posterior=(posterior, params["posterior"]) if posterior is not None and posterior.mean else None,
+            posterior=_with_known_means(model.parts, params),
             batch_size=batch_size,
             chunk=chunk,
             progress=lambda done: bar.advance(done - bar.done),
@@ -364,22 +331,9 @@ def log_likelihood(
         )
 
 
-def posterior_means(posterior: Density, params: Any, x: Any, batch_size: int = 1000) -> np.ndarray:
-    """Means E_q[z | x] of a posterior density, [N, M]; x as it sees it, (x, context) for a conditional VAE."""
-    if posterior.mean is None:
-        raise ValueError("the mean of this posterior is not known in closed form")
-    check_examples(REALS, x)
-    mean = jax.jit(posterior.mean)
-    blocks = [
-        as_precise_as(params, jax.tree.map(lambda a, i=i: a[i : i + batch_size], x))
-        for i in range(0, len(jax.tree.leaves(x)[0]), batch_size)
-    ]
-    return np.concatenate([np.asarray(mean(params, block)) for block in blocks])
-
-
-def active_units(posterior: Density, params: Any, x: Any) -> int:
-    """Number of latent units whose posterior mean varies over the data: Var_x(E_q[z_i | x]) > 0.01.
-
-    Source: Burda, Grosse, Salakhutdinov 2016, section 5.3; here over all of x.
-    """
-    return int((posterior_means(posterior, params, x).var(axis=0) > ACTIVE).sum())
+def _with_known_means(parts: Any, params: Any) -> tuple[Any, Any] | None:
+    """(hierarchical VAE or posterior, its params), of which active units can be counted; None of others."""
+    if isinstance(parts, TopDown):
+        return (parts, params) if parts.shifts else None
+    posterior = getattr(parts, "posterior", None)
+    return (posterior, params["posterior"]) if posterior is not None and posterior.mean else None

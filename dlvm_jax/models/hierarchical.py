@@ -1,4 +1,8 @@
-"""Several latent layers as one: the joint density of (z2, z1) as a density of the vector that holds both."""
+"""Several latent layers as one: the joint density of (z2, z1) as a density of the vector that holds both.
+
+The parts may be densities of any space, and the result stands wherever a density may.  Many layers of Gaussian groups, with the
+rate of each, are `top_down`.
+"""
 
 import math
 

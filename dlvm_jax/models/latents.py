@@ -1,14 +1,52 @@
-"""The values of all latent variables of a hierarchical VAE, and the same as vectors."""
+"""What a hierarchical VAE has from the top down: groups of latents in stages, and the values of all latent variables."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-__all__ = ["Latents", "flatten", "unflatten"]
+from dlvm_jax.models.density import Net
+
+__all__ = ["Group", "Latents", "Stage", "features_of", "flatten", "unflatten"]
+
+
+class Group(NamedTuple):
+    """One latent group, pure functions of its own parameters; all arrays have one batch axis in front.
+
+    latent:    shape of z_l
+    init:      (key) -> params
+    prior:     (params, h) -> ((mean, log_std) of p(z_l | h), the state with what the prior's network adds to it)
+    posterior: (params, h, features, law of the prior) -> (mean, log_std) of q(z_l | h, x); h as the prior was given it
+    merge:     (params, state after the prior, z_l) -> the state for the next group
+    """
+
+    latent: tuple[int, ...]
+    init: Callable
+    prior: Callable
+    posterior: Callable
+    merge: Callable
+
+
+class Stage(NamedTuple):
+    """Groups of one resolution: `count` of the same kind, each with parameters of its own, run by one scan.
+
+    enter: the network that brings the state, or (state, context), to this stage; that of the first is given the top latent
+    remat: compute the inside of a group anew in the backward pass, instead of keeping it
+    """
+
+    group: Group
+    count: int
+    enter: Net
+    remat: bool = False
+
+
+def features_of(shared: Sequence[Any], own: Sequence[Any] | None = None) -> tuple[tuple[Any, Any], ...]:
+    """What a bottom-up network gives each stage: features that all of its groups share, and those of each group [count, ...]."""
+    own = [None] * len(shared) if own is None else own
+    return tuple(zip(shared, own, strict=True))
 
 
 class Latents(NamedTuple):

@@ -4,6 +4,7 @@ The top latent z_1 is drawn from any density.  It becomes a state h, which the g
 group l has the prior p(z_l | h), is given z_l, and hands the state on.  The last state gives the likelihood p(x | h).
 The posterior of z_l may look at the state and at the features that a bottom-up network finds in x.
 The log-weight is log p(x | h) + sum_l [log p(z_l | z_<l) - log q(z_l | z_<l, x)]; the top layer is the first.
+Under a context c every law is given it: the prior of the top, the way into each stage, the likelihood, and the encoder.
 """
 
 import itertools
@@ -16,42 +17,13 @@ import jax.numpy as jnp
 
 from dlvm_jax.functional import densities, divergences
 from dlvm_jax.functional.hierarchical import precision_weighted, tempered
-from dlvm_jax.models.density import Density, Net, require_kind
-from dlvm_jax.models.latents import Latents, flatten, unflatten
+from dlvm_jax.models.density import Density, Net, as_arrays, batch_of, join, require_kind
+from dlvm_jax.models.latents import Group, Latents, Stage, features_of, flatten, unflatten
+from dlvm_jax.models.objectives import unpack
 
 __all__ = ["Group", "Latents", "Stage", "TopDown", "features_of", "of_pairs", "top_down"]
 
 Law = tuple[jax.Array, jax.Array]  # mean and log-standard deviation
-
-
-class Group(NamedTuple):
-    """One latent group, pure functions of its own parameters; all arrays have one batch axis in front.
-
-    latent:    shape of z_l
-    init:      (key) -> params
-    prior:     (params, h) -> ((mean, log_std) of p(z_l | h), the state with what the prior's network adds to it)
-    posterior: (params, h, features, law of the prior) -> (mean, log_std) of q(z_l | h, x); h as the prior was given it
-    merge:     (params, state after the prior, z_l) -> the state for the next group
-    """
-
-    latent: tuple[int, ...]
-    init: Callable
-    prior: Callable
-    posterior: Callable
-    merge: Callable
-
-
-class Stage(NamedTuple):
-    """Groups of one resolution: `count` of the same kind, each with parameters of its own, run by one scan.
-
-    enter: the network that brings the state to this stage; that of the first stage is given the top latent
-    remat: compute the inside of a group anew in the backward pass, instead of keeping it
-    """
-
-    group: Group
-    count: int
-    enter: Net
-    remat: bool = False
 
 
 class TopDown(NamedTuple):
@@ -59,25 +31,30 @@ class TopDown(NamedTuple):
 
     density: its `Density`; `terms` also gives "rates" [*batch, layers], the KL of each layer
     sizes:   the numbers in an example's latent of each layer
-    infer:   (params, key, x, pull=0) -> `Latents` drawn from the posterior; their means without a key.  With `pull` the law
-             of a group is q p^pull, normalised: towards the prior (Prost et al. 2023)
+    infer:   (params, key, x or (x, context), pull=0) -> `Latents` drawn from the posterior; their means without a key.  With
+             `pull` the law of a group is q p^pull, normalised: towards the prior (Prost et al. 2023)
+    shifts:  (params, x or (x, context)) -> [*batch, numbers], how far the posterior's means lie from the prior's at the means
+             of the layers above, in standard deviations of the prior; of the top layer the means (None: not known)
     noise:   (key, count) -> `Latents` of standard normal numbers
-    draw_top: (params, key, count, temperature=1) -> draws of the top latent; another temperature needs a Gaussian prior
-    top_normal: (params) -> (mean, log_std) of the top prior, where it is a Gaussian
+    draw_top: (params, key, count, temperature=1, context=None) -> draws of the top latent, of a context one for each of its
+             rows; another temperature needs a Gaussian prior
+    top_normal: (params, context=None) -> (mean, log_std) of the top prior, where it is a Gaussian
     top_mixture: (params) -> (mean, log_std, log-weights) of it, where it is a mixture of Gaussians
-    decode:  (params, latents, noise=None, keep=layers, temperature=1) -> (mean of x, `Latents`): the first `keep` layers as
-             given, the others drawn from their priors with that noise (without: their means), at a temperature of all layers
-             or one of each
+    decode:  (params, latents, noise=None, keep=layers, temperature=1, context=None) -> (mean of x, `Latents`): the first
+             `keep` layers as given, the others drawn from their priors with that noise (without: their means), at a temperature
+             of all layers or one of each
     flatten, unflatten: `Latents` to vectors [*batch, numbers], and back
     state:   the same as decode -> (last state, which the likelihood is conditioned on, `Latents`)
-    likelihood: p(x | last state), with params["likelihood"]
+    likelihood: p(x | last state), or given (last state, context), with params["likelihood"]
     laws:    (params, x, latents) -> means and log-standard deviations, each as `Latents`, of every layer given the layers above
-             it: of the posterior, or of the prior where x is None (N(0, I) for a mixture); only if all are Gaussian, top-down
+             it: of the posterior, or of the prior where x is None (N(0, I) for a mixture); only if all are Gaussian, top-down,
+             and without a context
     """
 
     density: Density
     sizes: tuple[int, ...]
     infer: Callable
+    shifts: Callable | None
     noise: Callable
     draw_top: Callable
     top_normal: Callable | None
@@ -93,12 +70,6 @@ class TopDown(NamedTuple):
     def layers(self) -> int:
         """The number of layers."""
         return len(self.sizes)
-
-
-def features_of(shared: Sequence[Any], own: Sequence[Any] | None = None) -> tuple[tuple[Any, Any], ...]:
-    """What a bottom-up network gives each stage: features that all of its groups share, and those of each group [count, ...]."""
-    own = [None] * len(shared) if own is None else own
-    return tuple(zip(shared, own, strict=True))
 
 
 def _log_prob(z: jax.Array, law: Law) -> jax.Array:
@@ -154,21 +125,23 @@ def top_down(
     *,
     dim: int,
     kl: str = "sampled",
+    conditional: bool = False,
 ) -> TopDown:
     """A hierarchical VAE of one top latent and the groups of some stages.
 
     prior:      p(z_1), any density of vectors
     posterior:  q(z_1 | features of the top), exact
-    encoder:    x -> (features of the top, a pair for each stage as `features_of` makes them)
+    encoder:    x, or (x, context) -> (features of the top, a pair for each stage as `features_of` makes them)
     stages:     from the top down; none: an ordinary VAE
-    likelihood: p(x | h), h the last state (the top latent where there are no stages)
+    likelihood: p(x | h), or under (h, context), h the last state (the top latent where there are no stages)
     dim:        numbers in the top latent
     kl:         "sampled" gives a "weight"; "analytic" takes each layer's KL in closed form: a "bound" of lower variance
+    conditional: whether there is a context, which then all are given
 
     Without an encoder inference goes from the bottom up: the posterior is a sequence of densities, q(z_L | x) first, then
-    q(z_{l-1} | z_l) up to the top, and that of a group is not used.
+    q(z_{l-1} | z_l) up to the top, each with the context where there is one, and that of a group is not used.
     A prior that shares the posterior's parameters (a VampPrior) has them as {"encoder", "posterior"}.
-    Raises ValueError for parts that do not go together.
+    Raises ValueError for parts that do not go together, and for a context that is missing or of no use.
     """
     stages = tuple(stages)
     _check(prior, posterior, encoder, stages, likelihood, kl)
@@ -204,6 +177,20 @@ def top_down(
             return params["prior"]
         return prior.share(params["prior"], {name: params[name] for name in ("encoder", "posterior")})
 
+    def check(context):
+        if conditional and context is None:
+            raise ValueError("this model is conditional; give a context")
+        if context is not None and not conditional:
+            raise ValueError("this model takes no context; leave it out")
+
+    def under(x, context):
+        """What a part is conditioned on."""
+        check(context)
+        return join(x, context)
+
+    def enter(stage, own, h, context):
+        return stage.enter.apply(own["enter"], under(h, context))
+
     def scan(stage, step, h, inputs):
         return jax.lax.scan(jax.checkpoint(step) if stage.remat else step, h, inputs)
 
@@ -215,7 +202,7 @@ def top_down(
         groups = tuple(jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=False))
         return Latents(jax.random.normal(key_top, (count, dim)), groups)
 
-    def climb(params, eps, features, z, pull=0.0, given=False):
+    def climb(params, eps, features, z, context, pull=0.0, given=False):
         """Through all groups with draws of the posterior: the last state, the groups' values, their KLs and posteriors.
 
         With `given` the values are `eps`."""
@@ -232,48 +219,48 @@ def top_down(
                 z = e if given else q[0] + jnp.exp(q[1]) * e
                 return group.merge(own, after, z), (z, _rate(q, p, z, kl), q)
 
-            h = stage.enter.apply(own["enter"], h)
+            h = enter(stage, own, h, context)
             h, found = scan(stage, step, h, (own["groups"], e, each))
             for all_stages, one in zip((values, rates, laws), found, strict=True):
                 all_stages.append(one)
         return h, tuple(values), rates, laws
 
-    def chain(params, key, x):
+    def chain(params, key, x, context):
         """From the bottom up: the latents, and log q of each layer from the top down; the means and None without a key."""
         found, z = [], x
         keys = [None] * layers if key is None else jax.random.split(key, layers)
         for q, own, k in zip(q_top, params["posterior"], keys, strict=True):
-            z, value = (q.mean(own, z), None) if k is None else q.sample(own, k, z)
+            seen = under(z, context)
+            z, value = (q.mean(own, seen), None) if k is None else q.sample(own, k, seen)
             found.append((z, value))
         (top, *rest), log_q = zip(*reversed(found), strict=True)
         ends = [sum(stage.count for stage in stages[:i]) for i in range(len(stages) + 1)]
         return Latents(top, tuple(jnp.stack(rest[i:j]) for i, j in itertools.pairwise(ends))), log_q
 
-    def rates_and_state(params, key_z, key_prior, x):
+    def rates_and_state(params, key_z, key_prior, x, context):
         """The KL of each layer [layers, *batch], and the last state, at one draw of the posterior."""
         own = tied(params)
         if encoder is None:
-            latents, log_q = chain(params, key_z, x)
-            h, _, log_p, _ = descend(params, latents, None, layers, 1.0)
-            top = prior.log_prob(own, key_prior, latents.top, None)
+            latents, log_q = chain(params, key_z, x, context)
+            h, _, log_p, _ = descend(params, latents, None, layers, 1.0, context)
+            top = prior.log_prob(own, key_prior, latents.top, context)
             return jnp.stack(log_q) - jnp.concatenate([top[None], *log_p]), h
-        top, features = bottom_up.apply(params["encoder"], x)
+        top, features = bottom_up.apply(params["encoder"], under(x, context))
         if kl == "analytic":
-            q, p = q_top.normal(params["posterior"], top), normal_prior(own, None)
+            q, p = q_top.normal(params["posterior"], top), normal_prior(own, context)
             z, rate = densities.normal_sample(key_z, *q), divergences.kl_normal(*q, *p)
         else:
             z, log_q = q_top.sample(params["posterior"], key_z, top)
-            rate = log_q - prior.log_prob(own, key_prior, z, None)
+            rate = log_q - prior.log_prob(own, key_prior, z, context)
         eps = noise(jax.random.fold_in(key_z, 1), len(z)).groups if stages else ()
-        h, _, rates, _ = climb(params, eps, features, z)
+        h, _, rates, _ = climb(params, eps, features, z, context)
         return jnp.concatenate([rate[None], *rates]), h
 
     def terms(params, key, x, context=None):
-        _refuse(context)
         key_latent, key_lik = jax.random.split(key)
         key_z, key_prior = jax.random.split(key_latent)
-        rates, h = rates_and_state(params, key_z, key_prior, x)
-        log_lik = likelihood.log_prob(params["likelihood"], key_lik, x, h)
+        rates, h = rates_and_state(params, key_z, key_prior, x, context)
+        log_lik = likelihood.log_prob(params["likelihood"], key_lik, x, under(h, context))
         return {"reconstruction": log_lik, "kl": rates.sum(0), "rates": jnp.moveaxis(rates, 0, -1)}
 
     def log_prob(params, key, x, context=None):
@@ -281,22 +268,23 @@ def top_down(
         return both["reconstruction"] - both["kl"]
 
     def infer(params, key, x, pull=0.0):
+        x, context = unpack(x)
         if encoder is None:
             if pull:
                 raise ValueError(
                     "only inference from the top down is pulled towards the prior, got pull with bottom-up"
                 )
-            return chain(params, key, x)[0]
-        top, features = bottom_up.apply(params["encoder"], x)
+            return chain(params, key, x, context)[0]
+        top, features = bottom_up.apply(params["encoder"], under(x, context))
         key_z, key_eps = (None, None) if key is None else jax.random.split(key)
         if key is None:
             z = q_top.mean(params["posterior"], top)
             eps = jax.tree.map(jnp.zeros_like, noise(jax.random.key(0), len(z)).groups)
         else:
             z, eps = q_top.sample(params["posterior"], key_z, top)[0], noise(key_eps, len(x)).groups
-        return Latents(z, climb(params, eps, features, z, pull)[1])
+        return Latents(z, climb(params, eps, features, z, context, pull)[1])
 
-    def descend(params, latents, noise, keep, temperature):
+    def descend(params, latents, noise, keep, temperature, context=None):
         """Through all groups with given values of the first `keep` layers, draws of the prior for the others.
 
         The last state, the latents, log p of the groups of each stage, and their priors.
@@ -313,7 +301,7 @@ def top_down(
                 z = jnp.where(number < keep, given, drawn)
                 return group.merge(own, after, z), (z, _log_prob(z, p), p)
 
-            h = stage.enter.apply(own["enter"], h)
+            h = enter(stage, own, h, context)
             e = None if noise is None else noise.groups[number]
             given = (own["groups"], latents.groups[number], e, which, warmth[which])
             h, found = scan(stage, step, h, given)
@@ -322,6 +310,13 @@ def top_down(
             layer += stage.count
         return h, Latents(latents.top, tuple(values)), log_p, laws
 
+    def shifts(params, x):
+        latents, (_, context) = infer(params, None, x), unpack(x)
+        priors = descend(params, latents, None, layers, 1.0, context)[3]
+        pairs = zip(latents.groups, priors, strict=True)
+        groups = tuple((z - mean) * jnp.exp(-log_std) for z, (mean, log_std) in pairs)
+        return flatten(Latents(latents.top, groups), shapes)
+
     def laws(params, x, latents):
         if x is None:
             top = normal_prior(tied(params), None) if normal_prior else (0.0, 0.0)
@@ -329,49 +324,57 @@ def top_down(
         else:
             found, features = bottom_up.apply(params["encoder"], x)
             top = q_top.normal(params["posterior"], found)
-            groups = climb(params, latents.groups, features, latents.top, given=True)[3]
+            groups = climb(params, latents.groups, features, latents.top, None, given=True)[3]
         everywhere = [jnp.broadcast_to(a, latents.top.shape) for a in top]
         return tuple(Latents(everywhere[i], tuple(law[i] for law in groups)) for i in (0, 1))
 
-    def state(params, latents, noise=None, keep=layers, temperature=1.0):
-        return descend(params, latents, noise, keep, temperature)[:2]
+    def state(params, latents, noise=None, keep=layers, temperature=1.0, context=None):
+        return descend(params, latents, noise, keep, temperature, context)[:2]
 
-    def decode(params, latents, noise=None, keep=layers, temperature=1.0):
-        h, latents = state(params, latents, noise, keep, temperature)
-        return mean_of(params["likelihood"], h), latents
+    def decode(params, latents, noise=None, keep=layers, temperature=1.0, context=None):
+        h, latents = state(params, latents, noise, keep, temperature, context)
+        return mean_of(params["likelihood"], under(h, context)), latents
 
-    top_normal = (lambda params: normal_prior(tied(params))) if normal_prior else None
+    top_normal = (lambda params, context=None: normal_prior(tied(params), context)) if normal_prior else None
     top_mixture = (lambda params: mixture_of(tied(params))) if mixture_of else None
 
-    def draw_top(params, key, count, temperature=1.0):
+    def draw_top(params, key, count, temperature=1.0, context=None):
+        check(context)
         if top_normal is None:
             if temperature != 1.0:
                 raise ValueError(f"only a Gaussian top prior has a temperature, got {temperature}; keep it 1")
-            return prior.sample(tied(params), key, None, (count,))[0]
-        mean, log_std = top_normal(params)
-        return densities.normal_sample(key, mean, tempered(log_std, temperature), (count,))
+            return prior.sample(tied(params), key, context, (count,) if context is None else ())[0]
+        mean, log_std = top_normal(params, context)
+        shape = (count,) if jnp.ndim(mean) == 1 else ()  # a law for all, or that of each row of the context
+        return densities.normal_sample(key, mean, tempered(log_std, temperature), shape)
 
     shapes = [(stage.count, *stage.group.latent) for stage in stages]
     sizes = (dim, *(math.prod(stage.group.latent) for stage in stages for _ in range(stage.count)))
 
     def sample(params, key, context=None, shape=()):
-        _refuse(context)
         key_z, key_noise, key_x = jax.random.split(key, 3)
-        count = math.prod(shape)
+        full = (*shape, *batch_of(context))
+        count = math.prod(full)
+        each = lambda c: jnp.broadcast_to(c, (*shape, *c.shape)).reshape(count, *c.shape[1:])
+        context = jax.tree.map(each, as_arrays(context))
         eps = noise(key_noise, count)
-        h, _ = state(params, Latents(draw_top(params, key_z, count), eps.groups), eps, 1)
-        x, _ = likelihood.sample(params["likelihood"], key_x, h)
-        return x.reshape(*shape, *x.shape[1:]), None
+        top = draw_top(params, key_z, count, 1.0, context)
+        h, _ = state(params, Latents(top, eps.groups), eps, 1, context=context)
+        x, _ = likelihood.sample(params["likelihood"], key_x, under(h, context))
+        return x.reshape(*full, *x.shape[1:]), None
 
     unbiased = prior.kind != "bound" and likelihood.kind != "bound" and kl == "sampled"
     density = Density(
         init, sample, log_prob, "weight" if unbiased else "bound", terms=terms, space=likelihood.space
     )
-    all_normal = encoder is not None and q_top.normal is not None and (top_normal or top_mixture)
+    all_normal = (
+        encoder is not None and not conditional and q_top.normal is not None and (top_normal or top_mixture)
+    )
     return TopDown(
         density,
         sizes,
         infer,
+        shifts if all(q.mean for q in (q_top if encoder is None else (q_top,))) else None,
         noise,
         draw_top,
         top_normal,
@@ -385,16 +388,11 @@ def top_down(
     )
 
 
-def _refuse(context: Any) -> None:
-    if context is not None:
-        raise ValueError("this model takes no context; leave it out")
-
-
 def of_pairs(model: TopDown) -> TopDown:
     """The same model of pairs (parameters, variables), as training with variables has them; it looks at the parameters alone."""
     first = lambda function: lambda pair, *args, **options: function(pair[0], *args, **options)
     own = model.density
     density = own._replace(**{name: first(getattr(own, name)) for name in ("sample", "log_prob", "terms")})
-    names = ("infer", "draw_top", "top_normal", "top_mixture", "decode", "state", "laws")
+    names = ("infer", "shifts", "draw_top", "top_normal", "top_mixture", "decode", "state", "laws")
     functions = {name: first(getattr(model, name)) for name in names if getattr(model, name)}
     return model._replace(density=density, **functions)

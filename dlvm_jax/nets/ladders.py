@@ -1,4 +1,7 @@
-"""What surrounds the groups of a hierarchical VAE: bottom-up encoders, the ways into a stage, the way out to the data."""
+"""What surrounds the groups of a hierarchical VAE: bottom-up encoders, the ways into a stage, the way out to the data.
+
+An input may be a tuple (input, context), the context a vector [*batch, C].
+"""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +14,20 @@ import jax.numpy as jnp
 from dlvm_jax.functional.flows.image import depth_to_space
 from dlvm_jax.nets.cells import BottleneckBlock, DenseBlock, ResidualCell, resize, scaled
 from dlvm_jax.nets.conv import Conv
-from dlvm_jax.nets.mlp import Head
+from dlvm_jax.nets.mlp import Head, Inputs, concatenate_events
 
 __all__ = ["DenseEncoder", "DenseEntry", "ImageEncoder", "ImageEntry", "ImageOutput", "grids"]
+
+
+def _split(inputs: Inputs) -> tuple[jax.Array, tuple[jax.Array, ...]]:
+    """The input, and what else there is."""
+    first, *others = inputs if isinstance(inputs, tuple) else (inputs,)
+    return first, tuple(others)
+
+
+def _everywhere(h: jax.Array, context: tuple[jax.Array, ...], dtype: Any) -> jax.Array:
+    """An image of features [*batch, h, w, c], plus the same linear function of the context at each place."""
+    return h + nn.Dense(h.shape[-1], dtype=dtype)(*context)[..., None, None, :] if context else h
 
 
 def grids(height: int, width: int, stride: int, stages: int) -> list[tuple[int, int]]:
@@ -37,8 +51,9 @@ class DenseEncoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        h = x.reshape(*x.shape[: x.ndim - self.event_ndim], -1)
+    def __call__(self, inputs: Inputs) -> tuple[jax.Array, ...]:
+        _, context = _split(inputs)
+        h = concatenate_events(inputs, (self.event_ndim, *(1 for _ in context)))
         found = []
         for width, hidden in zip(self.widths, self.hidden, strict=True):
             h = nn.Dense(width, dtype=self.dtype)(h if not found else nn.swish(h))
@@ -56,8 +71,10 @@ class DenseEntry(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> jax.Array:
-        h = nn.Dense(self.width, dtype=self.dtype)(h if self.top else nn.swish(h))
+    def __call__(self, inputs: Inputs) -> jax.Array:
+        h, context = _split(inputs)
+        seen = concatenate_events((h if self.top else nn.swish(h), *context), 1)
+        h = nn.Dense(self.width, dtype=self.dtype)(seen)
         return DenseBlock(self.hidden, 1, self.dtype)(h)
 
 
@@ -94,11 +111,13 @@ class ImageEncoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[tuple[jax.Array, jax.Array], ...]:
+    def __call__(self, inputs: Inputs) -> tuple[tuple[jax.Array, jax.Array], ...]:
+        x, context = _split(inputs)
         height, width, _ = x.shape[-3:]
         grid = grids(height, width, self.stride, len(self.widths))[::-1]
         side = max(3, self.stride)
         h = Conv(self.widths[0], (side, side), strides=self.stride, dtype=self.dtype)(x)
+        h = _everywhere(h, context, self.dtype)
         found = []
         for (rows, columns), channels, hidden, count in zip(
             grid, self.widths, self.hidden, self.counts, strict=True
@@ -129,7 +148,8 @@ class ImageEntry(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> jax.Array:
+    def __call__(self, inputs: Inputs) -> jax.Array:
+        h, context = _split(inputs)
         shape = self.height, self.width, self.channels
         if self.top:
             h = nn.Dense(math.prod(shape), dtype=self.dtype)(h).reshape(*h.shape[:-1], *shape)
@@ -137,7 +157,8 @@ class ImageEntry(nn.Module):
             if h.shape[-1] != self.channels:
                 h = Conv(self.channels, (1, 1), dtype=self.dtype)(h)
             h = resize(h, self.height, self.width)
-        return h + self.param("bias", nn.initializers.zeros, shape).astype(h.dtype)
+        h = h + self.param("bias", nn.initializers.zeros, shape).astype(h.dtype)
+        return _everywhere(h, context, self.dtype)
 
 
 class ImageOutput(nn.Module):
@@ -151,7 +172,8 @@ class ImageOutput(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, h: jax.Array) -> jax.Array:
+    def __call__(self, inputs: Inputs) -> jax.Array:
+        h, _ = _split(inputs)  # the state knows the context
         height, width, *rest = self.out_shape
         if self.stride > 1:
             h = Conv(self.stride**2 * math.prod(rest) * 4, (3, 3), dtype=self.dtype)(nn.gelu(h))

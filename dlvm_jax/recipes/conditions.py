@@ -13,7 +13,7 @@ from jax.core import Tracer
 from dlvm_jax.data import Data, Spec
 from dlvm_jax.settings import pick
 
-__all__ = ["CONDITIONS", "Condition", "condition_of", "say_which_labels_are_missing"]
+__all__ = ["CONDITIONS", "LABEL", "Condition", "condition_of", "say_which_labels_are_missing"]
 
 
 class Condition(NamedTuple):
@@ -41,9 +41,7 @@ class Entry(NamedTuple):
 
 def _label(spec):
     if spec.classes is None:
-        raise ValueError(
-            f"condition='label' needs labels, and {spec.name} has none; use condition='quadrants-1'"
-        )
+        raise ValueError(f"condition='label' needs labels, and {spec.name} has none; leave it out")
 
     def split(batch):
         x, labels = batch
@@ -95,6 +93,7 @@ CONDITIONS = {
     "quadrants-2": Entry(partial(_quadrants, 2), "its left half"),
     "quadrants-3": Entry(partial(_quadrants, 3), "all but the lower right quadrant"),
 }
+LABEL = {"label": CONDITIONS["label"]}  # of models of whole images alone
 
 
 def condition_of(name: str | None, spec: Spec) -> Condition:

@@ -1,8 +1,8 @@
 """Hierarchical VAEs: a top latent by any prior, and stages of groups below it, dense or of images."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,12 @@ import numpy as np
 from dlvm_jax.data import Data, Spec
 from dlvm_jax.models import density, diffusion, layered, objectives, top_down
 from dlvm_jax.models.density import Density, Net
-from dlvm_jax.nets import MLP, cells, ladders
+from dlvm_jax.nets import MLP, ladders
 from dlvm_jax.nets.mlp import SMALL
 from dlvm_jax.recipes import networks
 from dlvm_jax.recipes.base import Constants, Model, Recipe
+from dlvm_jax.recipes.conditions import LABEL, condition_of, say_which_labels_are_missing
+from dlvm_jax.recipes.hierarchical_parts import CELLS, INFERENCE, bounded, given_x, group_of
 from dlvm_jax.recipes.likelihoods import check_likelihood, likelihood_of, transform_of
 from dlvm_jax.recipes.networks import DTYPES
 from dlvm_jax.recipes.vae_parts import (
@@ -28,50 +30,10 @@ from dlvm_jax.recipes.vae_parts import (
 )
 from dlvm_jax.settings import choice, pick, setting
 
-__all__ = ["CELLS", "Hierarchical"]
+__all__ = ["Hierarchical"]
 
 TOP_PRIORS = {name: entry for name, entry in PRIORS.items() if entry.space == FLAT and name != "implicit"}
-INFERENCE = {
-    "bidirectional": "q(z_l | z_<l, x) looks at the state and at the features",
-    "precision-weighted": "the prior times a Gaussian of the features, as the Ladder VAE",
-    "bottom-up": "q(z_L | x), and each layer from the one below",
-}
 OBJECTIVES = {"elbo": "", "iwae": "the importance-weighted bound"}
-
-
-class Cell(NamedTuple):
-    """The networks of the groups, by name.
-
-    group:     (recipe, stage, depth) -> its module
-    images:    whether it is of images
-    inference: the kinds that it has
-    """
-
-    group: Callable
-    help: str
-    images: bool
-    inference: tuple[str, ...] = ("bidirectional",)
-
-
-def _dense(recipe, stage, depth):
-    precision = recipe.inference == "precision-weighted"
-    sizes = recipe.latents[stage], recipe.widths[stage], recipe.hidden[stage]
-    return cells.DenseGroup(*sizes, depth, precision, jnp.dtype(recipe.dtype))
-
-
-def _images(module):
-    def build(recipe, stage, depth):
-        sizes = recipe.latents[stage], recipe.widths[stage], recipe.hidden[stage]
-        return module(*sizes, depth, jnp.dtype(recipe.dtype))
-
-    return build
-
-
-CELLS = {
-    "dense": Cell(_dense, "residual dense layers", False, tuple(INFERENCE)),
-    "vdvae": Cell(_images(cells.BottleneckGroup), "bottleneck blocks of Child 2021", True),
-    "nvae": Cell(_images(cells.ResidualGroup), "residual cells of Vahdat & Kautz 2020", True),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +61,7 @@ class Hierarchical(Recipe):
     stride: int = setting(
         1, "of the first convolution: the finest stage is so much smaller than the image", at_least=1
     )
+    condition: str | None = choice(None, LABEL, "model the example given")
     likelihood: str | None = choice(None, LIKELIHOODS, "p(x|z), by default what suits the data")
     std: float = setting(1.0, "standard deviation of a fixed-normal likelihood")
     objective: str = choice("elbo", OBJECTIVES, "training objective")
@@ -171,6 +134,10 @@ class Hierarchical(Recipe):
             raise ValueError(
                 f"objective={self.objective!r} does not go with prior={self.prior!r}; possible: elbo"
             )
+        if self.condition is not None and not PRIORS[self.prior].gaussian:
+            raise ValueError(
+                f"prior={self.prior!r} does not go with condition={self.condition!r}; possible: standard, learned"
+            )
         if self.objective == "iwae" and self.samples < 2:
             raise ValueError("objective='iwae' needs samples of at least 2, such as samples=5")
         if self.objective == "iwae" and (
@@ -185,6 +152,7 @@ class Hierarchical(Recipe):
     def check_data(self, spec: Spec) -> None:
         """Raise ValueError, in one line, for settings that do not fit the data."""
         check_likelihood(self.likelihood, spec)
+        condition_of(self.condition, spec)
         if CELLS[self.cells].images and len(spec.event_shape) != 3:
             raise ValueError(
                 f"cells={self.cells!r} needs images [H, W, C], the examples have shape {spec.event_shape}; use cells='dense'"
@@ -205,6 +173,8 @@ class Hierarchical(Recipe):
 
     def constants(self, data: Data, seed: int) -> Constants:
         """Pseudo-inputs: training images in a random order."""
+        if self.condition == "label":
+            say_which_labels_are_missing(data)
         if self.prior not in ("vamp", "vamp-data"):
             return {}
         return {"pseudo_inputs": pseudo_inputs(data, self.components, seed)}
@@ -213,16 +183,24 @@ class Hierarchical(Recipe):
         """The model for data of a spec; `parts` is its `TopDown`."""
         self.check()
         self.check_data(spec)
+        condition = condition_of(self.condition, spec)
         stages, likelihood = self._stages(spec), self._likelihood(spec)
         encoder, posterior = (
             (None, self._bottom_up(spec)) if self.inference == "bottom-up" else self._encoder(spec)
         )
-        place = Place(spec, dict(constants), _given_x(encoder, posterior), None)
+        place = Place(spec, dict(constants), given_x(encoder, posterior), condition.context)
         prior = PRIORS[self.prior].build(self, place)
 
         def whole(prior, kl):
             return top_down.top_down(
-                prior, posterior, encoder, stages, likelihood, dim=self.latent_dim, kl=kl
+                prior,
+                posterior,
+                encoder,
+                stages,
+                likelihood,
+                dim=self.latent_dim,
+                kl=kl,
+                conditional=condition.labels,
             )
 
         model = whole(prior, "sampled")
@@ -237,6 +215,11 @@ class Hierarchical(Recipe):
             objective = layered.spectral(objective, self.spectral)
             variables = lambda key: layered.singular_vectors(shapes, key)
             model = top_down.of_pairs(model)
+
+        def decode(params, z):
+            z, context = objectives.unpack(z)
+            return model.decode(params, model.unflatten(z), context=context)[0]
+
         return Model(
             model.density,
             init,
@@ -244,9 +227,16 @@ class Hierarchical(Recipe):
             objective,
             model,
             lambda params, x, key=None: model.flatten(model.infer(params, key, x)),
-            lambda params, z: model.decode(params, model.unflatten(z))[0],
+            decode,
+            condition.split,
+            labels=condition.labels,
             variables=variables,
         )
+
+    def _with_context(self, shape: tuple[int, ...], spec: Spec) -> Any:
+        """The shape of an input of one example to a network: with that of the context, where there is one."""
+        context = condition_of(self.condition, spec).context
+        return (1, *shape) if context is None else ((1, *shape), (1, *context))
 
     def _grid(self, spec: Spec) -> list[tuple[int, int]]:
         height, width, _ = spec.event_shape
@@ -265,8 +255,9 @@ class Hierarchical(Recipe):
             else:
                 entry = ladders.DenseEntry(width, hidden, number == 0, dtype)
             module = cell.group(self, number, self.layers)
-            group = _group(module, (*place, self.latents[number]), state)
-            found.append(top_down.Stage(group, count, density.from_linen(entry, (1, *above)), self.remat))
+            group = group_of(module, (*place, self.latents[number]), state)
+            enter = density.from_linen(entry, self._with_context(above, spec))
+            found.append(top_down.Stage(group, count, enter, self.remat))
             above = state
         return found
 
@@ -281,7 +272,7 @@ class Hierarchical(Recipe):
             last = (*self._grid(spec)[0], self.widths[0])
         else:
             module, last = ladders.DenseEncoder(widths, hidden, len(event), dtype), (self.widths[0],)
-        net = networks.scaled(density.from_linen(module, (1, *event)), spec)
+        net = networks.scaled(density.from_linen(module, self._with_context(event, spec)), spec)
 
         def apply(params, x):
             found = net.apply(params, x)[::-1]
@@ -299,14 +290,15 @@ class Hierarchical(Recipe):
         sizes = [self.latent_dim, *np.repeat(self.latents, self.groups).tolist()][::-1]
         hidden = [self.hidden[0], *np.repeat(self.hidden, self.groups).tolist()][::-1]
         inputs = [spec.event_shape, *((size,) for size in sizes[:-1])]
+        ndims = lambda shape: len(shape) if self.condition is None else (len(shape), 1)
         found = []
         for number, (shape, size, width) in enumerate(zip(inputs, sizes, hidden, strict=True)):
             net = density.from_linen(
-                MLP((width, width), (size, 2), len(shape), dtype=jnp.dtype(self.dtype), head_init=SMALL),
-                (1, *shape),
+                MLP((width, width), (size, 2), ndims(shape), dtype=jnp.dtype(self.dtype), head_init=SMALL),
+                self._with_context(shape, spec),
             )
             net = networks.scaled(net, spec) if number == 0 else net
-            found.append(density.conditional(_bounded(net), density.normal(), (size,)))
+            found.append(density.conditional(bounded(net), density.normal(), (size,)))
         return found
 
     def _likelihood(self, spec: Spec) -> Density:
@@ -317,10 +309,11 @@ class Hierarchical(Recipe):
         outputs = (*event, distribution.width - entry.shared)
         if CELLS[self.cells].images:
             state = (*self._grid(spec)[-1], self.widths[-1])
-            net = density.from_linen(ladders.ImageOutput(outputs, self.stride, dtype), (1, *state))
+            module = ladders.ImageOutput(outputs, self.stride, dtype)
         else:
             module = MLP((self.hidden[-1],), outputs, activation=jax.nn.swish, dtype=dtype)
-            net = density.from_linen(module, (1, self.widths[-1]))
+            state = (self.widths[-1],)
+        net = density.from_linen(module, self._with_context(state, spec))
         return density.conditional(
             density.with_shared_scale(net) if entry.shared else net, distribution, event
         )
@@ -335,37 +328,3 @@ class Hierarchical(Recipe):
         if self.beta_warm_up:
             return objectives.warm_up(make, self.beta, self.beta_warm_up)
         return make(self.beta)
-
-
-def _bounded(net: Net) -> Net:
-    """With log-standard deviations within bounds: an outlier must not grow from layer to layer."""
-    return Net(net.init, lambda params, x: jnp.stack(cells.law(net.apply(params, x)), axis=-1))
-
-
-def _group(module: Any, latent: tuple[int, ...], state: tuple[int, ...]) -> top_down.Group:
-    """A Flax module with the three methods of a group; features are as wide as the state."""
-    return top_down.Group(
-        latent,
-        lambda key: module.init(key, jnp.zeros((1, *state)), jnp.zeros((1, *state))),
-        lambda params, h: module.apply(params, h, method="prior"),
-        lambda params, h, features, p: module.apply(params, h, features, p, method="posterior"),
-        lambda params, h, z: module.apply(params, h, z, method="merge"),
-    )
-
-
-def _given_x(encoder: Net | None, posterior: Any) -> Any:
-    """q(top latent | x), for a prior that uses it; its parameters are those of the encoder and of the posterior."""
-    if encoder is None:
-        return None
-    features = lambda params, x: encoder.apply(params["encoder"], x)[0]
-
-    def log_prob(params, key, z, x=None):
-        return posterior.log_prob(params["posterior"], key, z, features(params, x))
-
-    def sample(params, key, x=None, shape=()):
-        return posterior.sample(params["posterior"], key, features(params, x), shape)
-
-    def normal(params, x=None):
-        return posterior.normal(params["posterior"], features(params, x))
-
-    return Density(posterior.init, sample, log_prob, "exact", normal=normal)

@@ -15,7 +15,7 @@ from dlvm_jax.models.objectives import unpack
 from dlvm_jax.models.vq_vae import Quantiser
 from dlvm_jax.recipes import networks
 from dlvm_jax.recipes.base import Constants, Model, Recipe
-from dlvm_jax.recipes.conditions import CONDITIONS, condition_of, say_which_labels_are_missing
+from dlvm_jax.recipes.conditions import LABEL, condition_of, say_which_labels_are_missing
 from dlvm_jax.recipes.likelihoods import check_likelihood, likelihood_of, transform_of
 from dlvm_jax.recipes.vae_parts import LIKELIHOODS
 from dlvm_jax.settings import choice, setting
@@ -57,7 +57,6 @@ GRADIENTS = {
     "straight-through": "that of the code",
     "rotation": "turned with the vector, Fifty et al. 2024",
 }
-LABEL = {"label": CONDITIONS["label"]}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from dlvm_jax.data import factors
 from dlvm_jax.evaluate import disentanglement, pictures
-from dlvm_jax.evaluate.likelihood import ACTIVE, posterior_means
+from dlvm_jax.evaluate.units import ACTIVE, posterior_means
 from dlvm_jax.train.fitted import Fitted
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Pictures of what the layers of a hierarchical VAE encode."""
+"""Pictures of what the layers of a hierarchical VAE encode; of a conditional one under given contexts."""
 
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 
 from dlvm_jax.evaluate import pictures
 from dlvm_jax.models.latents import Latents
+from dlvm_jax.models.objectives import unpack
 from dlvm_jax.models.top_down import TopDown
 
 __all__ = ["interpolations", "kept_layers", "rates", "temperatures", "walk"]
@@ -26,17 +27,23 @@ def _shown(layers: int, most: int = 8) -> list[int]:
 
 
 def temperatures(
-    path: Path, model: TopDown, params: Any, key: jax.Array, scale: float, columns: int = 10
+    path: Path,
+    model: TopDown,
+    params: Any,
+    key: jax.Array,
+    scale: float,
+    context: Any = None,
+    columns: int = 10,
 ) -> None:
-    """Means of p(x|z) of latents drawn at several temperatures, with the same noise in each column.
+    """Means of p(x|z) of latents drawn at several temperatures, with the same noise, and context, in each column.
 
     A top prior that is no Gaussian stays at temperature 1.
     """
     noise = model.noise(key, columns)
     rows = []
     for t in LEVELS:
-        top = model.draw_top(params, key, columns, t if model.top_normal else 1.0)
-        rows.append(model.decode(params, Latents(top, noise.groups), noise, 1, t)[0])
+        top = model.draw_top(params, key, columns, t if model.top_normal else 1.0, context)
+        rows.append(model.decode(params, Latents(top, noise.groups), noise, 1, t, context)[0])
     pictures.grid(
         path,
         np.concatenate(rows) / scale,
@@ -47,13 +54,17 @@ def temperatures(
 
 
 def kept_layers(
-    path: Path, model: TopDown, params: Any, x: jax.Array, key: jax.Array, t: float, scale: float
+    path: Path, model: TopDown, params: Any, examples: Any, key: jax.Array, t: float, scale: float
 ) -> None:
-    """Test images, and below them what is left of each when its first k layers are kept and the others drawn anew."""
+    """Test images, and below them what is left of each when its first k layers are kept and the others drawn anew.
+
+    examples: x, or (x, context)
+    """
     key_z, key_noise = jax.random.split(key)
-    latents, noise = model.infer(params, key_z, x), model.noise(key_noise, len(x))
+    x, context = unpack(examples)
+    latents, noise = model.infer(params, key_z, examples), model.noise(key_noise, len(x))
     kept = _shown(model.layers)[::-1]
-    rows = [np.asarray(x)] + [model.decode(params, latents, noise, keep, t)[0] for keep in kept]
+    rows = [np.asarray(x)] + [model.decode(params, latents, noise, keep, t, context)[0] for keep in kept]
     title = f"the first k of {model.layers} layers kept, the others drawn at temperature {t:g}"
     pictures.grid(
         path, np.concatenate(rows) / scale, len(x), title, beside=["x", *(f"k = {k}" for k in kept)]
@@ -61,14 +72,16 @@ def kept_layers(
 
 
 def interpolations(
-    path: Path, model: TopDown, params: Any, x: jax.Array, key: jax.Array, scale: float
+    path: Path, model: TopDown, params: Any, examples: Any, key: jax.Array, scale: float
 ) -> None:
     """From one test image to another, in the first k layers alone: a row for each k, the layers below those of the first image.
 
-    The values of the posterior move on a straight line.
+    The values of the posterior move on a straight line; the context stays that of the first image.
+    examples: two of x, or of (x, context)
     """
-    latents = model.infer(params, key, x[:2])
+    latents = model.infer(params, key, examples)
     share = jnp.linspace(0, 1, 8)
+    first = jax.tree.map(lambda c: jnp.repeat(c[:1], len(share), axis=0), unpack(examples)[1])
     kept = _shown(model.layers)
     number = [1, *np.cumsum([1, *(len(group) for group in latents.groups)])]
     rows = []
@@ -83,7 +96,7 @@ def interpolations(
         groups = tuple(
             mixed(group, 1 + start) for group, start in zip(latents.groups, number[1:], strict=False)
         )
-        rows.append(model.decode(params, Latents(mixed(latents.top[None], 1)[0], groups))[0])
+        rows.append(model.decode(params, Latents(mixed(latents.top[None], 1)[0], groups), context=first)[0])
     pictures.grid(
         path,
         np.concatenate(rows) / scale,
@@ -94,7 +107,14 @@ def interpolations(
 
 
 def walk(
-    root: Path, model: TopDown, params: Any, key: jax.Array, t: float, scale: float, count: int = 8
+    root: Path,
+    model: TopDown,
+    params: Any,
+    key: jax.Array,
+    t: float,
+    scale: float,
+    context: Any = None,
+    count: int = 8,
 ) -> list[str]:
     """A random walk of all layers at a temperature: walk.gif, and walk.png with every sixth frame.
 
@@ -102,7 +122,7 @@ def walk(
     Gaussian its draw stays.
     """
     keys = jax.random.split(key, STEPS + 1)
-    start, drawn = model.noise(keys[0], count), model.draw_top(params, keys[0], count)
+    start, drawn = model.noise(keys[0], count), model.draw_top(params, keys[0], count, context=context)
 
     def step(noise, key):
         noise = jax.tree.map(
@@ -110,9 +130,9 @@ def walk(
         )
         top = drawn
         if model.top_normal:
-            mean, log_std = model.top_normal(params)
+            mean, log_std = model.top_normal(params, context)
             top = mean + t * jnp.exp(log_std) * noise.top
-        return noise, model.decode(params, Latents(top, noise.groups), noise, 1, t)[0]
+        return noise, model.decode(params, Latents(top, noise.groups), noise, 1, t, context)[0]
 
     _, frames = jax.jit(lambda noise: jax.lax.scan(step, noise, keys[1:]))(start)
     frames = np.asarray(frames) / scale

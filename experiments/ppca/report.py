@@ -11,7 +11,8 @@ import numpy as np
 
 from dlvm_jax.data import Data
 from dlvm_jax.evaluate import pictures
-from dlvm_jax.evaluate.likelihood import ACTIVE, Record
+from dlvm_jax.evaluate.likelihood import Record
+from dlvm_jax.evaluate.units import ACTIVE
 from dlvm_jax.functional import linear_gaussian
 from dlvm_jax.functional.densities import bits_per_dim
 from dlvm_jax.functional.linear_gaussian import LinearGaussian

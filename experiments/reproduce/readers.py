@@ -55,7 +55,7 @@ def _protocol(record: Record, *names: str) -> dict[str, Any]:
 
 def _log_likelihood(result, record):
     details = _protocol(record, "estimator", "samples", "elbo", "active_units")
-    details |= {"rates": record["rates"]} if record.get("rates") else {}  # of each layer
+    details |= {name: record[name] for name in ("rates", "layer_units") if record.get(name)}  # of each layer
     return record["log_likelihood"], record["standard_error"], details
 
 

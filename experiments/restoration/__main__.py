@@ -78,6 +78,10 @@ def _model(config: Config, root: Path) -> tuple[Fitted, Data]:
         raise ValueError(
             f"{folder} is of {type(fitted.recipe).__name__}; give a run of experiments.hierarchical as model"
         )
+    if fitted.recipe.condition:
+        raise ValueError(
+            f"{folder} is of images given a {fitted.recipe.condition}; give a model without a condition"
+        )
     if fitted.recipe.spectral:
         raise ValueError(
             f"{folder} was trained with spectral norms, which a restoration does not read; give another model"

@@ -13,7 +13,7 @@ from dlvm_jax.data import Data
 from dlvm_jax.evaluate import Record, evaluation_key, paired, pictures
 from dlvm_jax.evaluate.annealed import annealed_log_likelihoods
 from dlvm_jax.evaluate.diagnostics import diagnose
-from dlvm_jax.evaluate.likelihood import posterior_means
+from dlvm_jax.evaluate.units import posterior_means
 from dlvm_jax.models.density import join
 from dlvm_jax.models.objectives import unpack
 from dlvm_jax.models.spaces import REALS

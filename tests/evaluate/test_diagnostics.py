@@ -8,7 +8,7 @@ import scipy.stats
 
 from dlvm_jax.evaluate import diagnostics, likelihood
 from dlvm_jax.evaluate.annealed import annealed_log_likelihoods
-from dlvm_jax.evaluate.likelihood import active_units
+from dlvm_jax.evaluate.units import active_units
 from dlvm_jax.exact import linear_gaussian
 from dlvm_jax.functional import divergences
 from dlvm_jax.models import density

@@ -35,8 +35,14 @@ def test_a_run_writes_records_rates_and_pictures_and_goes_on(tmp_path):
     record = result["records"]["0"]
     assert record["examples"] == 10 and len(record["rates"]) == 4 and np.isfinite(record["log_likelihood"])
     assert sum(record["rates"]) == pytest.approx(record["kl"], rel=1e-5)
+    units = record["layer_units"]
+    assert len(units) == 4 and sum(units) == record["active_units"]
     report = (tmp_path / "run" / "report.md").read_text()
-    assert "4 layers" in report and " ".join(f"{rate:.2f}" for rate in record["rates"]) in report
+    assert "4 layers" in report and all(
+        f"| {n} | {size} | {rate:.2f} | {count} |" in report
+        for n, size, rate, count in zip((1, 2, 3, 4), (2, 2, 3, 3), record["rates"], units, strict=True)
+    )
+    assert f"without an active unit: {units.count(0)} of 4" in report
     names = (
         "samples",
         "reconstructions",
@@ -61,6 +67,7 @@ def test_a_run_writes_records_rates_and_pictures_and_goes_on(tmp_path):
     {"cells": "nvae", "spectral": 0.01, "balance": True, "beta_warm_up": 4, "skip": 100.0, "optimiser": "adamax-nvae"},
     {"inference": "bottom-up", "data": "breast_cancer", "likelihood": "normal"},
     {"inference": "precision-weighted", "prior": "vamp", "components": 5, "free_nats": 0.5},
+    {"condition": "label", "prior": "learned"},
 ])  # fmt: skip
 def test_options_work_together(options, tmp_path):
     config = dataclasses.replace(TINY, out=tmp_path / "run", **options)
@@ -81,9 +88,9 @@ def test_interpolation_moves_the_first_layers_alone(monkeypatch, tmp_path):
     x = np.asarray(source.test[:2], np.float32)
     ends = model.infer(params, jax.random.key(1), x)
 
-    def spy(params, latents, *rest):
+    def spy(params, latents, **options):
         seen.append(latents)
-        return model.decode(params, latents, *rest)
+        return model.decode(params, latents, **options)
 
     looking.interpolations(tmp_path / "i.png", model._replace(decode=spy), params, x, jax.random.key(1), 1.0)
     assert len(seen) == 4

@@ -74,7 +74,7 @@ def test_impossible_parts_are_refused_with_the_possible_ones(message):
 
 def test_unknown_labels_are_refused():
     spec = dataset_of(IMAGES).spec._replace(classes=None)
-    with pytest.raises(ValueError, match="toy has none; use condition='quadrants-1'"):
+    with pytest.raises(ValueError, match="toy has none; leave it out"):
         condition_of("label", spec)
 
 
