@@ -247,8 +247,9 @@ def _nle(recipe, simulator, constants):
     one = posterior.neural_posterior(inner, reals, moments)
     whole = posterior.several(one, features, recipe.repeats)
     objective, halves = objectives.negative_log_likelihood(whole), cut(dim)
-    if constants["whole"].any():
-        objective = posterior.dequantised(objective, np.tile(constants["whole"], recipe.repeats))
+    levels = np.tile(constants.get("whole", False), recipe.repeats)  # older runs have no such constant
+    if levels.any():
+        objective = posterior.dequantised(objective, levels)
 
     def of(likelihood):
         return _weighed(simulator, lambda params, theta, x: likelihood.log_prob(params, None, x, theta), of)
