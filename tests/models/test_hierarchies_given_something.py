@@ -143,6 +143,7 @@ def test_a_closed_kl_given_a_context_is_that_of_the_draws():
     assert (abs(difference.mean(0)) < 5 * difference.std(0) / np.sqrt(len(keys))).all()
 
 
+@pytest.mark.slow
 def test_samples_given_a_context_are_about_its_mean():
     """For each row of the context so many: means of 20,000 within five errors; false alarms 1e-5."""
     model, params = given_top_down(3)

@@ -116,6 +116,7 @@ def test_each_array_learns_given_a_label():
     assert drawn.shape == (3, *x.shape)
 
 
+@pytest.mark.slow
 def test_likelihoods_given_a_label_are_those_of_a_quadrature():
     """Bits of 2 x 2 pixels, two layers of one number: all 16 images under each of three labels.
 
