@@ -27,7 +27,7 @@ __all__ = [
 
 Run = Callable[[Path, bool], Measured]
 Record = dict[str, Any]
-QUICK = {"steps": 50}  # of a row that is only tried out
+QUICK = {"steps": 50, "evaluations": 2}  # of a row that is only tried out
 
 
 def _carry_out(script: str, folder: Path, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

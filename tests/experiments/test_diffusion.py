@@ -77,7 +77,6 @@ def test_digits_given_their_labels(tmp_path):
     [
         {"process": "learned", "fourier": (1, 2), "dropout": 0.1, "target": "edm"},
         {"process": "ddpm", "target": "v", "objective": "min_snr", "sampler": "ddim"},
-        {"process": "edm", "objective": "edm", "target": "edm", "sampler": "heun"},
         {"process": "rectified", "target": "velocity", "net": "transformer", "sampler": "dpm-3"},
     ],
     ids=str,

@@ -125,13 +125,16 @@ def trained(tmp_path_factory):
     """Models of the digits: a hierarchical VAE of levels, two of bits, a diffusion model."""
     root = tmp_path_factory.mktemp("runs")
     for name, (recipe, protocol, steps) in MODELS.items():
-        train.fit(recipe, data.load("digits", protocol), out=root / name, steps=steps, progress=False)
+        training = {"steps": steps, "evaluations": 1, "progress": False}
+        train.fit(recipe, data.load("digits", protocol), out=root / name, **training)
         (root / name / "config.json").write_text(json.dumps({"data": "digits", "protocol": protocol}))
     return root
 
 
 @pytest.mark.slow
-def test_a_run_restores_what_is_missing(trained, tmp_path, monkeypatch):
+def test_a_run_restores_what_is_missing_and_runs_that_do_not_fit_are_refused(
+    trained, tmp_path, monkeypatch, capsys
+):
     """The model is too weak for blurs and block means."""
     monkeypatch.setattr(methods, "SAMPLE_STEPS", 4)
     monkeypatch.setattr(methods, "DRAWS", 2)
@@ -158,9 +161,7 @@ def test_a_run_restores_what_is_missing(trained, tmp_path, monkeypatch):
     report = (tmp_path / "run" / "report.md").read_text()
     assert "| PiGDM, mean of 2 | " in report and "| Wiener | - | - | " in report
 
-
-@pytest.mark.slow
-def test_runs_that_do_not_fit_are_refused_in_one_line(trained, tmp_path, capsys):
+    capsys.readouterr()
     for options, message in {
         f"--model {trained / 'up'}": "which has no temperature; give --temperatures 1",
         f"--model {trained / 'bits'}": "is of bits, whose likelihood has no standard deviation; train on levels",
@@ -168,6 +169,8 @@ def test_runs_that_do_not_fit_are_refused_in_one_line(trained, tmp_path, capsys)
         f"--model {trained / 'levels'} --diffusion {trained / 'levels'}": "is of Hierarchical; give a run of",
     }.items():
         with pytest.raises(SystemExit):
-            common.main(restoration.run, restoration.Config, "", [*options.split(), "--out", str(tmp_path)])
+            common.main(
+                restoration.run, restoration.Config, "", [*options.split(), "--out", str(tmp_path / "other")]
+            )
         line = capsys.readouterr().err
         assert message in line and line.startswith("error: ") and line.count("\n") == 1

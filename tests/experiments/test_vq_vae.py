@@ -88,8 +88,12 @@ def test_a_run_leaves_a_report_and_goes_on(tmp_path):
     [
         {"quantiser": "fsq", "levels": (4, 4), "codes": 64, "code_dim": 16, "prior": "made"},
         {"data": "breast_cancer", "places": 3},
-        {"likelihood": "discretised-logistic", "quantiser": "gradient", "gradient": "rotation"},
-        {"condition": "label"},
+        {
+            "likelihood": "discretised-logistic",
+            "quantiser": "gradient",
+            "gradient": "rotation",
+            "condition": "label",
+        },
     ],
     ids=str,
 )
