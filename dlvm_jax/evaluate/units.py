@@ -52,9 +52,8 @@ def units_of_layers(
     $\mu,\sigma$ of $p(z_l|z_{<l})$ at the posterior's means of the layers above; at the top $\mu=0,\sigma=1$
 
     A unit is active where the data move its posterior's mean by more than the layers above explain, in units of what the prior
-    leaves open.  A layer without one is dead, though its
-    rate may not be zero.  One layer: Burda, Grosse, Salakhutdinov 2016, section 5.3,
-    here over all of x.
+    leaves open.  A layer without one is dead, though its rate may not be zero.
+    Source, of one layer: Burda, Grosse, Salakhutdinov 2016, section 5.3; here over all of x.
 
     posterior, params: of a VAE's posterior, or of a hierarchical VAE
     x: [N, *event], or (x, context);  batch_size: examples computed at a time

@@ -62,11 +62,8 @@ SEQUENTIAL = {
 def row(task: str, method: str, simulations: int, rounds: int) -> Row:
     """One cell."""
     own, name = settings(task, method, simulations, rounds), "s" * (rounds > 1) + method
-    steps, batch, times = (
-        own["steps"],
-        own["batch_size"],
-        f" in each of {rounds} rounds for each observation" * (rounds > 1),
-    )
+    steps, batch = own["steps"], own["batch_size"]
+    times = f" in each of {rounds} rounds for each observation" * (rounds > 1)
     how = f"{SEQUENTIAL[method]}; " * (rounds > 1)
     return Row(
         name=f"{name}-{task.replace('_', '-')}-{simulations}",

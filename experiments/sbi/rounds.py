@@ -24,15 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["dataset"]
 
-SETTINGS = (
-    "task",
-    "repeats",
-    "simulations",
-    "rounds",
-    "observation",
-    "seeds",
-    "sampling",
-)  # what simulations depend on
+# What simulations depend on.
+SETTINGS = ("task", "repeats", "simulations", "rounds", "observation", "seeds", "sampling")
 
 
 def dataset(config: "Config", recipe: recipes.Posterior, root: Path) -> Data:

@@ -1,6 +1,6 @@
 """One recipe of every family: fitted here, read back in another process without its data, the same to the bit.
 
-Those that are not here have tests of their own which do so.
+Diffusion models have such a test of their own.  The families that are not here are read back in their own tests.
 """
 
 import os
