@@ -46,6 +46,16 @@ def test_network(name):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradient))
 
 
+def test_pooled_convolutions_do_not_see_where_something_is():
+    """Moved by four pixels, which two halvings see as one; unpooled they do see it."""
+    images = np.zeros((2, 24, 24, 1), np.float32)  # empty at the edges
+    images[0, 4:10, 4:10] = images[1, 12:18, 8:14] = np.random.RandomState(0).randn(6, 6, 1)
+    for pooled in (True, False):
+        net = nets.ConvEncoder((2, 3), (4,), pooled=pooled)
+        first, second = jax.jit(net.init_with_output)(jax.random.key(1), images)[0]
+        assert abs(first - second).max() < 1e-6 if pooled else abs(first - second).max() > 1e-3
+
+
 def test_bfloat16_computes_in_bfloat16():
     """Rounding of eight bits shows: about 0.4 % of the outputs, and none of it in float32."""
     x = jax.random.normal(jax.random.key(0), (50, 10))

@@ -19,6 +19,7 @@ from jax.scipy.special import gammaln, xlog1py, xlogy
 
 from dlvm_jax.data.dataset import Data, of_vectors
 from dlvm_jax.data.protocol import Protocol
+from dlvm_jax.exact import cosmology
 from dlvm_jax.exact import simulators as exact
 from dlvm_jax.exact.simulators import Simulator
 from dlvm_jax.functional.densities import multivariate_normal_log_prob, normal_log_prob
@@ -249,6 +250,7 @@ TASKS = {
     "bernoulli_glm_raw": Task(lambda: bernoulli_glm(raw=True), "the same, seen by all spikes"),
     "sir": Task(sir, "epidemic"),
     "lotka_volterra": Task(lotka_volterra, "prey and predators"),
+    "cosmology": Task(cosmology.cosmology, "maps of matter, 64 x 64, of three cosmological parameters"),
 }
 
 

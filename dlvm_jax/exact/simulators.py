@@ -42,6 +42,7 @@ class Simulator(NamedTuple):
     posterior_sample:   (key, x [C], count) -> [count, D]
     posterior_log_prob: (theta, x) -> [*batch]
     repeat:             (n) -> the simulator of n independent x; see `repeated`
+    image:              height and width of an x that is an image, row by row
     """
 
     prior_sample: Callable[[Key, Shape], Array]
@@ -53,6 +54,7 @@ class Simulator(NamedTuple):
     posterior_sample: Callable[[Key, Array, int], Array] | None = None
     posterior_log_prob: Callable[[Array, Array], Array] | None = None
     repeat: Callable[[int], "Simulator"] | None = None
+    image: tuple[int, int] | None = None
 
 
 def _each(x: Array, count: int) -> Array:

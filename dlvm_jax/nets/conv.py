@@ -101,18 +101,26 @@ class ConvResidual(nn.Module):
 class ConvEncoder(nn.Module):
     """Strided 3x3 convolutions, one halving of the image a layer, then a linear head.
 
+    pooled: the head sees the means of each layer over the image, and not where something is
     Shapes: [*batch, h, w, c] -> [*batch, *out_shape].
     """
 
     channels: Sequence[int]
     out_shape: Sequence[int]
     dtype: Any = jnp.float32
+    pooled: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        layers = []
         for width in self.channels:
             x = nn.gelu(Conv(width, (3, 3), strides=2, dtype=self.dtype)(x))
-        return Head(self.out_shape, self.dtype)(x.reshape(*x.shape[:-3], -1))
+            layers.append(x)
+        if self.pooled:
+            x = jnp.concatenate([layer.mean((-3, -2)) for layer in layers], -1)
+        else:
+            x = x.reshape(*x.shape[:-3], -1)
+        return Head(self.out_shape, self.dtype)(x)
 
 
 class ConvDecoder(nn.Module):

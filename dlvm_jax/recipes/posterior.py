@@ -40,7 +40,7 @@ class Posterior(Recipe):
         "none", EMBEDDINGS, "network that summarises x; of several observations their summaries' mean"
     )
     image: tuple[int, int] | None = setting(
-        None, "height and width of x for convolutions; default: a series", at_least=1
+        None, "height and width of x for convolutions; default: the simulator's, else a series", at_least=1
     )
 
     training: ClassVar[Mapping[str, Any]] = {

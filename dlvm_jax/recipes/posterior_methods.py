@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -112,11 +113,11 @@ def _mlp(recipe, dim):
     return density.from_linen(MLP(recipe.layer_widths, (recipe.width,)), (1, dim))
 
 
-def _convolutional(recipe, dim):
-    sides = recipe.image or (dim, 1)
+def _convolutional(recipe, dim, pooled=False):
+    sides = recipe.image or recipe.simulator.image or (dim, 1)
     if math.prod(sides) != dim:
         raise ValueError(f"image={sides} is of {math.prod(sides)} numbers, and x has {dim}")
-    encoder = ConvEncoder((recipe.width // 2, recipe.width), (recipe.width,))
+    encoder = ConvEncoder((recipe.width // 2, recipe.width), (recipe.width,), pooled=pooled)
     net = density.from_linen(encoder, (1, *sides, 1))
     return Net(net.init, lambda params, x: net.apply(params, x.reshape(*x.shape[:-1], *sides, 1)))
 
@@ -125,6 +126,9 @@ EMBEDDINGS = {
     "none": Embedding(lambda recipe, dim: posterior.IDENTITY, "x as it is"),
     "mlp": Embedding(_mlp, "a perceptron"),
     "convolutional": Embedding(_convolutional, "convolutions, of a series or an image", ("image",)),
+    "pooled": Embedding(
+        partial(_convolutional, pooled=True), "their means, where all places are alike", ("image",)
+    ),
 }
 
 

@@ -5,6 +5,7 @@ python -m experiments.sbi --task slcp --method nle --flow autoregressive --obser
 python -m experiments.sbi --method nle --sampling mcmc                     # chains, where resampling has few effective draws
 python -m experiments.sbi --rounds 4                                       # simulations where the observation's parameters are
 python -m experiments.sbi --method npe --embedding mlp --repeats 5         # five independent observations
+python -m experiments.sbi --task cosmology --embedding pooled              # maps, beside those simulated from the posterior
 python -m experiments.sbi --seeds 0 1 2                                    # the mixture of three posteriors
 python -m experiments.sbi --task my_module:make                            # make() returns a Simulator
 python -m experiments.sbi table --help                                     # the published benchmark, task by task

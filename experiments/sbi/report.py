@@ -130,8 +130,19 @@ def _predict(simulator, draws, compared, key, folder):
             f"{(~finite).sum()} of {len(x)} simulations from the posterior are not finite", stacklevel=3
         )
     x = x[finite] if finite.any() else x
-    pictures.predictive(folder.root / "predictive.png", compared.x, x)
+    if simulator.image is None:
+        pictures.predictive(folder.root / "predictive.png", compared.x, x)
+    else:
+        _maps(folder.root / "predictive.png", simulator.image, compared.x, x)
     return {"predictive_p": float(calibration.predictive_p_value(jnp.asarray(compared.x), x).min())}
+
+
+def _maps(path, sides, observed, replicated):
+    """An observation that is an image, and simulations from draws of its posterior in the same greys; of several x the first."""
+    images = np.stack([observed, *replicated[:7]])[:, : sides[0] * sides[1]].reshape(-1, *sides)
+    low, high = np.percentile(images[0], (1, 99))
+    title = "the observation first, then simulations from draws of its posterior"
+    pictures.grid(path, (images - low) / ((high - low) or 1.0), 4, title)
 
 
 def _compare(draws, compared):
@@ -140,8 +151,8 @@ def _compare(draws, compared):
         return {}
     count = min(len(draws), len(compared.reference))
     ours, theirs = draws[:count], compared.reference[:count]
-    near = theirs[:1000]
-    bandwidth = float(np.median(np.linalg.norm(near[:500] - near[-500:], axis=-1)))
+    half = min(1000, count) // 2
+    bandwidth = float(np.median(np.linalg.norm(theirs[:half] - theirs[half : 2 * half], axis=-1)))
     kernel = lambda a, b: divergences.rbf_kernel(a, b, bandwidth)
     mmd = divergences.mmd(jnp.asarray(ours[:2000]), jnp.asarray(theirs[:2000]), kernel)
     return {"c2st": posteriors.c2st(ours, theirs), "mmd2": float(mmd)}

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from dlvm_jax.exact import cosmology
 from dlvm_jax.models import chains
 from experiments.papers import lueckmann2021
 from experiments.reproduce import readers
@@ -27,6 +28,10 @@ TINY = script.Config(
 )
 
 
+def maps():
+    return cosmology.cosmology(4, cells=8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
@@ -35,6 +40,7 @@ TINY = script.Config(
         {"method": "nre", "depth": 5, "task": "slcp", "sampling": "mcmc"},
         {"method": "nle", "task": "gaussian_mixture", "seeds": (0, 1)},
         {"repeats": 2, "embedding": "mlp"},
+        {"task": f"{__name__}:maps", "embedding": "pooled"},
     ],
     ids=str,
 )
@@ -53,6 +59,7 @@ def test_a_run_leaves_a_report(options, tmp_path, monkeypatch):
     assert 0 < result["predictive_p"] <= 1 and 0 < result["local_p"] <= 1
     if options.get("task") != "slcp" and "repeats" not in options:  # it has no exact posterior
         assert 0.3 < result["c2st"] <= 1 and f"{result['c2st']:.3f}" in report
+        assert np.isfinite(result["mmd2"])
     assert np.load(tmp_path / "run" / "draws.npy").shape[0] == 100
     for picture in ("pairs", "calibration", "predictive", "curves"):
         assert (tmp_path / "run" / f"{picture}.png").stat().st_size > 1000

@@ -317,6 +317,10 @@ TABLE = {
         "sylvester": (X, EYE, EYE, EYE, V),
         "sylvester_inverse": (X, EYE, EYE, EYE, V),
     },
+    "exact.cosmology": {
+        "growth": (V, lambda f: lambda share: f(share, -1.0)),
+        "matter_power": (X, V, V),
+    },
     "exact.diffusion": {
         **{
             name: (X, *MIXTURE, lambda f: diffusion(f.__name__))
@@ -362,6 +366,7 @@ NO_ARRAYS = {
     "stratified_log_weights",
     "all_binary",
     "output_law",
+    "cosmology",
     "gaussian_linear",
     "gaussian_linear_uniform",
     "gaussian_mixture",

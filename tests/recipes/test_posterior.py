@@ -7,6 +7,7 @@ import pytest
 
 from dlvm_jax import recipes, train
 from dlvm_jax.data import simulators
+from dlvm_jax.exact.cosmology import cosmology
 from dlvm_jax.exact.simulators import gaussian_linear
 
 KEY = jax.random.key(0)
@@ -29,6 +30,10 @@ METHODS = [
 
 def plane():
     return gaussian_linear(2)
+
+
+def maps():
+    return cosmology(4, cells=4)
 
 
 def broken():
@@ -125,6 +130,21 @@ def test_seeds_are_mixed_and_the_order_of_observations_does_not_matter(settings)
     np.testing.assert_allclose(mixed, jax.nn.logsumexp(both, 0) - np.log(2), rtol=1e-4, atol=1e-4)
 
 
+def test_an_image_has_the_sides_that_its_simulator_says():
+    """Not those of a series of 16 numbers, whose head would see 4 x 1 places, nor of one's own."""
+    for settings, inputs in (
+        ({}, 1 * 1 * 8),
+        ({"image": (16, 1)}, 4 * 1 * 8),
+        ({"embedding": "pooled"}, 4 + 8),
+    ):
+        settings = {"task": f"{__name__}:maps", "embedding": "convolutional", "width": 8} | settings
+        recipe = recipes.Posterior(**settings)
+        net = recipes.posterior.EMBEDDINGS[recipe.embedding].build(recipe, 16)
+        params = jax.eval_shape(net.init, KEY)
+        assert inputs in {leaf.shape[0] for leaf in jax.tree.leaves(params)}
+        assert jax.eval_shape(net.apply, params, jnp.zeros((3, 16))).shape == (3, 8)
+
+
 def test_simulations_that_are_not_finite_are_counted():
     with pytest.raises(
         ValueError, match=r"120 of 120 simulations of .*broken are not finite; mend the simulator"
@@ -143,7 +163,7 @@ def test_what_does_not_fit_is_refused():
         ({"task": TASK, "repeats": 2}, "by the mean of their summaries; add embedding='mlp'"),
         ({"task": TASK, "method": "nle", "repeats": 3}, r"and then 3 observation\(s\)"),
         ({"task": TASK, "method": "nle", "embedding": "mlp"}, "belongs to method npe or fmpe or npse or nre"),
-        ({"task": TASK, "embedding": "mlp", "image": (1, 2)}, "belongs to embedding convolutional"),
+        ({"task": TASK, "embedding": "mlp", "image": (1, 2)}, "belongs to embedding convolutional or pooled"),
         ({"task": TASK, "flow": "coupling", "bins": 3}, "bins=3 belongs to flow spline-coupling"),
     ):
         with pytest.raises(ValueError, match=message):
