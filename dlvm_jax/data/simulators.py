@@ -302,6 +302,11 @@ def _check_prior(name: str, made: Simulator, theta: jax.Array) -> None:
         raise ValueError(
             f"the prior of {name} draws theta [N, D] for low and high [D], got shapes {theta.shape}, {low.shape} and {high.shape}"
         )
+    if not np.isfinite(theta).all():
+        lost = int((~np.isfinite(theta).all(-1)).sum())
+        raise ValueError(
+            f"{lost} of {len(theta)} parameters that the prior of {name} draws are not finite; mend it"
+        )
     outside = int(((theta < low) | (theta > high)).any(-1).sum())
     if outside:
         raise ValueError(
@@ -313,7 +318,13 @@ def _check_prior(name: str, made: Simulator, theta: jax.Array) -> None:
         np.where(np.isinf(low), 2 * least - most, least),
         np.where(np.isinf(high), 2 * most - least, most),
     ]
-    if not np.isfinite(made.prior_log_prob(jnp.asarray(np.stack(beyond)))).all():
+    log_prob = made.prior_log_prob(jnp.asarray(np.stack(beyond)))
+    if jnp.shape(log_prob) != (2,):
+        raise ValueError(
+            f"the prior of {name} has one log-density for each theta, [N] for [N, D], got shape {jnp.shape(log_prob)} for "
+            f"{(2, len(low))}"
+        )
+    if not np.isfinite(log_prob).all():
         warnings.warn(
             f"the prior of {name} is zero in places between low={low.tolist()} and high={high.tolist()}, where a posterior may "
             "then lie; say where it ends",

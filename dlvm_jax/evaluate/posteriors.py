@@ -11,7 +11,29 @@ from scipy.stats import binom
 from dlvm_jax.functional import calibration
 from dlvm_jax.models.spaces import check_numbers
 
-__all__ = ["LocalTest", "c2st", "ecdf_band", "lc2st"]
+__all__ = ["LocalTest", "c2st", "ecdf_band", "lc2st", "nearest"]
+
+
+def nearest(x: np.ndarray, simulated: np.ndarray) -> np.ndarray:
+    r"""How far data are from simulations: the distance of each x to the nearest one, in standard deviations of these.
+
+    $d(x) = \min_i\sqrt{\sum_c\frac{(x_c-x_{ic})^2}{s_c^2}}$
+
+    x: [N, C];  simulated: [S, C], whose columns have the standard deviations s; one that is constant counts as it is
+    A posterior that was learned from simulations is extrapolated where none is near.  -> [N].
+    Raises ValueError for other shapes, and for numbers that are not finite.
+    """
+    from sklearn.neighbors import NearestNeighbors
+
+    x, simulated = np.asarray(x, np.float64), np.asarray(simulated, np.float64)
+    if x.ndim != 2 or simulated.ndim != 2 or x.shape[1] != simulated.shape[1]:
+        raise ValueError(f"x is [N, C] and simulated [S, C], got shapes {x.shape} and {simulated.shape}")
+    if not (np.isfinite(x).all() and np.isfinite(simulated).all()):
+        raise ValueError("x and simulated are finite numbers, got NaN or infinite ones")
+    std = simulated.std(0)
+    std = np.where(std > 0, std, 1)
+    found = NearestNeighbors(n_neighbors=1).fit(simulated / std).kneighbors(x / std)
+    return found[0][:, 0]
 
 
 def c2st(draws: np.ndarray, reference: np.ndarray, seed: int = 1, folds: int = 5) -> float:

@@ -30,6 +30,7 @@ __all__ = ["EMBEDDINGS", "FLOWS", "METHODS", "PosteriorParts", "cut", "ensemble"
 SPLINE_BOUND = 5.0
 PROPOSALS = 50_000  # of the prior, which a learned likelihood or ratio weighs
 CHAINS = 50  # each starts at one of those, drawn by its weight
+MANY = " (or several, one after another)"
 LOG_SNR = (-6.0, 10.0)  # ends of a score-based posterior's noise, of standardised parameters
 
 
@@ -154,13 +155,44 @@ def _join(*parts: jax.Array) -> jax.Array:
     return jnp.concatenate([jnp.broadcast_to(part, (*batch, part.shape[-1])) for part in parts], -1)
 
 
-def _direct_parts(simulator, whole):
-    """The parts of a density of the parameters given x."""
+def _fits(shape, numbers, several):
+    """Whether x of this shape is [*batch, numbers], or several of them, one after another."""
+    return shape[-1:] == (numbers,) or (
+        several and len(shape) > 0 and shape[-1] > 0 and shape[-1] % numbers == 0
+    )
+
+
+def _check_observation(x, numbers, several=False):
+    """Raise ValueError, in one line, for an observation of another shape."""
+    shape = jnp.shape(x)
+    if len(shape) != 1 or not _fits(shape, numbers, several):
+        raise ValueError(f"an observation is x of shape ({numbers},){MANY * several}, got {shape}")
+
+
+def _check_pairs(theta, x, dim, numbers, several=False):
+    """Raise ValueError, in one line, for parameters and data of other lengths, or of different batches."""
+    shapes = jnp.shape(theta), jnp.shape(x)
+    fit = shapes[0][-1:] == (dim,) and _fits(shapes[1], numbers, several)
+    try:
+        jnp.broadcast_shapes(*(shape[:-1] for shape in shapes))
+    except ValueError:
+        fit = False
+    if not fit:
+        raise ValueError(
+            f"theta is [*batch, {dim}] and x [*batch, {numbers}]{MANY * several}, of one batch, got shapes {shapes[0]} and "
+            f"{shapes[1]}"
+        )
+
+
+def _direct_parts(simulator, whole, numbers):
+    """The parts of a density of the parameters given x of so many numbers."""
 
     def draw(params, key, x, count):
+        _check_observation(x, numbers)
         return whole.sample(params, key, x[None], (count,))[0][:, 0]
 
     def log_q(params, theta, x):
+        _check_pairs(theta, x, len(simulator.low), numbers)
         return whole.log_prob(params, None, theta, x)
 
     def propose(params, key, x, count):
@@ -176,7 +208,8 @@ def _direct_parts(simulator, whole):
     def sample(params, key, x, count):
         return Drawn(draw(params, key, x, count), jnp.asarray(float(count)))
 
-    return PosteriorParts(simulator, sample, log_q, propose, lambda other: _direct_parts(simulator, other))
+    of = lambda other: _direct_parts(simulator, other, numbers)
+    return PosteriorParts(simulator, sample, log_q, propose, of)
 
 
 def _direct(recipe, simulator, constants, inner, objective=None):
@@ -191,21 +224,26 @@ def _direct(recipe, simulator, constants, inner, objective=None):
         objective = objectives.negative_log_likelihood(whole)
     else:
         objective = posterior.standardised(objective, onto, moments, net)
-    parts, split = _direct_parts(simulator, whole), cut(len(simulator.low))
+    parts, split = _direct_parts(simulator, whole, len(moments[1][0])), cut(len(simulator.low))
     return Model(whole, whole.init, objective, objective, parts, split=split, merge=_join, part=True)
 
 
-def _weighed(simulator, log_ratio, of=None):
-    """The parts of a model of log p(x | theta) up to any function of x: it weighs draws of the prior, or chains follow it."""
+def _weighed(simulator, log_ratio, numbers, of=None):
+    """The parts of a model of log p(x | theta) up to any function of x: it weighs draws of the prior, or chains follow it.
+
+    numbers: in one x, of which there may be several
+    """
     onto = posterior.support(simulator.low, simulator.high)
 
     def sample(params, key, x, count):
+        _check_observation(x, numbers, several=True)
         key_prior, key_choice = jax.random.split(key)
         theta = simulator.prior_sample(key_prior, (PROPOSALS,))
         log_weights = log_ratio(params, theta, jnp.broadcast_to(x, (PROPOSALS, *x.shape)))
         return posterior.resampled(key_choice, theta, log_weights, count)
 
     def log_posterior(params, theta, x):
+        _check_pairs(theta, x, len(simulator.low), numbers, several=True)
         return simulator.prior_log_prob(theta) + log_ratio(params, theta, x)
 
     def chains(params, key, x, count):
@@ -256,7 +294,8 @@ def _nle(recipe, simulator, constants):
         objective = posterior.dequantised(objective, levels)
 
     def of(likelihood):
-        return _weighed(simulator, lambda params, theta, x: likelihood.log_prob(params, None, x, theta), of)
+        log_ratio = lambda params, theta, x: likelihood.log_prob(params, None, x, theta)
+        return _weighed(simulator, log_ratio, features, of)
 
     return Model(
         whole,
@@ -288,7 +327,7 @@ def _nre(recipe, simulator, constants):
         return net.apply(params["net"], (theta, embedding.apply(params["embedding"], x)))
 
     objective = posterior.contrastive(each, recipe.atoms)
-    parts = _weighed(simulator, lambda params, theta, x: each(params, theta, x).sum(-1))
+    parts = _weighed(simulator, lambda params, theta, x: each(params, theta, x).sum(-1), features)
     return Model(None, init, objective, objective, parts, split=cut(dim), merge=_join, part=True)
 
 

@@ -1,10 +1,9 @@
-"""Speed and memory against peers, in one run and one table: VAE, hierarchical VAE, autoregressive, flows, diffusion.
+"""Speed and memory against peers, in one run and one table, family by family.
 
     python -m experiments.benchmark
 
-Ratios above one are in our favour.  `experiments.benchmark.vae`, `.hierarchical`, `.autoregressive`, `.flows` and
-`.diffusion` are its parts, each with details of its own.  Peers: `pip install -e '.[peers]'`; one that is not installed is left
-out.
+Ratios above one are in our favour.  `experiments.benchmark.vae`, `.hierarchical`, `.autoregressive`, `.flows`, `.diffusion` and
+`.sbi` are its parts, each with details of its own.  Peers: `pip install -e '.[peers]'`; one that is not installed is left out.
 """
 
 import dataclasses
@@ -13,9 +12,9 @@ import platform
 import tyro
 
 from experiments import run as common
-from experiments.benchmark import autoregressive, diffusion, flows, hierarchical, timing, vae
+from experiments.benchmark import autoregressive, diffusion, flows, hierarchical, sbi, timing, vae
 
-LIBRARIES = ("dlvm_jax", "jax", "torch", "pythae", "flowjax", "distrax", "zuko", "nflows")
+LIBRARIES = ("dlvm_jax", "jax", "torch", "pythae", "flowjax", "distrax", "zuko", "nflows", "sbi")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Config:
 def main(config: Config) -> None:
     """Run all parts and print the table."""
     print(", ".join(map(timing.version, LIBRARIES)))
-    parts = (vae, hierarchical, autoregressive, flows, diffusion)
+    parts = (vae, hierarchical, autoregressive, flows, diffusion, sbi)
     lines = [line for part in parts for line in part.compare(config.rounds)]
     print(f"python {platform.python_version()}, {platform.processor() or platform.machine()}\n")
     print(timing.ratios(lines))

@@ -24,6 +24,7 @@ __all__ = ["evaluate_and_write", "learned", "observation", "posterior_draws"]
 
 PREDICTED = 1000  # simulations from draws of the posterior
 RANKED, BINS = 99, 10  # draws of each simulation, and bins of the test of their ranks
+NEAR = 1000  # further simulations, whose distances say how far an observation may be
 FEW = 100  # effective draws, below which resampling is not to be trusted
 MIXED = 1.05  # R-hat, above which chains are not
 LEVELS = (0.5, 0.9)
@@ -44,7 +45,7 @@ def evaluate_and_write(config: "Config", data: Data, fitted: Fitted, folder: Run
     keys = jax.random.split(key, 3)
     parts, params = learned(fitted)
     compared = observation(config, parts.simulator, keys[0])
-    _say_if_outside(compared.x, data.train[:, -len(compared.x) :])
+    _say_if_outside(compared.x, *(part[:, -len(compared.x) :] for part in (data.train, data.valid)))
     draws, found = posterior_draws(config, parts, params, keys[1], compared.x)
     result = {"step": fitted.step, **found, **_compare(draws, compared)}
     result |= _predict(parts.simulator, draws, compared, jax.random.fold_in(key, 0), folder)
@@ -104,26 +105,35 @@ def observation(config: "Config", simulator: Simulator, key: jax.Array) -> Compa
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), config.observation))
     theta = simulator.prior_sample(keys[0], (1,))
     x = simulator.simulate(keys[1], theta)[0]
+    if not np.isfinite(x).all():
+        raise ValueError(
+            f"the simulated observation {config.observation} of {config.task} is not finite; give another observation"
+        )
     reference = None
     if simulator.posterior_sample is not None:
         reference = np.asarray(simulator.posterior_sample(key, x, config.draws))
-    return Compared(np.asarray(x), np.asarray(theta[0]), reference, "simulated, its posterior exact")
+    return Compared(
+        np.asarray(x, np.float32), np.asarray(theta[0]), reference, "simulated, its posterior exact"
+    )
 
 
-def _say_if_outside(x, simulated):
-    """Warn of an observation that no simulation is near in one of its numbers."""
-    outside = int(((x < simulated.min(0)) | (x > simulated.max(0))).sum())
-    if outside:
+def _say_if_outside(x, simulated, further):
+    """Warn of an observation that is further from the simulations, or outside in more numbers, than each of further ones is."""
+    further, low, high = further[:NEAR], simulated.min(0), simulated.max(0)
+    distance, usual = (posteriors.nearest(rows, simulated).max() for rows in (x[None], further))
+    outside, often = (((rows < low) | (rows > high)).sum(-1).max() for rows in (x[None], further))
+    if distance > usual or outside > often:
         warnings.warn(
-            f"{outside} of the {len(x)} numbers of the observation lie outside of all {len(simulated)} simulations; "
-            "its posterior is extrapolated",
+            f"the observation is {distance:.2g} standard deviations away from the nearest of {len(simulated)} simulations, and "
+            f"{len(further)} further ones are {usual:.2g} away at most; {outside} of its {len(x)} numbers lie outside of all "
+            f"simulations, {often} at most of theirs; its posterior is extrapolated",
             stacklevel=3,
         )
 
 
 def _predict(simulator, draws, compared, key, folder):
     """Data simulated from draws of the posterior beside the observation: the smallest p-value, and their picture."""
-    x = np.asarray(jax.jit(simulator.simulate)(key, jnp.asarray(draws[:PREDICTED])))
+    x = np.asarray(jax.jit(simulator.simulate)(key, jnp.asarray(draws[:PREDICTED])), np.float32)
     finite = np.isfinite(x).all(-1)
     if not finite.all():
         warnings.warn(

@@ -28,6 +28,14 @@ def fewer():
     return exact.gaussian_linear(2)._replace(simulate=lambda key, theta: theta[1:])
 
 
+def unknown():
+    return exact.gaussian_linear(2)._replace(prior_sample=lambda key, shape: jnp.full((*shape, 2), jnp.nan))
+
+
+def separate():
+    return exact.gaussian_linear(2)._replace(prior_log_prob=lambda theta: -(theta**2))
+
+
 def endless():
     return exact.two_moons()._replace(low=np.full(2, -np.inf), high=np.full(2, np.inf))
 
@@ -188,6 +196,8 @@ def test_what_is_not_there_is_said(monkeypatch):
             r"parameters of .*narrow lie outside of its support, low=\[-0.5, -0.5\] to high=.*; mend low",
         ),
         ("longer", r"draws theta \[N, D\] for low and high \[D\], got shapes \(60, 2\), \(3,\) and \(3,\)"),
+        ("unknown", "60 of 60 parameters that the prior of .*unknown draws are not finite; mend it"),
+        ("separate", r"one log-density for each theta, \[N\] for \[N, D\], got shape \(2, 2\) for \(2, 2\)"),
         ("fewer", r"must simulate x \[N, C\] for theta \(60, 2\), got shape \(59, 2\)"),
     ],
 )

@@ -55,3 +55,16 @@ def test_the_local_test_finds_where_a_posterior_is_wrong():
     assert test(exact, local).p_value > 0.2
     with pytest.raises(ValueError, match=r"theta and draws are \[N, D\].*got \(1000, 1\), \(3, 1\)"):
         posteriors.lc2st(theta, exact[:3], x, local, np.zeros(1))
+
+
+def test_the_nearest_simulation_is_found_in_standard_deviations():
+    """Of a grid with the standard deviations 1 and 5 in the first two numbers, and a constant third."""
+    simulated = np.array([[-1, 5, 2], [1, 5, 2], [-1, -5, 2], [1, -5, 2]], np.float32)
+    x = np.array([[1, 5, 2], [4, -25, 2], [0, 0, 2.5]])
+    np.testing.assert_allclose(posteriors.nearest(x, simulated), [0, 5, 1.5])
+    with pytest.raises(
+        ValueError, match=r"x is \[N, C\] and simulated \[S, C\], got shapes \(3, 2\) and \(4, 3\)"
+    ):
+        posteriors.nearest(x[:, :2], simulated)
+    with pytest.raises(ValueError, match="got NaN or infinite ones"):
+        posteriors.nearest(np.full((1, 3), np.nan), simulated)

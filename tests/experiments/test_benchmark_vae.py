@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmark import __main__ as benchmark
-from experiments.benchmark import autoregressive, diffusion, flows, hierarchical, timing, vae
+from experiments.benchmark import autoregressive, diffusion, flows, hierarchical, sbi, timing, vae
 
 SMALL = {"EXAMPLES": 200, "BATCH": 20, "STEPS": 10, "HIDDEN": 8, "IMAGES": 10, "SAMPLES": 200}
 
@@ -59,7 +59,7 @@ def test_one_table_of_all(monkeypatch, capsys):
 
     monkeypatch.setattr(timing, "run_worker", run_worker)
     monkeypatch.setattr(flows, "compare", lambda rounds: [("flow", "ms", {"dlvm_jax": 1.0, "zuko": 4.0})])
-    for part in (autoregressive, diffusion, hierarchical):
+    for part in (autoregressive, diffusion, hierarchical, sbi):
         monkeypatch.setattr(part, "compare", lambda rounds: [])
     benchmark.main(benchmark.Config())
     shown = capsys.readouterr().out

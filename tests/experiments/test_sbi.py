@@ -4,11 +4,15 @@ import dataclasses
 import json
 import os
 import shutil
+import types
+import warnings
 
+import jax
 import numpy as np
 import pytest
 
 from dlvm_jax.exact import cosmology
+from dlvm_jax.exact import simulators as exact
 from dlvm_jax.models import chains
 from experiments.papers import lueckmann2021
 from experiments.reproduce import readers
@@ -143,10 +147,49 @@ def test_what_is_published_is_found():
     assert len(lueckmann2021.ROWS) == 78
 
 
-def test_an_observation_outside_of_the_simulations_is_warned_of():
-    simulated = np.random.RandomState(0).rand(50, 3)
-    with pytest.warns(UserWarning, match="2 of the 3 numbers of the observation lie outside of all 50 simul"):
-        report._say_if_outside(np.array([0.5, 1.2, -0.1]), simulated)
+def test_an_observation_far_from_the_simulations_is_warned_of():
+    """Outside of all, in a gap between them, or outside in more numbers than others are; among them it is not."""
+    random = np.random.RandomState(0)
+    angle = random.rand(220) * 2 * np.pi
+    ring = np.stack([np.cos(angle), np.sin(angle)], -1)  # standard deviations of 1 / sqrt 2
+    simulated, further = ring[:200], ring[200:]
+    with pytest.warns(
+        UserWarning, match="is 2.8 standard deviations away from the nearest of 200 .* 1 of its 2"
+    ):
+        report._say_if_outside(np.array([3.0, 0.0]), simulated, further)
+    with pytest.warns(
+        UserWarning, match="is 1.4 standard.* 0 of its 2 numbers lie outside of all simulations"
+    ):
+        report._say_if_outside(np.array([0.0, 0.0]), simulated, further)
+    many = random.rand(220, 300)  # numbers, of which a few lie outside by chance
+    with pytest.warns(UserWarning, match=r"(2\d|30) of its 300 numbers lie outside .*, 6 at most of theirs"):
+        report._say_if_outside(np.where(np.arange(300) < 30, 1.0, many[0]), many[:200], many[200:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report._say_if_outside(simulated[0], simulated, further)
+        report._say_if_outside(many[201], many[:200], many[200:])
+
+
+def test_an_observation_that_is_not_finite_is_refused():
+    simulator = exact.two_moons()._replace(simulate=lambda key, theta: theta / 0.0)
+    with pytest.raises(
+        ValueError, match="the simulated observation 3 of line is not finite; give another obs"
+    ):
+        report.observation(
+            dataclasses.replace(TINY, task="line", observation=3), simulator, jax.random.key(0)
+        )
+
+
+def test_bits_are_numbers(tmp_path):
+    """An observation of true and false, and simulations from the posterior: of 1,000 bits about half are 1, and x is so too."""
+    bits = exact.two_moons()._replace(
+        simulate=lambda key, theta: jax.random.bernoulli(key, 0.5, theta.shape), posterior_sample=None
+    )
+    compared = report.observation(dataclasses.replace(TINY, task="bits"), bits, jax.random.key(0))
+    assert compared.x.dtype == np.float32 and set(compared.x) <= {0.0, 1.0}
+    folder = types.SimpleNamespace(root=tmp_path)
+    found = report._predict(bits, np.zeros((1000, 2), np.float32), compared, jax.random.key(0), folder)
+    assert 0.5 < found["predictive_p"] <= 1
 
 
 def test_what_cannot_be_is_refused():

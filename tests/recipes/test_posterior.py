@@ -170,6 +170,27 @@ def test_what_does_not_fit_is_refused():
             recipes.Posterior(**settings).build(data.spec, {})
 
 
+def test_shapes_that_do_not_fit_are_refused():
+    """By a posterior of two parameters given two numbers, and by a likelihood, which takes several observations."""
+    data = simulators.dataset(TASK, 40, tested=20)
+    for method, wrong in (("npe", (3, 1, 4)), ("nle", (3, 1, 0))):
+        recipe = recipes.Posterior(**SMALL, method=method, depth=1)
+        parts = recipe.build(data.spec, recipe.constants(data, 0)).parts
+        many = r" \(or several, one after another\)" * (method == "nle")
+        for length in wrong:
+            with pytest.raises(
+                ValueError, match=rf"an observation is x of shape \(2,\){many}, got \({length},\)"
+            ):
+                parts.sample(None, KEY, jnp.zeros(length), 5)
+        with pytest.raises(ValueError, match=r"an observation is x of shape \(2,\).*, got \(1, 2\)"):
+            parts.sample(None, KEY, jnp.zeros((1, 2)), 5)
+        for theta, x in (((5, 2), (4, 2)), ((5, 3), (5, 2)), ((5, 1), (5, 2)), ((5, 2), (5, 1)), ((2,), ())):
+            with pytest.raises(
+                ValueError, match=r"theta is \[\*batch, 2\] and x \[\*batch, 2\].*, of one batch, got"
+            ):
+                parts.log_posterior(None, jnp.zeros(theta), jnp.zeros(x))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["npe", "nle"])
 def test_one_parameter_and_one_number_need_no_coupling(method, tmp_path):
