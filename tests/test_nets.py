@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import nets
+from dlvm_jax.nets.causal_transformer import attention, causal_attention
 from dlvm_jax.nets.conv import Conv, GatedConv
 
 NETS = {
@@ -181,3 +182,25 @@ def test_codes_of_a_sequence_are_decoded_in_their_order():
     frames, places = np.arange(16), np.arange(8)[:, None]
     np.testing.assert_array_equal(reached, abs(frames // 2 - places) <= 2)
     assert (one != other).all()
+
+
+@pytest.mark.parametrize("places", [1, 19])  # fewer than the blocks, and a last block that is shorter
+def test_attention_and_its_derivatives_are_those_of_the_formula(places, x64):
+    """Blocks of queries change nothing."""
+    inputs = jnp.asarray(np.random.RandomState(places).normal(size=(4, 2, 3, places, 5)))
+    *inputs, weights = inputs
+    seen = np.tri(places, dtype=bool)
+
+    def formula(query, keys, values):
+        logits = query @ jnp.swapaxes(keys, -1, -2) / np.sqrt(5)
+        return jax.nn.softmax(jnp.where(seen, logits, -jnp.inf)) @ values
+
+    def both(f):
+        value, back = jax.vjp(f, *inputs)
+        return value, back(weights)
+
+    expected = both(formula)
+    for ours in (causal_attention, lambda *inputs: attention(*inputs, seen)):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-14), both(ours), expected
+        )

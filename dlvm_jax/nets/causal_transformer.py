@@ -11,13 +11,17 @@ from jax.typing import ArrayLike
 
 from dlvm_jax.nets.mlp import SMALL, Head
 
-__all__ = ["CausalTransformer"]
+__all__ = ["CausalTransformer", "attention", "causal_attention"]
+
+Past = tuple[jax.Array, jax.Array, ArrayLike]
+
+BLOCKS = 8  # of queries: each takes products with the keys up to its own last place alone
 
 
 class Memory(NamedTuple):
     """What the transformer keeps of the elements so far.
 
-    keys, values: of each layer, [depth, n, T, heads, width / heads];  shift: of the context, [n, 1, width], or 0 without one
+    keys, values: of each layer, [depth, n, heads, T, width / heads];  shift: of the context, [n, 1, width], or 0 without one
     """
 
     keys: jax.Array
@@ -25,34 +29,67 @@ class Memory(NamedTuple):
     shift: ArrayLike
 
 
+def attention(query: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Array) -> jax.Array:
+    """softmax(q k^T / sqrt(d)) v over the places that are seen, boolean [t, T] (Vaswani et al. 2017, eq. 1).
+
+    Shapes: [n, heads, t, d], [n, heads, T, d] twice -> [n, heads, t, d].
+    """
+    scale = 1 / math.sqrt(query.shape[-1])
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    logits = jnp.einsum("nhtd,nhsd->nhts", query * scale, keys, preferred_element_type=wide)
+    logits = jnp.where(seen, logits, -jnp.inf)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+    mixed = jnp.einsum("nhts,nhsd->nhtd", weights.astype(values.dtype), values)
+    return mixed / weights.sum(-1, keepdims=True).astype(values.dtype)
+
+
+def causal_attention(query: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
+    """`attention` of each place to itself and those before it, [n, heads, T, d] of all.
+
+    It goes block by block, and its gradient computes the weights again rather than keeping [T, T] of them.
+    """
+    places = jnp.arange(query.shape[-2])
+    size = -(-len(places) // BLOCKS)
+
+    def block(first):
+        here, known = slice(first, first + size), slice(first + size)
+        seen = places[known] <= places[here, None]
+        return jax.checkpoint(attention)(query[:, :, here], keys[:, :, known], values[:, :, known], seen)
+
+    return jnp.concatenate([block(first) for first in range(0, len(places), size)], axis=-2)
+
+
 class CausalBlock(nn.Module):
     """Attention to the places so far and a perceptron, each added to its normalised input (Vaswani et al. 2017; pre-norm).
 
-    first: the place of the first of x's elements;  past: the keys and values [n, T, heads, width / heads] of all T places, known
-        of those before `first`; None where x has all places
-    Shapes: x [n, t, width] -> the same, and the keys and values with those of x among them.
+    past: without it x has all places, [n, T, width].  (keys, values, place): x is of one place, [n, 1, width], and keys and
+        values [depth, n, heads, T, width / heads] of all layers are known of those before it
+    layer: which of the layers this is
+    Shapes: x -> the same, and `past` with the keys and values of x among them.
     """
 
     heads: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, past: tuple[jax.Array, jax.Array] | None, first: ArrayLike
-    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    def __call__(self, x: jax.Array, past: Past | None, layer: ArrayLike) -> tuple[jax.Array, Past | None]:
         width = x.shape[-1]
         dense = lambda features, **options: nn.DenseGeneral(features, dtype=self.dtype, **options)
-        query, *found = jnp.moveaxis(dense((3, self.heads, width // self.heads))(nn.LayerNorm()(x)), -3, 0)
-        if past is not None:
-            found = [
-                jax.lax.dynamic_update_slice_in_dim(old, new, first, axis=1)
-                for old, new in zip(past, found, strict=True)
-            ]
-        keys, values = found
-        seen = jnp.arange(keys.shape[1]) <= first + jnp.arange(x.shape[1])[:, None]
-        mixed = jax.nn.dot_product_attention(query, keys, values, mask=seen[None, None])
-        x = x + dense(width, axis=(-2, -1))(mixed)
-        return x + dense(width)(nn.gelu(dense(4 * width)(nn.LayerNorm()(x)))), (keys, values)
+        found = dense((3, self.heads, width // self.heads))(nn.LayerNorm()(x))  # [n, t, 3, heads, d]
+        query, *own = jnp.moveaxis(found, (2, 3), (0, 2))
+        if past is None:
+            mixed = causal_attention(query, *own)
+        else:
+            *old, place = past
+            keys, values = (
+                jax.lax.dynamic_update_slice(each, new[None], (layer, 0, 0, place, 0))
+                for each, new in zip(old, own, strict=True)
+            )
+            seen = jnp.arange(keys.shape[-2]) <= place
+            mixed = attention(query, keys[layer], values[layer], seen)
+            past = keys, values, place
+        x = x + dense(width, axis=(-2, -1))(jnp.moveaxis(mixed, 1, 2))
+        return x + dense(width)(nn.gelu(dense(4 * width)(nn.LayerNorm()(x)))), past
 
 
 class CausalTransformer(nn.Module):
@@ -99,12 +136,12 @@ class CausalTransformer(nn.Module):
         before = self._embed(x[:, :-1])
         beginning = jnp.broadcast_to(self.beginning, (len(x), 1, self.width))
         h = jnp.concatenate([beginning, before], axis=1) + self.places + self._shift(context)
-        out, _ = self._through(h, None, 0)
+        out, _ = self._through(h, None)
         return out.reshape(*batch, *self.event_shape, self.outputs)
 
     def start(self, x: jax.Array, context: jax.Array | None = None) -> Memory:
         """The memory of events like x [n, *event_shape] at their beginning, with a context [n, d] or none."""
-        past = jnp.zeros((self.depth, len(x), self.size, self.heads, self.width // self.heads), self.dtype)
+        past = jnp.zeros((self.depth, len(x), self.heads, self.size, self.width // self.heads), self.dtype)
         return Memory(past, past, self._shift(context))
 
     def step(self, memory: Memory, x: jax.Array, place: ArrayLike) -> tuple[jax.Array, Memory]:
@@ -115,19 +152,19 @@ class CausalTransformer(nn.Module):
         x = x.reshape(-1, self.size)
         before = self._embed(jax.lax.dynamic_slice_in_dim(x, jnp.maximum(place - 1, 0), 1, axis=1))
         h = jnp.where(place == 0, self.beginning, before) + self.places[place] + memory.shift
-        out, (keys, values) = self._through(h, (memory.keys, memory.values), place)
+        out, (keys, values, _) = self._through(h, (memory.keys, memory.values, place))
         return out, Memory(keys, values, memory.shift)
 
-    def _through(self, h, past, first):
-        """Raw parameters of the places of h, from `first` on, and the keys and values of all layers."""
+    def _through(self, h, past):
+        """Raw parameters of the places of h, and `past` after them."""
         blocks = nn.scan(
-            lambda block, h, past: block(h, past, first),
+            lambda block, carry, layer: (block(*carry, layer), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=self.depth,
         )
-        h, found = blocks(self.block, h.astype(self.dtype), past)
-        return self.head(self.norm(h)), found
+        (h, past), _ = blocks(self.block, (h.astype(self.dtype), past), jnp.arange(self.depth))
+        return self.head(self.norm(h)), past
 
     def _embed(self, elements):
         return self.element(elements.astype(jnp.int32) if self.levels else elements[..., None])

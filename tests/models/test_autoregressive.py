@@ -148,13 +148,16 @@ def test_draws_are_of_the_conditionals_that_are_scored(name):
     "name", ["transformer", *(name for name, (model, *_) in MODELS.items() if model.cached)]
 )
 def test_what_is_kept_changes_no_draw_and_no_completion(name):
-    """With the same key bit for bit the draws of whole passes, and log-densities; so are completions of what was drawn."""
+    """With the same key bit for bit the draws of whole passes; so are completions of what was drawn.
+
+    Their log-densities are of two programs, whose sums may be rounded differently.
+    """
     model, *_, context = MODELS[name]
     params, shape = moved(model), (10,) if context is not None else (30,)
     draw = lambda model: jax.jit(lambda params: model.sample(params, KEY, context, shape))(params)
     (x, log_prob), (naive, scored) = draw(model.cached), draw(model.density)
     np.testing.assert_array_equal(x, naive)
-    np.testing.assert_array_equal(log_prob, scored)
+    np.testing.assert_allclose(log_prob, scored, rtol=3e-6)
     assert len(np.unique(np.reshape(x, (30, -1)), axis=0)) > 3
     complete = jax.jit(model.cached.complete, static_argnums=3)
     size = x.size // 30
