@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,7 @@ from dlvm_jax.models.posterior import Drawn
 from dlvm_jax.nets.conv import ConvEncoder
 from dlvm_jax.nets.denoisers import DenoisingMLP
 from dlvm_jax.nets.masked import MADE
-from dlvm_jax.nets.mlp import MLP, SMALL
+from dlvm_jax.nets.mlp import MLP, SMALL, concatenate_events
 from dlvm_jax.recipes.base import Model
 from dlvm_jax.recipes.flow import Velocity
 
@@ -261,10 +262,27 @@ def _npe(recipe, simulator, constants):
     return _direct(recipe, simulator, constants, flows.transformed(density.standard_normal(dim), flow))
 
 
+class PosteriorVelocity(nn.Module):
+    """A velocity of theta given x: a network, to which a map is added that is affine in both, with coefficients by time.
+
+    The velocity of a Gaussian posterior whose mean is linear in x is such a map, and the network alone is slow to find it.
+    """
+
+    hidden: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, theta: jax.Array, t: jax.Array, x: jax.Array) -> jax.Array:
+        """The velocity at theta [*batch, D] and t [*batch], given x [*batch, C]."""
+        both, dim = concatenate_events((theta, x), 1), theta.shape[-1]
+        a = MLP(self.hidden, (dim, both.shape[-1] + 1), activation=nn.tanh)(t[..., None])
+        affine = jnp.einsum("...ij,...j->...i", a[..., :-1], both) + a[..., -1]
+        return Velocity(self.hidden)(theta, t, x) + affine
+
+
 def _fmpe(recipe, simulator, constants):
     dim = len(simulator.low)
     shapes = (1, dim), (1,), (1, recipe.summary_dim(constants))
-    velocity = density.from_linen(Velocity(recipe.layer_widths), *shapes)
+    velocity = density.from_linen(PosteriorVelocity(recipe.layer_widths), *shapes)
     inner = flows.transformed(density.standard_normal(dim), flows.continuous(velocity))
     return _direct(recipe, simulator, constants, inner, posterior.flow_matching(velocity))
 
