@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from dlvm_jax import nets
+from dlvm_jax.nets import conv
 from dlvm_jax.nets.causal_transformer import attention, causal_attention
 from dlvm_jax.nets.conv import Conv, GatedConv
 
@@ -109,10 +110,12 @@ def test_tuple_inputs_are_joined_and_broadcast():
 @pytest.mark.parametrize(
     ("strides", "padding"), [(1, "SAME"), (2, "SAME"), ((1, 2), "VALID"), (2, ((2, 0), (1, 1)))], ids=str
 )
-def test_convolution_and_its_derivatives_are_flax_own(strides, padding, x64):
+@pytest.mark.parametrize("cached", [720, conv.CACHED], ids=["two at once", "all at once"])
+def test_convolution_and_its_derivatives_are_flax_own(strides, padding, cached, x64, monkeypatch):
     """Value, gradients in both arguments, forward mode and second derivative, float64 against `nn.Conv` of Flax."""
+    monkeypatch.setattr(conv, "CACHED", cached)  # the first case's patches have 360 numbers an image
     ours, theirs = Conv(3, (3, 2), strides, padding=padding), nn.Conv(3, (3, 2), strides, padding=padding)
-    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 2))
+    x = jax.random.normal(jax.random.key(0), (3, 5, 6, 2))
     params = theirs.init(jax.random.key(1), x)
 
     def all_of(module):
