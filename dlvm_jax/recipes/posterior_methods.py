@@ -327,11 +327,24 @@ def _nle(recipe, simulator, constants):
     )
 
 
+class ProductClassifier(nn.Module):
+    """A residual network that also sees products of linear maps of its inputs: the log-ratio of Gaussians is quadratic."""
+
+    hidden: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        """The log-ratio of parameters [*batch, D] and data [*batch, C], [*batch]."""
+        both, width = concatenate_events(inputs, 1), self.hidden[0]
+        products = nn.Dense(width)(both) * nn.Dense(width)(both)
+        return MLP(self.hidden, (), activation=nn.silu, connect="residual")((both, products))
+
+
 def _nre(recipe, simulator, constants):
     dim, features = len(simulator.low), constants["x"].shape[-1]
     (mean, std), (x_mean, x_std) = constants["theta"], constants["x"]
     embedding = EMBEDDINGS[recipe.embedding].build(recipe, features)
-    net = MLP(recipe.layer_widths, (), connect="residual")
+    net = ProductClassifier(recipe.layer_widths)
     net = density.from_linen(net, ((1, dim), (1, recipe.embedded_dim(features))))
 
     def init(key):
