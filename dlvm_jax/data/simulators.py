@@ -270,6 +270,11 @@ def simulator(name: str, repeats: int = 1) -> Simulator:
         raise ValueError(
             f"{name} must return a dlvm_jax.exact.simulators.Simulator, got {type(made).__name__}"
         )
+    missing = [
+        part for part in ("prior_sample", "prior_log_prob", "simulate") if not callable(getattr(made, part))
+    ]
+    if missing:
+        raise ValueError(f"the simulator {name} needs a function for {', '.join(missing)}")
     return exact.repeated(made, repeats)
 
 

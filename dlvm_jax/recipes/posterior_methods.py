@@ -262,21 +262,46 @@ def _npe(recipe, simulator, constants):
     return _direct(recipe, simulator, constants, flows.transformed(density.standard_normal(dim), flow))
 
 
-class PosteriorVelocity(nn.Module):
-    """A velocity of theta given x: a network, to which a map is added that is affine in both, with coefficients by time.
+class AffineByTime(nn.Module):
+    """A map that is affine in theta and x, with coefficients by time.
 
-    The velocity of a Gaussian posterior whose mean is linear in x is such a map, and the network alone is slow to find it.
+    The velocity and the score of a Gaussian posterior whose mean is linear in x are such maps, slow for a network to find.
     """
 
     hidden: tuple[int, ...]
 
     @nn.compact
     def __call__(self, theta: jax.Array, t: jax.Array, x: jax.Array) -> jax.Array:
-        """The velocity at theta [*batch, D] and t [*batch], given x [*batch, C]."""
+        """At theta [*batch, D] and t [*batch], given x [*batch, C] -> [*batch, D]."""
         both, dim = concatenate_events((theta, x), 1), theta.shape[-1]
         a = MLP(self.hidden, (dim, both.shape[-1] + 1), activation=nn.tanh)(t[..., None])
-        affine = jnp.einsum("...ij,...j->...i", a[..., :-1], both) + a[..., -1]
-        return Velocity(self.hidden)(theta, t, x) + affine
+        return jnp.einsum("...ij,...j->...i", a[..., :-1], both) + a[..., -1]
+
+
+class PosteriorVelocity(nn.Module):
+    """A velocity of theta given x: a network, and an affine map besides."""
+
+    hidden: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, theta: jax.Array, t: jax.Array, x: jax.Array) -> jax.Array:
+        """As `AffineByTime`."""
+        return Velocity(self.hidden)(theta, t, x) + AffineByTime(self.hidden)(theta, t, x)
+
+
+class PosteriorDenoiser(nn.Module):
+    """What a denoiser of theta given x predicts: a network, and an affine map besides."""
+
+    hidden: tuple[int, ...]
+
+    @nn.compact
+    def __call__(
+        self, theta: jax.Array, log_snr: jax.Array, x: jax.Array, deterministic: bool = True
+    ) -> jax.Array:
+        """As `DenoisingMLP`."""
+        t = (log_snr - LOG_SNR[0]) / (LOG_SNR[1] - LOG_SNR[0])
+        inner = DenoisingMLP(self.hidden)(theta, log_snr, x, deterministic)
+        return inner + AffineByTime(self.hidden)(theta, jnp.broadcast_to(t, theta.shape[:-1]), x)
 
 
 def _fmpe(recipe, simulator, constants):
@@ -290,7 +315,7 @@ def _fmpe(recipe, simulator, constants):
 def _npse(recipe, simulator, constants):
     dim = len(simulator.low)
     context = np.zeros(recipe.summary_dim(constants), np.float32)
-    net = diffusion.denoising_net(DenoisingMLP(recipe.layer_widths), (dim,), context)
+    net = diffusion.denoising_net(PosteriorDenoiser(recipe.layer_widths), (dim,), context)
     noise = diffusion.fixed(schedules.linear_log_snr(*LOG_SNR))
     denoiser = diffusion.denoiser(net, noise, (dim,))
     sampler = lambda noise, denoise: (dpm.dpm_multistep(noise, denoise), solvers.log_snr_times(noise, 50))

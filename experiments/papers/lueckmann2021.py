@@ -50,7 +50,8 @@ def settings(task: str, method: str, simulations: int, rounds: int) -> dict[str,
 LEARNED = {
     "npe": "Five spline couplings (there: five autoregressive spline layers) onto the prior's support",
     "nle": "Five spline couplings (there: masked autoregressive, affine); 50 chains of the no-U-turn sampler (slice sampling)",
-    "nre": "A residual classifier of ten parameters, as there; 50 chains of the no-U-turn sampler (slice sampling)",
+    "nre": "A residual classifier of ten parameters, as there, which sees products of its inputs too; 50 chains of the no-U-turn "
+    "sampler (slice sampling)",
 }
 SEQUENTIAL = {
     "npe": "ten rounds, each of draws of the truncated prior (there: of the posterior, by atoms)",

@@ -28,6 +28,10 @@ def fewer():
     return exact.gaussian_linear(2)._replace(simulate=lambda key, theta: theta[1:])
 
 
+def silent():
+    return exact.gaussian_linear(2)._replace(prior_log_prob=None, simulate=None)
+
+
 def unknown():
     return exact.gaussian_linear(2)._replace(prior_sample=lambda key, shape: jnp.full((*shape, 2), jnp.nan))
 
@@ -198,6 +202,7 @@ def test_what_is_not_there_is_said(monkeypatch):
         ("longer", r"draws theta \[N, D\] for low and high \[D\], got shapes \(60, 2\), \(3,\) and \(3,\)"),
         ("unknown", "60 of 60 parameters that the prior of .*unknown draws are not finite; mend it"),
         ("separate", r"one log-density for each theta, \[N\] for \[N, D\], got shape \(2, 2\) for \(2, 2\)"),
+        ("silent", "needs a function for prior_log_prob, simulate"),
         ("fewer", r"must simulate x \[N, C\] for theta \(60, 2\), got shape \(59, 2\)"),
     ],
 )
