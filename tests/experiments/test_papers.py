@@ -214,6 +214,7 @@ def test_every_run_of_a_row_is_possible(name, quick, tmp_path, monkeypatch):
         "ppca-freyfaces-5",
         "order-dpm-multistep-3",
         "linear-vae-freyfaces",
+        "kl-nre-gaussian-1000",
         "sphere-moebius-spline-effective",
         "levels-mnist",
         "law-ancestral-large-1000",
