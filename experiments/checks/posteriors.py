@@ -14,6 +14,7 @@ from experiments.reproduce.readers import details_of
 from experiments.reproduce.registry import Measured, Row
 
 TASK, STEPS, OBSERVATIONS, DRAWS = "experiments.checks.posteriors:plane", 4000, 100, 5000
+MANY = 100_000  # simulations, of which the posterior is as good as known
 METHODS = {
     "npe": "a flow of the posterior, five spline couplings",
     "nle": "a flow of the likelihood, five spline couplings, normalised by draws of the exact posterior",
@@ -58,8 +59,8 @@ ROWS = [
         name=f"kl-{method}-gaussian-{simulations}",
         source="Bayes' rule for a Gaussian",
         what=f"KL(exact, learned) in nats, {method.upper()} from {simulations:,} simulations, a Gaussian in the plane",
-        published="0.000",
-        confirmed="the closed form",
+        published="0.000" if simulations == MANY else None,
+        confirmed="the closed form" if simulations == MANY else "fewer simulations leave more",
         better="same",
         tolerance=0.01,
         recipe=f"{about[0].upper()}{about[1:]}; {STEPS:,} steps of 200, networks of width 32; one seed.",
@@ -69,5 +70,5 @@ ROWS = [
         minutes=2,
     )
     for method, about in METHODS.items()
-    for simulations in (1_000, 10_000)
+    for simulations in (1_000, 10_000, MANY)
 ]
