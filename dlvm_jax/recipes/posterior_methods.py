@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +16,10 @@ from dlvm_jax.models.density import Net
 from dlvm_jax.models.flows import Bijection, Scalar
 from dlvm_jax.models.posterior import Drawn
 from dlvm_jax.nets.conv import ConvEncoder
-from dlvm_jax.nets.denoisers import DenoisingMLP
 from dlvm_jax.nets.masked import MADE
-from dlvm_jax.nets.mlp import MLP, SMALL, concatenate_events
+from dlvm_jax.nets.mlp import MLP, SMALL
 from dlvm_jax.recipes.base import Model
-from dlvm_jax.recipes.flow import Velocity
+from dlvm_jax.recipes.posterior_networks import PosteriorDenoiser, PosteriorVelocity, ProductClassifier
 
 if TYPE_CHECKING:
     from dlvm_jax.recipes.posterior import Posterior
@@ -262,48 +260,6 @@ def _npe(recipe, simulator, constants):
     return _direct(recipe, simulator, constants, flows.transformed(density.standard_normal(dim), flow))
 
 
-class AffineByTime(nn.Module):
-    """A map that is affine in theta and x, with coefficients by time.
-
-    The velocity and the score of a Gaussian posterior whose mean is linear in x are such maps, slow for a network to find.
-    """
-
-    hidden: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self, theta: jax.Array, t: jax.Array, x: jax.Array) -> jax.Array:
-        """At theta [*batch, D] and t [*batch], given x [*batch, C] -> [*batch, D]."""
-        both, dim = concatenate_events((theta, x), 1), theta.shape[-1]
-        a = MLP(self.hidden, (dim, both.shape[-1] + 1), activation=nn.tanh)(t[..., None])
-        return jnp.einsum("...ij,...j->...i", a[..., :-1], both) + a[..., -1]
-
-
-class PosteriorVelocity(nn.Module):
-    """A velocity of theta given x: a network, and an affine map besides."""
-
-    hidden: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self, theta: jax.Array, t: jax.Array, x: jax.Array) -> jax.Array:
-        """As `AffineByTime`."""
-        return Velocity(self.hidden)(theta, t, x) + AffineByTime(self.hidden)(theta, t, x)
-
-
-class PosteriorDenoiser(nn.Module):
-    """What a denoiser of theta given x predicts: a network, and an affine map besides."""
-
-    hidden: tuple[int, ...]
-
-    @nn.compact
-    def __call__(
-        self, theta: jax.Array, log_snr: jax.Array, x: jax.Array, deterministic: bool = True
-    ) -> jax.Array:
-        """As `DenoisingMLP`."""
-        t = (log_snr - LOG_SNR[0]) / (LOG_SNR[1] - LOG_SNR[0])
-        inner = DenoisingMLP(self.hidden)(theta, log_snr, x, deterministic)
-        return inner + AffineByTime(self.hidden)(theta, jnp.broadcast_to(t, theta.shape[:-1]), x)
-
-
 def _fmpe(recipe, simulator, constants):
     dim = len(simulator.low)
     shapes = (1, dim), (1,), (1, recipe.summary_dim(constants))
@@ -315,7 +271,7 @@ def _fmpe(recipe, simulator, constants):
 def _npse(recipe, simulator, constants):
     dim = len(simulator.low)
     context = np.zeros(recipe.summary_dim(constants), np.float32)
-    net = diffusion.denoising_net(PosteriorDenoiser(recipe.layer_widths), (dim,), context)
+    net = diffusion.denoising_net(PosteriorDenoiser(recipe.layer_widths, LOG_SNR), (dim,), context)
     noise = diffusion.fixed(schedules.linear_log_snr(*LOG_SNR))
     denoiser = diffusion.denoiser(net, noise, (dim,))
     sampler = lambda noise, denoise: (dpm.dpm_multistep(noise, denoise), solvers.log_snr_times(noise, 50))
@@ -350,19 +306,6 @@ def _nle(recipe, simulator, constants):
         merge=lambda x, theta: _join(theta, x),
         part=True,
     )
-
-
-class ProductClassifier(nn.Module):
-    """A residual network that also sees products of linear maps of its inputs: the log-ratio of Gaussians is quadratic."""
-
-    hidden: tuple[int, ...]
-
-    @nn.compact
-    def __call__(self, inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
-        """The log-ratio of parameters [*batch, D] and data [*batch, C], [*batch]."""
-        both, width = concatenate_events(inputs, 1), self.hidden[0]
-        products = nn.Dense(width)(both) * nn.Dense(width)(both)
-        return MLP(self.hidden, (), activation=nn.silu, connect="residual")((both, products))
 
 
 def _nre(recipe, simulator, constants):
