@@ -40,6 +40,7 @@ def test_ours_is_measured(job, monkeypatch):
     assert found["effective"] > 1 if "NLE" in job else min(found["densities"].values()) > 0
 
 
+@pytest.mark.slow
 def test_the_networks_of_both_have_about_the_same_size():
     """A context that reaches every layer gives ours 3 % more; sbi's gated networks of splines have 3 % more."""
     rows = np.random.RandomState(0).rand(40, 4).astype(np.float32)

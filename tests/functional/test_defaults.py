@@ -7,6 +7,7 @@ import pkgutil
 
 from dlvm_jax import evaluate, exact, functional, models
 from dlvm_jax.evaluate import disentanglement, likelihood, posteriors
+from dlvm_jax.exact import cosmology
 from dlvm_jax.functional import annealing, bounds, calibration, densities, linear_gaussian, restoration, sbi
 from dlvm_jax.functional.diffusion import (
     guidance,
@@ -72,6 +73,7 @@ DEFAULTS = [
     (vamp.vamp, {"scale": 1.0}),
     (annealing.adapt_step_size, {"step_size": 0.5}),
     (calibration.distances, {"scale": 1.0}),
+    (cosmology.growth, {"redshift": 1.0}),
     (schedules.edm, {"sigma_min": 0.002, "sigma_max": 80.0}),  # Karras et al. 2022
     (schedules.variance_preserving, {"beta_min": 0.1, "beta_max": 20.0}),  # Song et al. 2021
     (schedules.sub_variance_preserving, {"beta_min": 0.1, "beta_max": 20.0}),

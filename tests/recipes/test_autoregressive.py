@@ -69,7 +69,7 @@ def test_orders_are_mixed_in_equal_parts():
     assert (abs(counts - 20_000 * p) < 6 * np.sqrt(20_000 * p * (1 - p)) + 4).all()
 
 
-@pytest.mark.parametrize("settings", [TRANSFORMER, {"hidden": (8,)}, SMALL], ids=str)
+@pytest.mark.parametrize("settings", [{"hidden": (8,)}, TRANSFORMER, SMALL], ids=str)
 def test_it_is_fitted_loaded_and_conditioned(settings, tmp_path):
     recipe = recipes.Autoregressive(**settings, condition="label")
     assert recipes.from_json(recipe.as_json()) == recipe

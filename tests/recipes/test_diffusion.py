@@ -176,6 +176,7 @@ def test_every_part_builds_a_model_of_images(options):
     assert np.isin(drawn, np.arange(4)).all()
 
 
+@pytest.mark.slow
 def test_samples_are_guided_and_the_bound_is_not():
     """Samples of a conditional model are those of the guided denoiser, whatever its bound says."""
     source = images()

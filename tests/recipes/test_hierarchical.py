@@ -78,6 +78,7 @@ def built(source, **settings):
     ({"objective": "iwae", "samples": 3}, BITS),
     ({"dtype": "bfloat16", "remat": True}, BITS),
 ])  # fmt: skip
+@pytest.mark.slow
 def test_every_kind_has_finite_gradients_everywhere(settings, source):
     """Each array is trained, but for what only evaluation uses; terms add up; codes lead back to the same shapes."""
     recipe, model = built(source, **settings)

@@ -36,6 +36,7 @@ def assert_same(one, other):
     ],
     ids=["rows", "bits", "fixed grid", "rotation", "no halving"],
 )
+@pytest.mark.slow
 def test_it_is_fitted_and_loaded(source, settings, grid, tmp_path):
     recipe = recipes.VQVAE(**settings)
     assert recipes.from_json(recipe.as_json()) == recipe and recipe.grid(source.spec) == grid

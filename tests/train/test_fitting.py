@@ -198,6 +198,7 @@ print("done")
     assert printed.strip() == "done"
 
 
+@pytest.mark.slow
 def test_a_recipe_of_ones_own_is_loaded_by_its_module(tmp_path):
     """In a module outside of the library."""
     (tmp_path / "mine.py").write_text(
