@@ -137,10 +137,8 @@ def cosmology(size: int = 64, cells: int = 96) -> Simulator:
         power = jnp.square(abs(jnp.fft.fft2(log_x.reshape(*x.shape[:-1], size, size), norm="ortho")))
         half_mean, total, first = 0.5 * modes.mean((-2, -1)), log_x.sum(-1), modes[..., 0, 0]
         s = jnp.square(amplitude(omega_m, sigma_8, w_0))
-        quadratic = (power / modes).sum((-2, -1)) / s
-        quadratic += (
-            half_mean * (2 * total + s * half_mean * pixels) / first
-        )  # of the mean, in the first mode
+        of_mean = half_mean * (2 * total + s * half_mean * pixels) / first  # which is in the first mode alone
+        quadratic = (power / modes).sum((-2, -1)) / s + of_mean
         log_det = jnp.log(2 * math.pi * modes).sum((-2, -1)) + pixels * jnp.log(s)
         return jnp.where(positive, -0.5 * (quadratic + log_det) - total, -jnp.inf)
 

@@ -14,8 +14,6 @@ from dlvm_jax.nets.mlp import GatedDense, Head
 __all__ = ["Conv", "ConvDecoder", "ConvEncoder", "ConvResidual", "GatedConvDecoder", "GatedConvEncoder"]
 
 LECUN = nn.initializers.lecun_normal()
-
-
 CACHED = 2**19  # numbers of the patches that are made at once, which a core's cache holds
 
 
@@ -48,13 +46,13 @@ def _convolve(x, kernel, strides, padding, depthwise):
     if depthwise:
         return sum(shifted(x, i, j) * kernel[i, j, 0] for i, j in places)
 
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+
     @jax.checkpoint  # patches are made again in the backward pass
     def product(x):
-        return jnp.concatenate([shifted(x, i, j) for i, j in places], -1) @ kernel.reshape(
-            -1, kernel.shape[-1]
-        )
+        return jnp.concatenate([shifted(x, i, j) for i, j in places], -1) @ matrix
 
-    at_once = CACHED // max(1, rows * columns * kernel.size // kernel.shape[-1])
+    at_once = CACHED // max(1, rows * columns * len(matrix))
     if at_once >= len(x):
         return product(x)
     return jax.lax.map(product, x, batch_size=max(1, at_once))

@@ -323,9 +323,7 @@ class Diffusion(Recipe):
         self.check()
         self.check_data(spec)
         recipe = self.resolved(spec)
-        if (
-            self.target is None and "level_log_prob" in constants
-        ):  # an older run, with the odds of any number of levels
+        if self.target is None and "level_log_prob" in constants:  # an older run, with the odds of all levels
             recipe = dataclasses.replace(recipe, target="levels")
         levels = spec.levels if spec.discrete else None
         classes = spec.classes if self.condition else None

@@ -115,10 +115,8 @@ def test_a_network_says_the_odds_of_few_levels_alone():
     spec = images().spec
     assert TINY.resolved(spec).target == TINY.resolved(spec._replace(levels=1024)).target == "levels"
     assert TINY.resolved(spec._replace(levels=65_536)).target == "edm"
-    older = {
-        "data_std": np.array(1.0),
-        "level_log_prob": np.zeros(2000, np.float32),
-    }  # runs with the odds of all levels load
+    # older runs, with the odds of all levels, load
+    older = {"data_std": np.array(1.0), "level_log_prob": np.zeros(2000, np.float32)}
     assert TINY.build(spec._replace(levels=2000), older).parts.denoiser.target == "levels"
 
 
