@@ -8,7 +8,7 @@ import numpy as np
 
 from dlvm_jax import nets
 from dlvm_jax.data import Data, Spec
-from dlvm_jax.models import density, hierarchical
+from dlvm_jax.models import density, joint
 from dlvm_jax.models.density import Density
 from dlvm_jax.models.pixel_decoder import pixel_decoder
 from dlvm_jax.models.vae import Parts, vae
@@ -294,9 +294,9 @@ class VAE(Recipe):
         normal = lambda inputs, outputs, inwards: density.conditional(
             networks.network(half, (inputs,), (outputs, 2), inwards), density.normal(), (outputs,)
         )
-        prior = hierarchical.hierarchical(density.standard_normal(upper), normal(upper, latent, False), upper)
-        posterior = hierarchical.hierarchical(first, normal(latent, upper, True), latent, True)
-        return prior, hierarchical.reorder(posterior, latent)
+        prior = joint.joint(density.standard_normal(upper), normal(upper, latent, False), upper)
+        posterior = joint.joint(first, normal(latent, upper, True), latent, True)
+        return prior, joint.reorder(posterior, latent)
 
     def _top_down(self, place: Place, spec: Spec) -> tuple[Density, Density]:
         """Prior p(z2) p(z1 | z2) and posterior q(z2 | x) q(z1 | x, z2), each layer of the same size."""
@@ -310,8 +310,8 @@ class VAE(Recipe):
         second = density.conditional(
             networks.network(self, (latent,), (latent, 2)), density.normal(), (latent,)
         )
-        prior = hierarchical.hierarchical(first, second, latent)
-        return prior, hierarchical.hierarchical(place.posterior, below, latent)
+        prior = joint.joint(first, second, latent)
+        return prior, joint.joint(place.posterior, below, latent)
 
 
 def _names(table: Mapping[str, object], **wanted: object) -> tuple[str, ...]:

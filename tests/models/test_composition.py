@@ -15,7 +15,7 @@ from dlvm_jax.models import (
     density,
     flows,
     gaussian,
-    hierarchical,
+    joint,
     latent_diffusion,
     objectives,
     sphere_flows,
@@ -66,12 +66,12 @@ def test_prior_and_posterior_of_different_spaces_are_refused():
         (vamp.vamp(round_, jnp.zeros((2, 4))), flat, "a prior on the sphere"),
         (
             curved.uniform_sphere(6),
-            hierarchical.hierarchical(round_, round_, 3),
+            joint.joint(round_, round_, 3),
             "sphere in R.3 and the sphere in R.3",
         ),
         (
-            hierarchical.hierarchical(sphere, normal, 3),
-            hierarchical.hierarchical(flat, round_, 3),
+            joint.joint(sphere, normal, 3),
+            joint.joint(flat, round_, 3),
             "one latent space",
         ),
         (bits, flat, "a prior on bits 0 and 1"),
@@ -82,7 +82,7 @@ def test_prior_and_posterior_of_different_spaces_are_refused():
     for prior, posterior in (
         (curved.standard_wrapped_normal(3, 2.0), bent),
         (sphere, round_),
-        (hierarchical.hierarchical(normal, sphere, 3), hierarchical.hierarchical(flat, round_, 3)),
+        (joint.joint(normal, sphere, 3), joint.joint(flat, round_, 3)),
         (vae(normal, flat, flat), flat),
     ):
         assert vae(prior, posterior, decoder).kind == "weight"
@@ -91,7 +91,7 @@ def test_prior_and_posterior_of_different_spaces_are_refused():
 def test_maps_of_other_spaces_are_refused():
     sphere = curved.uniform_sphere(3)
     with pytest.raises(ValueError, match=r"only vectors of R\^M are reordered, got a density on the sphere"):
-        hierarchical.reorder(hierarchical.hierarchical(sphere, sphere, 3), 3)
+        joint.reorder(joint.joint(sphere, sphere, 3), 3)
     with pytest.raises(
         ValueError, match=r"only vectors of R\^M are standardised, got a density on the sphere"
     ):
@@ -139,8 +139,8 @@ def test_each_draw_of_a_joint_density_has_its_own_randomness():
         return jnp.broadcast_to(first, shape), -9.0
 
     inner = vae(density.standard_normal(1), law(lambda x: (jax.tree.leaves(x)[0], 0.0)), law(inner_decoder))
-    joint = hierarchical.hierarchical(density.standard_normal(1), inner, 1)
-    params = joint.init(jax.random.key(0))
+    both = joint.joint(density.standard_normal(1), inner, 1)
+    params = both.init(jax.random.key(0))
     for context, shape in (
         (None, (15,)),
         (None, (3, 5)),
@@ -148,11 +148,11 @@ def test_each_draw_of_a_joint_density_has_its_own_randomness():
         (jnp.zeros((5, 1)), (3,)),
         (jnp.zeros((5, 1)), (3, 1)),
     ):
-        z, _ = joint.sample(params, jax.random.key(1), context, shape)
+        z, _ = both.sample(params, jax.random.key(1), context, shape)
         assert z.shape == (*shape, *(() if context is None else (5,)), 2)
         ordered = np.sort(z[..., 1].reshape(-1))
         assert (np.diff(ordered) > 2e-3).all()  # shared draws are 1e-4 apart
-    drawn = hierarchical.hierarchical(density.standard_normal(1), law(lambda z: (0.5 * z, -1.0)), 1)
+    drawn = joint.joint(density.standard_normal(1), law(lambda z: (0.5 * z, -1.0)), 1)
     z, value = drawn.sample({"first": {}, "second": {}}, jax.random.key(2), None, (2, 3))
     exact = densities.normal_log_prob(z[..., :1], 0.0, 0.0) + densities.normal_log_prob(
         z[..., 1:], 0.5 * z[..., :1], -1.0

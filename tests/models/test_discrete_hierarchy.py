@@ -9,7 +9,7 @@ import pytest
 
 from dlvm_jax.functional import bounds, densities
 from dlvm_jax.models import density, spaces
-from dlvm_jax.models.hierarchical import hierarchical
+from dlvm_jax.models.joint import joint
 from dlvm_jax.models.vae import vae
 from dlvm_jax.nets import MLP
 
@@ -39,8 +39,8 @@ def top(count):
 def chain(inputs):
     """p(z3 | c) p(z2 | z3, c) p(z1 | z3, z2, c) over [z3, z2, z1]; without a context where `inputs` is 0."""
     first = bits(inputs, UNITS) if inputs else top(UNITS)
-    two = hierarchical(first, bits(inputs + UNITS, UNITS), UNITS)
-    return hierarchical(two, bits(inputs + 2 * UNITS, UNITS), 2 * UNITS)
+    two = joint(first, bits(inputs + UNITS, UNITS), UNITS)
+    return joint(two, bits(inputs + 2 * UNITS, UNITS), 2 * UNITS)
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from dlvm_jax.models import (
     density,
     flow_densities,
     gaussian,
-    hierarchical,
     implicit,
+    joint,
     objectives,
     vamp,
 )
@@ -164,8 +164,8 @@ def test_two_layers_of_a_linear_model_have_its_evidence():
         return densities.multivariate_normal_log_prob(z, *below(context))
 
     q1 = density.Density(lambda key: {}, sample, log_prob, "exact")
-    posterior = hierarchical.reorder(hierarchical.hierarchical(q1, exact_posterior(top), 3, markov=True), 3)
-    prior = hierarchical.hierarchical(density.standard_normal(2), linear_decoder(top), 2)
+    posterior = joint.reorder(joint.joint(q1, exact_posterior(top), 3, markov=True), 3)
+    prior = joint.joint(density.standard_normal(2), linear_decoder(top), 2)
     decoder = linear_decoder(low)
     decoder = decoder._replace(
         log_prob=lambda params, key, x, z: linear_decoder(low).log_prob(params, key, x, z[..., 2:])
@@ -183,15 +183,13 @@ def test_two_layers_of_a_linear_model_have_its_evidence():
 def test_joint_kind_is_the_weaker_and_its_mean_goes_through():
     prior, posterior, _ = small_parts()
     weak = posterior._replace(kind="bound")
-    assert hierarchical.hierarchical(prior, weak, 2).kind == "bound"
+    assert joint.joint(prior, weak, 2).kind == "bound"
     doubled = density.Net(lambda key: {}, lambda params, z: jnp.stack([2 * z, z], -1))
-    both = hierarchical.hierarchical(
-        gaussian.learned_normal(2), density.conditional(doubled, density.normal(), (2,)), 2
-    )
+    both = joint.joint(gaussian.learned_normal(2), density.conditional(doubled, density.normal(), (2,)), 2)
     params = moved(both.init(jax.random.key(0)))
     mean = params["first"]["mean"]
     np.testing.assert_array_equal(both.mean(params), jnp.concatenate([mean, 2 * mean]))
-    turned = hierarchical.reorder(both, 2)
+    turned = joint.reorder(both, 2)
     np.testing.assert_array_equal(turned.mean(params), jnp.concatenate([2 * mean, mean]))
     draw, there = turned.sample(params, jax.random.key(1)), both.sample(params, jax.random.key(1))
     np.testing.assert_array_equal(draw[0], jnp.concatenate([there[0][2:], there[0][:2]]))
@@ -207,8 +205,8 @@ def test_a_posterior_whose_samples_lose_part_of_the_gradient_is_refused():
     assert (gradient["logits"] == 0).all() and (gradient["mean"] != 0).any()
     for part in (
         mixed,
-        hierarchical.hierarchical(posterior, mixed, 2),
-        hierarchical.hierarchical(mixed, posterior, 2),
+        joint.joint(posterior, mixed, 2),
+        joint.joint(mixed, posterior, 2),
     ):
         with pytest.raises(ValueError, match="samples carry no gradient of its parameters"):
             vae(prior, part, decoder)

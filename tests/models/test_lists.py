@@ -12,8 +12,8 @@ from dlvm_jax.models import (
     diffusion,
     flows,
     gaussian,
-    hierarchical,
     implicit,
+    joint,
     latent_diffusion,
     ppca,
 )
@@ -46,12 +46,12 @@ DENSITIES = {  # of vectors in the plane, or of 4 x 4 bits or levels
     "flow": lambda: built(ROWS, recipes.Flow(width=4, depth=1, hidden=1, bins=4)),
     "reversed": lambda: flows.transformed(density.standard_normal(2), flows.reverse(2)),
     "pPCA": lambda: ppca.ppca((2,), 1),
-    "two layers": lambda: hierarchical.hierarchical(
+    "two layers": lambda: joint.joint(
         density.standard_normal(1),
         density.conditional(density.from_linen(MLP((), (1, 2)), (1, 1)), density.normal(), (1,)),
         1,
     ),
-    "reordered": lambda: hierarchical.reorder(density.standard_normal(2), 1),
+    "reordered": lambda: joint.reorder(density.standard_normal(2), 1),
     "standardised": lambda: latent_diffusion.standardised(
         density.standard_normal(2), jnp.zeros(2), jnp.ones(2)
     ),

@@ -10,7 +10,7 @@ import pytest
 
 from dlvm_jax.functional import densities, linear_gaussian
 from dlvm_jax.functional.hierarchical import precision_weighted
-from dlvm_jax.models import density, gaussian, hierarchical, layered, objectives
+from dlvm_jax.models import density, gaussian, joint, layered, objectives
 from dlvm_jax.models.density import Net
 from dlvm_jax.models.top_down import Group, Stage, features_of, top_down
 from dlvm_jax.models.vae import vae
@@ -204,9 +204,9 @@ def test_two_layers_are_the_two_layer_model_of_densities():
     upper = density.conditional(fixed(lambda x: law(x @ W, 0.5)), density.normal(), (2,))
     decoder = density.conditional(fixed(lambda z: law(z @ np.ones((4, 5)), 0.9)), density.normal(), (5,))
     normal = lambda net: density.conditional(net, density.normal(), (2,))
-    prior = hierarchical.hierarchical(density.standard_normal(2), normal(below), 2)
+    prior = joint.joint(density.standard_normal(2), normal(below), 2)
     second = normal(fixed(lambda both: beside.apply({}, *both)))
-    posterior = hierarchical.hierarchical(upper, second, 2)
+    posterior = joint.joint(upper, second, 2)
     read = density.normal().normal
     group = Group(  # the state has room for both
         (2,),

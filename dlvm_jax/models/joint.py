@@ -1,7 +1,6 @@
-"""Several latent layers as one: the joint density of (z2, z1) as a density of the vector that holds both.
+"""The chain rule: the joint density of (z2, z1) as a density of the vector that holds both.
 
-The parts may be densities of any space, and the result stands wherever a density may.  Many layers of Gaussian groups, with the
-rate of each, are `top_down`.
+The parts may be densities of any space, and the result stands wherever a density may.  Hierarchical VAEs are `top_down`.
 """
 
 import math
@@ -13,10 +12,10 @@ from dlvm_jax.functional.numerics import as_array
 from dlvm_jax.models.density import KINDS, Density, join
 from dlvm_jax.models.spaces import REALS, pair
 
-__all__ = ["hierarchical", "reorder"]
+__all__ = ["joint", "reorder"]
 
 
-def hierarchical(first: Density, second: Density, dim: int, markov: bool = False) -> Density:
+def joint(first: Density, second: Density, dim: int, markov: bool = False) -> Density:
     """The density p(z2 | c) p(z1 | z2, c) of the vector [z2, z1], z2 its first `dim` elements.
 
     first: the density of z2 (under the context c)
@@ -82,7 +81,7 @@ def hierarchical(first: Density, second: Density, dim: int, markov: bool = False
 
 
 def reorder(density: Density, dim: int) -> Density:
-    """The density of the vector [b, a], given that of [a, b], a its first `dim` elements.  Shapes as those of `hierarchical`.
+    """The density of the vector [b, a], given that of [a, b], a its first `dim` elements.  Shapes as those of `joint`.
 
     Raises ValueError for one of a curved space.
     """
