@@ -10,7 +10,7 @@ from dlvm_jax.exact import linear_gaussian
 from dlvm_jax.models import density
 from dlvm_jax.models.top_down import features_of, top_down
 from tests.evaluate.test_log_likelihood import Model, fitted
-from tests.models.test_top_down import (
+from tests.models.linear_chain import (
     KEY,
     LIKELIHOOD,
     NOISE,

@@ -9,7 +9,7 @@ from dlvm_jax.functional.hierarchical import precision_weighted
 from dlvm_jax.models import density
 from dlvm_jax.models.top_down import features_of, top_down
 from dlvm_jax.models.vae import vae
-from tests.models.test_top_down import (
+from tests.models.linear_chain import (
     KEY,
     NOISE,
     W,

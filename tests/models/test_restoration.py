@@ -10,7 +10,7 @@ from dlvm_jax.functional.restoration import data_step, data_step_masked, pnp
 from dlvm_jax.models import density
 from dlvm_jax.models.restoration import autoencoder
 from dlvm_jax.models.top_down import top_down
-from tests.models.test_top_down import KEY, NOISE, W, bottom_up, chain, fixed, scales
+from tests.models.linear_chain import KEY, NOISE, W, bottom_up, chain, fixed, scales
 
 pytestmark = pytest.mark.usefixtures("x64")
 
