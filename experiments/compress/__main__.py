@@ -24,11 +24,19 @@ from experiments.vq_vae.prior import under
 
 
 @dataclasses.dataclass(frozen=True)
-class Encode:
-    """Write the examples of a file, or the test set of the run's data, as a stream."""
+class OfRun:
+    """What every subcommand is given."""
 
     run: tyro.conf.Positional[Path]
     """folder of a finished run"""
+    uniform: bool = dataclasses.field(default=False, kw_only=True)
+    """a VQ-VAE's codes are under the uniform prior, not the learned one"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encode(OfRun):
+    """Write the examples of a file, or the test set of the run's data, as a stream."""
+
     examples: tyro.conf.Positional[Path | None] = None
     """.npy file of levels [N, *event], as the model sees them; default: the test set"""
     out: Path = Path("examples.dlvm")
@@ -41,32 +49,24 @@ class Encode:
     """layers of a hierarchical VAE that are kept, from the top; default: all"""
     step: float = coding.Loss().step
     """width of the cells of latent numbers, in standard deviations of their posteriors"""
-    uniform: bool = False
-    """a VQ-VAE's codes under the uniform prior, not the learned one"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Decode:
+class Decode(OfRun):
     """Write the examples of a stream as a .npy file."""
 
-    run: tyro.conf.Positional[Path]
-    """folder of the run that the stream was made with"""
     stream: tyro.conf.Positional[Path]
     """the stream"""
     out: Path = Path("examples.npy")
     """the file to write"""
     seed: int | None = None
     """draw the layers that a stream with loss has left out; default: the means of their priors"""
-    uniform: bool = False
-    """it is of a VQ-VAE's codes under the uniform prior"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class Evaluate(OfRun):
     """Code the test set and decode it again; report bits, time, and what other programs need."""
 
-    run: tyro.conf.Positional[Path]
-    """folder of a finished run"""
     limit: int = 1000
     """test examples"""
     batch: int = coding.BATCH
@@ -75,16 +75,12 @@ class Evaluate:
     """draws of the bound that the length is compared with"""
     out: Path | None = None
     """folder of the report; default: compress, in the run's folder"""
-    uniform: bool = False
-    """a VQ-VAE's codes under the uniform prior, not the learned one"""
 
 
 @dataclasses.dataclass(frozen=True)
-class Lossy:
+class Lossy(OfRun):
     """Code test images with several losses and decode them; report rate and distortion, beside JPEG at equal bytes."""
 
-    run: tyro.conf.Positional[Path]
-    """folder of a finished run"""
     limit: int = 400
     """test images"""
     batch: int = coding.BATCH
@@ -95,8 +91,6 @@ class Lossy:
     """bits a dimension of the images that are shown"""
     out: Path | None = None
     """folder of the report; default: lossy, in the run's folder"""
-    uniform: bool = False
-    """a VQ-VAE's codes under the uniform prior, not the learned one"""
 
 
 Command = (
