@@ -23,7 +23,12 @@ def settings(layers: int) -> dict[str, Any]:
     """A plain VAE of residual layers, or a ladder of so many layers, one size of state."""
     width, training = (WIDTHS[layers],), {**TRAINING, "steps": steps(layers)}
     if layers == 1:
-        return {**training, "net": "residual", "hidden": 2 * width}
+        return {
+            **training,
+            "skip": None,
+            "net": "residual",
+            "hidden": 2 * width,
+        }  # its first gradients are far above 400
     sizes = {"groups": (layers - 1,), "latents": (16,), "widths": width, "hidden": width}
     return {**training, "script": "hierarchical", **sizes}
 
