@@ -9,7 +9,7 @@ WIDTHS = {1: 325, 2: 242, 3: 205, 6: 151, 12: 109}  # layers: width of all netwo
 STEPS = {1: 46_000}  # one layer takes fewer operations a step than the others, 40,000
 TRAINING: dict[str, Any] = {
     **{"data": "mnist", "latent_dim": 16, "learning_rate": 1e-3, "schedule": "cosine"},
-    **{"warm_up": 0.02, "ema": 0.999, "clip": 200.0, "skip": 400.0, "beta_warm_up": 4000, "eval_every": 2000},
+    **{"warm_up": 0.02, "ema": 0.999, "clip": 200.0, "beta_warm_up": 4000, "eval_every": 2000},
     **{"eval_samples": 500},
 }
 
