@@ -52,12 +52,13 @@ def _guard(metrics, start, checkpoints):
 
 
 def _guard_skips(metrics, start, checkpoints, config):
-    """Raise at the first step at which more updates in a row were skipped than may be."""
+    """Raise at the first step at which more updates in a row were skipped than may be, or all of a short training."""
     if "skipped" not in metrics:
         return
-    too_many = (metrics["skipped"] > config.skip_at_most).reshape(len(metrics["skipped"]), -1).any(1)
+    most = min(config.skip_at_most, config.steps - 1)
+    too_many = (metrics["skipped"] > most).reshape(len(metrics["skipped"]), -1).any(1)
     if too_many.any():
-        why = f"{config.skip_at_most + 1} updates in a row had gradients of a norm above {config.skip}, or not finite"
+        why = f"{most + 1} updates in a row had gradients of a norm above {config.skip}, or not finite"
         advice = "raise skip, lower the learning rate or check the data"
         _stop(start + int(too_many.argmax()), why, checkpoints, advice)
 

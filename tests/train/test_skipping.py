@@ -166,8 +166,10 @@ def test_skipping_is_a_setting_of_fit_whose_cap_may_change(tmp_path):
     recipe = with_variables.Running()
     with pytest.raises(loop.NonFiniteError, match=r"step 5: 6 updates in a row had .* of step 4;"):
         fit_recipe(recipe, rows, skip=1e-9, skip_at_most=5, **settings)
-    fitted = fit_recipe(recipe, rows, skip=1e-9, resume=True, **settings)
-    assert_same(fitted.params[1]["mean"], jnp.zeros(5))
+    with pytest.raises(
+        loop.NonFiniteError, match="step 7: 8 updates in a row"
+    ):  # with another cap to the end, all skipped
+        fit_recipe(recipe, rows, skip=1e-9, resume=True, **settings)
 
 
 def test_a_loss_that_is_not_finite_stops_where_its_update_was_taken(tmp_path):
@@ -196,3 +198,10 @@ def test_impossible_settings_are_refused():
             TrainConfig(skip=bad).check()
     with pytest.raises(ValueError, match="skip_at_most must be at least 1, got 0"):
         TrainConfig(skip_at_most=0).check()
+
+
+def test_a_short_run_that_skips_every_update_is_no_success(tmp_path):
+    bad = np.full((3, 2), np.nan, np.float32)
+    with pytest.raises(loop.NonFiniteError, match="stopped at step 2: 3 updates in a row"):
+        run(tmp_path / "all", bad)
+    run(tmp_path / "some", np.concatenate([ROWS[:1], bad]))
