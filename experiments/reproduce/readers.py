@@ -64,6 +64,10 @@ def _elbo(result, record):
     return record["elbo"], record["elbo_standard_error"], details
 
 
+def _bits(result, record):
+    return record["bits_per_dim"], record["bits_standard_error"], _protocol(record, "estimator", "samples")
+
+
 def _elbo_in_bits(result, record):
     """Minus the ELBO per dimension, in the units of the record's bits."""
     elbo, error, details = _elbo(result, record)
@@ -92,6 +96,7 @@ def _learned_prior_in_bits(result, record):
 
 QUANTITIES = {  # of a run of `experiments.vae`: (result, record of a seed) -> value, error over test examples, details
     "log_likelihood": _log_likelihood,
+    "bits": _bits,
     "elbo": _elbo,
     "elbo_in_bits": _elbo_in_bits,
     "active_units": _active_units,

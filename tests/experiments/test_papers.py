@@ -122,14 +122,15 @@ def test_a_vae_row_reads_its_run(tmp_path):
     assert found.details["deviation_over_seeds"] == pytest.approx(np.std(values, ddof=1))
     nats = np.load(tmp_path / "row" / "nats.npy")
     assert found.standard_error == pytest.approx((nats.std(1, ddof=1) / np.sqrt(30)).mean())
-    elbo, bits = (
+    elbo, elbo_in_bits, bits = (
         readers.vae_run(quantity, **settings)(tmp_path / "row", False)
-        for quantity in ("elbo", "elbo_in_bits")
+        for quantity in ("elbo", "elbo_in_bits", "bits")
     )
     assert elbo.value == pytest.approx(np.mean([result["records"][seed]["elbo"] for seed in "01"]))
     assert elbo.value < found.value and elbo.standard_error > 0
-    assert bits.value == pytest.approx(-elbo.value / 64 / np.log(2))
-    assert bits.standard_error == pytest.approx(elbo.standard_error / 64 / np.log(2))
+    for nats, in_bits in ((elbo, elbo_in_bits), (found, bits)):
+        assert in_bits.value == pytest.approx(-nats.value / 64 / np.log(2))
+        assert in_bits.standard_error == pytest.approx(nats.standard_error / 64 / np.log(2))
     units = readers.vae_run("active_units", **settings)(tmp_path / "row", False)
     assert 0 <= units.value <= 2 and units.standard_error == 0
     assert found.details["protocol_hash"] == result["records"]["0"]["protocol_hash"]
