@@ -16,7 +16,7 @@ from dlvm_jax.settings import pick
 from dlvm_jax.train import TrainConfig
 from dlvm_jax.train.run import program
 
-__all__ = ["command_line"]
+__all__ = ["command_line", "parsed"]
 
 ALIASES = {"seeds": ["--seed"], "likelihood": ["--decoder"]}
 NOT_KEPT = (
@@ -65,11 +65,21 @@ def command_line(config: type, description: str, arguments: list[str]) -> Any:
         prog=program(),
         args=rest,
         default=None if file.config is None else _default(config, joined, groups, file.config, rest),
-        description=description.replace("\npython", "\n\npython")  # a paragraph each, else they run together
+        description=_paragraphs(description)
         + "\n\n--config FILE starts from the settings in a run folder's config.json.",
     )
     values = {name: getattr(getattr(said, group), name) for group, names in groups.items() for name in names}
     return config(**values)
+
+
+def parsed(config: Any, description: str) -> Any:
+    """What the command line says, of a script with subcommands or few options."""
+    return tyro.cli(config, prog=program(), description=_paragraphs(description))
+
+
+def _paragraphs(description: str) -> str:
+    """Its examples in paragraphs of their own, else they run together."""
+    return description.replace("\npython", "\n\npython")
 
 
 def _groups(config: type) -> dict[str, list[str]]:

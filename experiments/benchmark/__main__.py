@@ -9,10 +9,9 @@ Ratios above one are in our favour.  `experiments.benchmark.vae`, `.hierarchical
 import dataclasses
 import platform
 
-import tyro
-
 from experiments import run as common
 from experiments.benchmark import autoregressive, diffusion, flows, hierarchical, sbi, timing, vae
+from experiments.command import parsed
 
 LIBRARIES = ("dlvm_jax", "jax", "torch", "pythae", "flowjax", "distrax", "zuko", "nflows", "sbi")
 
@@ -35,4 +34,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    common.guarded(lambda: main(tyro.cli(Config, description=__doc__)))
+    common.guarded(lambda: main(parsed(Config, __doc__)))

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 from dlvm_jax import data
 from dlvm_jax.recipes import Autoregressive, Model
 from dlvm_jax.train import engine, order
 from experiments.benchmark import timing
 from experiments.benchmark.hierarchical import tensors, to_torch
+from experiments.command import parsed
 
 MODULE = "experiments.benchmark.autoregressive"
 SIDE, EXAMPLES, BATCH, STEPS, SCORED, DRAWN, PASSES = 28, 200, 16, 2, 20, 100, 2
@@ -273,4 +273,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(parsed(Config, __doc__))

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import tyro
 
 from dlvm_jax.functional.diffusion import ancestral, dpm, ode, process, schedules, sde, solvers, times
 from dlvm_jax.models import diffusion
@@ -23,6 +22,7 @@ from dlvm_jax.nets import denoisers
 from dlvm_jax.recipes.diffusion import sampling_times
 from dlvm_jax.train import engine, order
 from experiments.benchmark import timing
+from experiments.command import parsed
 
 SIDES, SAMPLES, PART, EVALUATIONS = (8, 28), 1000, 50, 20  # PART of the samples stays in the cache
 STEPS, BATCH, EXAMPLES = 10, 128, 4096
@@ -368,4 +368,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(parsed(Config, __doc__))

@@ -19,12 +19,12 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import tyro
 
 from dlvm_jax.models import density, flows, scalars
 from dlvm_jax.nets.masked import MADE
 from dlvm_jax.nets.mlp import MLP
 from experiments.benchmark import timing
+from experiments.command import parsed
 
 DIM, HIDDEN, BINS, BOUND, COUPLINGS, PASSES = 10, (64, 64), 8, 5.0, 8, 5
 BATCH, POINTS, STEPS, RATE = 256, 2000, 20, 1e-3  # STEPS of training are timed together
@@ -305,4 +305,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(parsed(Config, __doc__))

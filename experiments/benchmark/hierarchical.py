@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-import tyro
 
 from dlvm_jax import data
 from dlvm_jax.recipes import Hierarchical, Model
 from dlvm_jax.train import engine, order
 from experiments.benchmark import timing
+from experiments.command import parsed
 
 MODULE = "experiments.benchmark.hierarchical"
 SIDE, EXAMPLES, STEPS = 28, 2000, 20
@@ -340,4 +340,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(parsed(Config, __doc__))

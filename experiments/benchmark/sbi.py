@@ -31,13 +31,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from dlvm_jax import recipes, train
 from dlvm_jax.data import Data, simulators
 from dlvm_jax.functional.chains import effective_sample_size
 from dlvm_jax.recipes import posterior_methods
 from experiments.benchmark import timing
+from experiments.command import parsed
 
 MODULE, TASK = "experiments.benchmark.sbi", "two_moons"
 DEPTH, WIDTH, BINS = 5, 50, 10
@@ -264,4 +264,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(parsed(Config, __doc__))

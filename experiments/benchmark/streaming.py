@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 
 from dlvm_jax import nets
 from dlvm_jax.models import density, objectives
@@ -25,6 +24,7 @@ from dlvm_jax.train import engine, stream
 from dlvm_jax.train.config import TrainConfig
 from experiments import run as common
 from experiments.benchmark.vae import BATCH, HIDDEN, LATENT, PIXELS, images
+from experiments.command import parsed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,4 +104,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    common.main(main, tyro.cli(Config, description=__doc__))
+    common.main(main, parsed(Config, __doc__))

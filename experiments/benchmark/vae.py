@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tyro
 
 from experiments.benchmark import timing
 from experiments.benchmark.timing import Line, timed
+from experiments.command import parsed
 
 EXAMPLES, BATCH, PIXELS, HIDDEN, LATENT = 60_000, 100, 784, 500, 20
 STEPS = EXAMPLES // BATCH
@@ -275,4 +275,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    main(parsed(Config, __doc__))

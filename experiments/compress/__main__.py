@@ -19,6 +19,7 @@ import tyro
 from dlvm_jax import coding, train
 from dlvm_jax.train.fitted import Fitted
 from experiments import run as common
+from experiments.command import parsed
 from experiments.compress import lossy, report
 from experiments.vq_vae.prior import under
 
@@ -153,4 +154,4 @@ def main(command: Encode | Decode | Evaluate | Lossy) -> None:
 
 
 if __name__ == "__main__":
-    common.guarded(lambda: main(tyro.cli(Command, description=__doc__)))
+    common.guarded(lambda: main(parsed(Command, __doc__)))

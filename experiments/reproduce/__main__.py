@@ -29,6 +29,7 @@ import tyro
 from dlvm_jax.train.loop import Interrupted
 from dlvm_jax.train.run import RunFolder, manifest, same_maker
 from experiments import run as common
+from experiments.command import parsed
 from experiments.reproduce import archive, results
 from experiments.reproduce.registry import Row, every_row
 
@@ -283,4 +284,4 @@ def main(command: List | Run | Table | Pack | Unpack) -> None:
 
 
 if __name__ == "__main__":
-    common.guarded(lambda: main(tyro.cli(Command, description=__doc__)))
+    common.guarded(lambda: main(parsed(Command, __doc__)))

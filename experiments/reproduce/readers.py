@@ -231,6 +231,6 @@ def sbi_run(**settings: Any) -> Run:
         found = result["c2st"]
         one = folder / "observation-1" if config.rounds > 1 else folder  # rounds are of one observation each
         details = {"seeds": config.seeds, "c2st": found, "draws": config.draws, **details_of(one)}
-        return Measured(result["mean"], result["deviation"] / len(found) ** 0.5, details)
+        return Measured(result["mean"], result["standard_error"], details)
 
     return run

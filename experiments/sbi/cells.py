@@ -96,11 +96,11 @@ def _written(config, found, folder):
     result = {
         "c2st": found,
         "mean": float(values.mean()),
-        "deviation": float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        "standard_error": float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else 0.0,
     }
     lines = "\n".join(f"| {number} | {value:.3f} |" for number, value in found.items())
     title = f"# {config.task} by {config.method} from {config.simulations} simulations in {config.rounds} round(s)"
-    text = f"C2ST {result['mean']:.3f}, standard deviation over observations {result['deviation']:.3f}"
+    text = f"C2ST {result['mean']:.3f} ± {result['standard_error']:.3f}, the standard error over observations"
     about = f"{text}; {config.draws} draws each, 0.5 is the best."
     (folder.root / "report.md").write_text(
         f"{title}\n\n{about}\n\n| observation | C2ST |\n|---|---|\n{lines}\n"

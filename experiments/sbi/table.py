@@ -5,7 +5,7 @@ python -m experiments.sbi table --methods npe nle nre --simulations 1000 10000  
 python -m experiments.sbi table --tasks two_moons slcp --rounds 10               # in rounds for each observation
 
 It needs the published posteriors (DLVM_DATA).  Each cell is a run of `experiments.sbi.cells` in a folder of its own, with the
-settings of the registry's row.
+settings of its row in RESULTS.md.
 """
 
 import dataclasses
@@ -86,12 +86,12 @@ def _report(config, results):
             for budget in config.simulations:
                 result = results[task, method, budget]
                 printed = lueckmann2021.published(task, method, budget, config.rounds) or "-"
-                values.append(f"{result['mean']:.3f} ± {result['deviation']:.3f} | {printed}")
+                values.append(f"{result['mean']:.3f} ± {result['standard_error']:.3f} | {printed}")
             lines.append(f"| {task} | {method} | {' | '.join(values)} |")
     table = "\n".join(lines)
     return f"""# C2ST of the benchmark of simulation-based inference
 
-The mean over {config.observations} published observations, {config.draws} draws each, and the standard deviation over these.
+The mean over {config.observations} published observations, {config.draws} draws each, and its standard error over these.
 0.5 is the best.  Rounds: {config.rounds}.  Published: the mean over ten (Lueckmann et al. 2021).
 
 {table}

@@ -24,6 +24,7 @@ import tyro
 from dlvm_jax.settings import pick
 from dlvm_jax.train.run import RunFolder, manifest
 from experiments import run as common
+from experiments.command import parsed
 from experiments.tables import flow_energy, vae
 from experiments.tables.table import Table
 
@@ -86,4 +87,4 @@ def run(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    common.guarded(lambda: run(tyro.cli(Config, description=__doc__)))
+    common.guarded(lambda: run(parsed(Config, __doc__)))

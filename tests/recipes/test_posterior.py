@@ -9,7 +9,9 @@ from dlvm_jax import recipes, train
 from dlvm_jax.data import simulators
 from dlvm_jax.exact.cosmology import cosmology
 from dlvm_jax.exact.simulators import gaussian_linear
+from dlvm_jax.recipes import posterior_methods
 from dlvm_jax.recipes.posterior_networks import AffineByTime
+from experiments.checks.posteriors import kl
 
 KEY = jax.random.key(0)
 TASK = f"{__name__}:plane"
@@ -50,14 +52,6 @@ def line():
     return gaussian_linear(1)
 
 
-def divergence(exact, parts, params, x):
-    """KL(p, q), q normalised by draws of p: log E_p[q / p] = 0."""
-    theta = exact.posterior_sample(KEY, x, 5_000)
-    at = jnp.broadcast_to(x, (len(theta), *x.shape))
-    log_ratio = parts.log_posterior(params, theta, at) - exact.posterior_log_prob(theta, x)
-    return jax.nn.logsumexp(log_ratio) - jnp.log(5_000) - log_ratio.mean()
-
-
 @pytest.mark.parametrize("settings", METHODS, ids=str)
 def test_a_posterior_is_fitted_and_drawn_from(settings, tmp_path):
     recipe = recipes.Posterior(**SMALL, **settings)
@@ -77,10 +71,10 @@ def test_a_posterior_is_fitted_and_drawn_from(settings, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", METHODS[:5] + METHODS[6:7] + METHODS[9:10], ids=str)
 def test_every_method_finds_the_gaussian_posterior(settings, tmp_path):
-    """Within .03 nats of N(x / 2, I / 20) at ten observations on average.
+    """Within .03 nats of N(x / 2, I / 20) at ten observations on average; FMPE and ratios of single observations within .015.
 
-    The velocity of FMPE and the score are affine in theta and x, and log-ratios are quadratic, as their networks have it besides:
-    .006, .02 and .005 are seen, and .08, .028 and .04 without that.
+    The velocity of FMPE is affine in theta and x, and log-ratios are quadratic, as their networks have it besides: about .006 are
+    seen, and .08 and .04 without that.
 
     The prior is .69 nats away, and 1.39 from that of three observations, N(3 mean(x) / 4, I / 40).
     """
@@ -89,9 +83,14 @@ def test_every_method_finds_the_gaussian_posterior(settings, tmp_path):
     fitted = train.fit(recipe, data, out=tmp_path / "run", steps=1500, progress=False)
     exact, parts = recipe.simulator, fitted.model.parts
 
-    kl = jax.jit(lambda params, x: divergence(exact, parts, params, x))
-    values = [kl(fitted.params, jnp.asarray(row[2:])) for row in data.test[:10]]
-    assert 0 <= np.mean(values) < 0.03
+    direct = posterior_methods.METHODS[recipe.method].direct
+    one = jax.jit(lambda params, x: kl(parts, params, exact, x, direct))
+    values = [one(fitted.params, jnp.asarray(row[2:])) for row in data.test[:10]]
+    print(settings, np.mean(values))
+    bound = 0.015 if recipe.method in ("fmpe", "nre") and recipe.repeats == 1 else 0.03
+    assert (
+        -0.001 < np.mean(values) < bound
+    )  # the mean of 5,000 draws each: below zero by a wrong constant alone
 
 
 @pytest.mark.slow
@@ -107,7 +106,7 @@ def test_a_truncated_round_needs_no_correction(tmp_path):
     rows, finite = simulators.simulated(TASK, exact, KEY, theta)
     assert finite.all() and len(np.unique(rows[:, 0])) > 5000
     narrow = train.fit(recipe, simulators.of_rows(TASK, rows, rows[:20], 0), out=tmp_path / "2", **settings)
-    assert 0 <= divergence(exact, narrow.model.parts, narrow.params, x) < 0.03
+    assert -0.005 < kl(narrow.model.parts, narrow.params, exact, x, direct=True) < 0.03
 
 
 @pytest.mark.slow
