@@ -61,8 +61,8 @@ def stepwise(conditionals: Callable, steps: Sequence[Any], event_shape: Sequence
 def levels_codec(tables: Tables, params: Any, event_shape: Sequence[int], batch: int) -> Codec:
     """The codec of an exact density of levels by its tables, step by step.
 
-    With a stepper push and pop are alike: they go through the steps, and nothing is computed twice.  Without one a push is one
-    pass of the network, and a pop one for each step; where all elements are independent that is one.
+    With a stepper push and pop are alike: they go through the steps, and nothing before a step is computed twice.  Without one a
+    push is one pass of the network, and a pop one for each step; where all elements are independent that is one.
     """
     steps = [np.array(step) for step in tables.steps]
     if tables.stepper:

@@ -4,6 +4,7 @@ Networks say what the integers mean, and of a VQ-VAE how probable they are.  Tho
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,8 +12,8 @@ import jax
 import numpy as np
 from scipy.special import ndtr
 
-from dlvm_jax.coding.bits_back import Layers, descend, law_of
 from dlvm_jax.coding.codecs import Codec, in_batches, padded
+from dlvm_jax.coding.latents import Layers, descend, law_of
 from dlvm_jax.coding.models import check_unconditional, layers_of, prior_of_codes
 from dlvm_jax.coding.stack import Stack, frequencies
 from dlvm_jax.models import vq_vae
@@ -23,6 +24,7 @@ __all__ = ["Loss", "Lossy", "lossy_of"]
 LIMIT = 2**12  # cells to each side
 EXPONENTS = 64  # of widths in quarters of an octave, and of scales
 WIDEST, LEAST_SCALE = 16, 2.0**-3  # in standard deviations of the prior; in cells
+FINEST = 4 * math.log2(LIMIT)  # exponent of the narrowest cells, which still reach to 16 standard deviations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Loss:
     """What a stream leaves out of examples.
 
     layers: so many of a hierarchical VAE are kept, from the top, the others left to their priors; None: all are kept
-    step:   width of the cells that latent numbers are rounded to, in standard deviations of their posteriors
+    step:   width of the cells that latent numbers are rounded to, in standard deviations of their posteriors; at least 1/256 of
+            one of the prior
 
     Of a VQ-VAE nothing can be chosen.
     """
@@ -94,8 +97,9 @@ def _mapped(function: Callable, x: Any, batch: int) -> np.ndarray:
 def _rounded(layers: Layers, decode: Callable, kept: int, step: float, batch: int) -> Lossy:
     """The posterior's means in cells about the prior's.
 
-    A cell is `step` times as wide as the posterior of its number, in the mean over the examples: rounding is then as exact
-    everywhere as the decoder asks for.  The codes are [1 + N, numbers kept]; their first row says the widths.
+    A cell is `step` times as wide as the posterior of its number (the root of its mean variance over the examples, to a quarter
+    of an octave): rounding is then as exact everywhere as the decoder asks for.  The codes are [1 + N, numbers kept]; their first
+    row says the widths.
     """
     numbers = sum(layers.sizes[:kept])
 
@@ -126,7 +130,7 @@ def _rounded(layers: Layers, decode: Callable, kept: int, step: float, batch: in
 
         each(x, measure)
         exponents = np.round(4 * np.log2(WIDEST / (step * np.sqrt((ratios**2).mean(0)))))
-        index[0] = np.clip(exponents, 0, EXPONENTS - 1)
+        index[0] = np.clip(exponents, 0, FINEST)
         each(x, put)
         return index
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from dlvm_jax.coding.bits_back import Layers, bits_back, layers_of_hierarchy, layers_of_vae
 from dlvm_jax.coding.codecs import Codec, levels_codec, through_codes
+from dlvm_jax.coding.latents import Layers, bits_back, layers_of_hierarchy, layers_of_vae
 from dlvm_jax.models import vq_vae
 from dlvm_jax.models.tables import Tables
 from dlvm_jax.models.top_down import TopDown

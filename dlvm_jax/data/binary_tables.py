@@ -18,7 +18,7 @@ BINARY_TABLES = {  # name: who made the parts
     "accidents": "Van Haaren & Davis 2012",
     "mushrooms": "Larochelle & Murray 2011",
     "pumsb_star": "Van Haaren & Davis 2012",
-    "dna": "Larochelle & Murray 2011",
+    "dna": "Van Haaren & Davis 2012",
     "nips": "Larochelle & Murray 2011",
     "moviereview": "Bekker et al. 2015",
     "bbc": "Van Haaren & Davis 2012",

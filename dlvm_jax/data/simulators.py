@@ -6,10 +6,8 @@ Source: Lueckmann, Boelts, Greenberg, Goncalves, Macke 2021.
 
 import importlib
 import math
-import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +16,7 @@ import numpy as np
 from jax.scipy.special import gammaln, xlog1py, xlogy
 
 from dlvm_jax.data.dataset import Data, of_vectors
+from dlvm_jax.data.files import data_folder
 from dlvm_jax.data.protocol import Protocol
 from dlvm_jax.exact import cosmology
 from dlvm_jax.exact import simulators as exact
@@ -383,9 +382,7 @@ def reference(name: str) -> Reference | None:
 
 def _published(name: str) -> Any:
     """The arrays of a task's file; FileNotFoundError where it is not there."""
-    path = Path(os.environ.get("DLVM_DATA", "")) / "sbibm" / f"{name}.npz"
-    if not os.environ.get("DLVM_DATA") or not path.exists():
-        raise FileNotFoundError(
-            f"what is published of {name} is not here; set DLVM_DATA to a folder that has sbibm/{name}.npz"
-        )
+    path = data_folder("sbibm", f"the published posteriors of {name}", f"{name}.npz") / f"{name}.npz"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; put it there")
     return np.load(path)

@@ -1,7 +1,7 @@
 r"""Log-mel spectrograms of short sounds, and sounds of log-mel spectrograms, by SciPy's short-time Fourier transform.
 
-A spectrogram [T, M] has T frames of M mel bands.  A magnitude m, 1 at full scale, becomes $\log\max(m/m_0, 1)$, from 0 to 9.2:
-$m_0$ lies 80 decibels below full scale.
+A spectrogram [T, M] has T frames of M mel bands.  A magnitude m, about 1 for a sine of full scale, becomes
+$\log\max(m/m_0, 1)$, from 0 to about 9.2: $m_0$ lies 80 decibels below full scale.
 """
 
 from functools import cache

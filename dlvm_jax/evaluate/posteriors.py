@@ -31,6 +31,8 @@ def nearest(x: np.ndarray, simulated: np.ndarray) -> np.ndarray:
         raise ValueError(f"x is [N, C] and simulated [S, C], got shapes {x.shape} and {simulated.shape}")
     if not (np.isfinite(x).all() and np.isfinite(simulated).all()):
         raise ValueError("x and simulated are finite numbers, got NaN or infinite ones")
+    if not len(simulated):
+        raise ValueError("the nearest of no simulations was asked for; give some")
     std = simulated.std(0)
     std = np.where(std > 0, std, 1)
     found = NearestNeighbors(n_neighbors=1).fit(simulated / std).kneighbors(x / std)
@@ -60,6 +62,7 @@ def c2st(draws: np.ndarray, reference: np.ndarray, seed: int = 1, folds: int = 5
     if not (np.isfinite(draws).all() and np.isfinite(reference).all()):
         raise ValueError("draws and reference are finite numbers, got NaN or infinite ones")
     mean, std = reference.mean(0), reference.std(0, ddof=1)
+    std = np.where(std > 0, std, 1)
     both = jnp.asarray(np.concatenate([(draws - mean) / std, (reference - mean) / std]), jnp.float32)
     which = jnp.repeat(jnp.arange(2.0), len(draws))
     hidden, keys = (10 * draws.shape[1],) * 2, jax.random.split(jax.random.key(seed), folds)
@@ -104,9 +107,11 @@ def lc2st(
 
     theta, draws, x, local = (np.asarray(part, np.float64) for part in (theta, draws, x, local))
     observation = np.asarray(observation, np.float64)
-    if theta.shape != draws.shape or len(x) != len(theta) or local.shape[1:] != theta.shape[1:]:
+    fit = theta.shape == draws.shape and len(x) == len(theta) and local.shape[1:] == theta.shape[1:]
+    if not fit or observation.shape != x.shape[1:]:
         raise ValueError(
-            f"theta and draws are [N, D], x [N, C] and local [S, D], got {theta.shape}, {draws.shape}, {x.shape}, {local.shape}"
+            "theta and draws are [N, D], x [N, C], local [S, D] and observation [C], got "
+            f"{theta.shape}, {draws.shape}, {x.shape}, {local.shape}, {observation.shape}"
         )
     pairs = np.stack([np.concatenate([part, x], 1) for part in (draws, theta)])
     mean, std = pairs.mean((0, 1)), pairs.std((0, 1))

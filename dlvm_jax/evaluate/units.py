@@ -21,6 +21,8 @@ def _blocks(function: Callable | None, params: Any, x: Any, batch_size: int) -> 
     if function is None:
         raise ValueError("the mean of this posterior is not known in closed form")
     check_examples(REALS, x)
+    if not len(jax.tree.leaves(x)[0]):
+        raise ValueError("the units of a posterior are counted over examples, got none")
     run = jax.jit(function)
     for start in range(0, len(jax.tree.leaves(x)[0]), batch_size):
         rows = jax.tree.map(lambda a, i=start: a[i : i + batch_size], x)

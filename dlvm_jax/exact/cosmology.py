@@ -38,7 +38,7 @@ def growth(omega_m: Numeric, w_0: Numeric, redshift: float = REDSHIFT) -> Array:
     $D = \frac{d(a)}{d(1)},\ d(a) = a\,\Omega^{-c}\,{}_2F_1\big(-c,\tfrac12-c;1-\tfrac52c;1-\Omega\big),\
         c = \tfrac1{3w_0},\ \Omega = \frac{\Omega_m}{\Omega_m+(1-\Omega_m)a^{-3w_0}},\ a = \tfrac1{1+z}$
 
-    omega_m: share of matter today, above 0;  w_0: the equation of state, below 0
+    omega_m: share of matter today, above 0.05: below, 200 terms of the series are too few;  w_0: the equation of state, below 0
     Shapes: both broadcast.
     Source: Silveira, Waga 1994 (the solution, here by Pfaff's transformation, whose series converges).
 
@@ -155,7 +155,9 @@ def cosmology(size: int = 64, cells: int = 96) -> Simulator:
 
     def posterior_log_prob(theta, x):
         log_evidence = jax.nn.logsumexp(cell_likelihoods(x), axis=-1) - 3 * math.log(cells)
-        return prior["prior_log_prob"](theta) + log_likelihood(theta, x) - log_evidence
+        log_prior = prior["prior_log_prob"](theta)
+        whole = log_prior + log_likelihood(theta, x) - log_evidence
+        return jnp.where(jnp.isfinite(log_prior), whole, -jnp.inf)
 
     def posterior_sample(key, x, count):
         which, where = jax.random.split(key)

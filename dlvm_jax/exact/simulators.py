@@ -165,7 +165,7 @@ def gaussian_linear(dim: int = 10, count: int = 1) -> Simulator:
         log_likelihood=lambda theta, x: normal_log_prob(x, jnp.tile(theta, count), log_std),
         posterior_sample=lambda key, x, draws: centre(x) + normal(key, (draws, dim)) / math.sqrt(count + 1),
         posterior_log_prob=lambda theta, x: normal_log_prob(theta, centre(x), posterior_log_std),
-        repeat=lambda count: gaussian_linear(dim, count),
+        repeat=lambda times: gaussian_linear(dim, times * count),
     )
 
 
@@ -200,7 +200,7 @@ def gaussian_linear_uniform(dim: int = 10, count: int = 1) -> Simulator:
         log_likelihood=lambda theta, x: normal_log_prob(x, jnp.tile(theta, count), math.log(noise)),
         posterior_sample=lambda key, x, draws: _truncated_normal(key, centre(x), std, -1.0, 1.0, (draws,)),
         posterior_log_prob=posterior_log_prob,
-        repeat=lambda count: gaussian_linear_uniform(dim, count),
+        repeat=lambda times: gaussian_linear_uniform(dim, times * count),
     )
 
 

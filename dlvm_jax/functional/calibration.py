@@ -162,4 +162,5 @@ def predictive_p_value(observed: Array, replicated: Array) -> Array:
     observed, replicated = as_wide(observed, replicated)
     below = jnp.sum(replicated <= observed, axis=0)
     above = jnp.sum(replicated >= observed, axis=0)
-    return jnp.minimum(1.0, 2 / (replicated.shape[0] + 1) * (1 + jnp.minimum(below, above)))
+    p_value = jnp.minimum(1.0, 2 / (replicated.shape[0] + 1) * (1 + jnp.minimum(below, above)))
+    return jnp.where(jnp.isnan(observed), jnp.nan, p_value)

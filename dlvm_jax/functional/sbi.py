@@ -1,4 +1,4 @@
-r"""Losses of simulation-based inference: from pairs of parameters and simulated data to a posterior, likelihood or ratio.
+r"""Losses, and a proposal, of simulation-based inference: from pairs of parameters and data to a posterior, likelihood or ratio.
 
 Pairs $(\theta,x)$ come from the joint $p(\theta)p(x\mid\theta)$.  These losses are those that no other file has.  Neural
 posterior and likelihood estimation by maximum likelihood descend $-\log q(\theta\mid x)$ and $-\log q(x\mid\theta)$.  NRE-A is

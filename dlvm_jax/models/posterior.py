@@ -212,7 +212,8 @@ def ensemble(density: Density) -> Density:
         member = jax.random.randint(key_member, each[0].shape[:-1], 0, len(each))
         return jnp.take_along_axis(jnp.stack(each), member[None, ..., None], axis=0)[0], None
 
-    return density._replace(init=lambda key: (density.init(key),), log_prob=log_prob, sample=sample)
+    init = lambda key: (density.init(key),)
+    return density._replace(init=init, log_prob=log_prob, sample=sample, reparameterised=False)
 
 
 def contrastive(log_ratio: Callable, atoms: int) -> Objective:
@@ -246,12 +247,13 @@ def resampled(key: jax.Array, theta: jax.Array, log_weights: jax.Array, count: i
 
     theta: draws of the proposal [N, D];  log_weights: log target - log proposal [N], up to a constant
 
-    The effective sample size (sum w)^2 / sum w^2 is of N; it cannot tell of a mode that no draw has found.
+    The effective sample size (sum w)^2 / sum w^2 is of N; it cannot tell of a mode that no draw has found.  All is NaN where a
+    weight is, or where the target holds no draw.
     Source: Rubin 1988; Kong 1992.
     """
     share = jax.nn.softmax(log_weights)
     chosen = jax.random.choice(key, len(theta), (count,), p=share)
-    return Drawn(theta[chosen], 1 / jnp.square(share).sum())
+    return Drawn(jnp.where(jnp.isnan(share).any(), jnp.nan, theta[chosen]), 1 / jnp.square(share).sum())
 
 
 def chained(key: jax.Array, log_posterior: Callable, onto: Bijection, start: jax.Array, count: int) -> Drawn:

@@ -29,9 +29,8 @@ __all__ = [
 ]
 
 Law = tuple[jax.Array, jax.Array]
-BOUND = (
-    5.0  # of what a network may say of a law; it keeps the KL of one number below 12,000 nats for any input
-)
+# Of log-standard deviations and of relative shifts: the KL of a number to the law that it is relative to is below 12,000 nats.
+BOUND = 5.0
 
 
 def scaled(depth: int) -> Callable:
@@ -206,6 +205,9 @@ class ResidualCell(nn.Module):
 
 class ResidualGroup(_Group):
     """A group of NVAE: the posterior is the prior shifted by a network of state and features (Vahdat & Kautz 2020, figure 2).
+
+    Here the shift is in units of the prior's standard deviation, and bounded (`law`).
+
 
     latent: channels of z_l;  width: of the state;  hidden: the factor by which a cell widens
     """

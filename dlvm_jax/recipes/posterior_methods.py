@@ -115,9 +115,9 @@ def _mlp(recipe, dim):
 
 def _convolutional(recipe, dim, pooled=False):
     sides = recipe.image or recipe.simulator.image or (dim, 1)
-    if math.prod(sides) != dim:
-        raise ValueError(f"image={sides} is of {math.prod(sides)} numbers, and x has {dim}")
-    encoder = ConvEncoder((recipe.width // 2, recipe.width), (recipe.width,), pooled=pooled)
+    if len(sides) != 2 or math.prod(sides) != dim:
+        raise ValueError(f"image is height and width of the {dim} numbers of x, got {sides}")
+    encoder = ConvEncoder((max(1, recipe.width // 2), recipe.width), (recipe.width,), pooled=pooled)
     net = density.from_linen(encoder, (1, *sides, 1))
     return Net(net.init, lambda params, x: net.apply(params, x.reshape(*x.shape[:-1], *sides, 1)))
 
@@ -127,7 +127,7 @@ EMBEDDINGS = {
     "mlp": Embedding(_mlp, "a perceptron"),
     "convolutional": Embedding(_convolutional, "convolutions, of a series or an image", ("image",)),
     "pooled": Embedding(
-        partial(_convolutional, pooled=True), "their means, where all places are alike", ("image",)
+        partial(_convolutional, pooled=True), "convolutions averaged over all places", ("image",)
     ),
 }
 

@@ -116,6 +116,8 @@ class VQVAE(Recipe):
         dataclasses.replace(self, likelihood=likelihood_of(self.likelihood, spec)).check()
         condition_of(self.condition, spec)
         sides = spec.event_shape[:-1]  # none of a vector
+        if self.standardise and not sides:
+            raise ValueError(f"standardise is of images and sequences, {spec.name} has vectors; leave it out")
         if any(side % 2**self.halvings for side in sides):
             fit = next(n for n in range(self.halvings)[::-1] if not any(side % 2**n for side in sides))
             kind = "images" if len(sides) == 2 else "sequences"

@@ -42,7 +42,9 @@ class TrainConfig(Settings):
     skip: float | None = setting(
         None, "leave out an update whose gradient's global norm, before clipping, is above it or not finite"
     )
-    skip_at_most: int = setting(100, "updates left out in a row; more stop the training", at_least=1)
+    skip_at_most: int = setting(
+        100, "stop the training after more updates than this were left out in a row", at_least=1
+    )
     ema: float | None = setting(
         None, "decay of a moving average of the parameters, which is then evaluated", at_least=0, below=1
     )

@@ -44,11 +44,11 @@ class Config(common.Common, recipes.Posterior):
     )
     sampling: str = choice("resampling", SAMPLING, "how the posterior of nle and nre is drawn from")
     calibrated: int = setting(
-        200, "further simulations of the tests of calibration, which several rounds leave out", at_least=20
+        200, "extra simulations for the tests of calibration; several rounds do not use them", at_least=20
     )
     rounds: int = setting(
         1,
-        "rounds that share the simulations, each where the one before has found the observation's parameters",
+        "rounds of simulating and learning, which share the simulations; each draws parameters from what the last one learned",
         at_least=1,
     )
 

@@ -76,7 +76,7 @@ def posterior_draws(
                 f"R-hat of the chains is {found['r_hat']:.2f}: they have not mixed, or keep to modes of their own",
                 stacklevel=3,
             )
-    elif found["effective"] < FEW:
+    elif not found["effective"] >= FEW:
         warnings.warn(
             f"{found['effective']:.0f} of the draws of the prior are effective under what was learned; use sampling='mcmc', or "
             "method npe",

@@ -55,13 +55,22 @@ def test_fine_cells_hold_the_means_of_the_posterior_and_coarse_ones_cost_less(hi
     """Each halving of the cells costs a bit for each of the 6 latent numbers of the 60 examples, in the limit."""
     model = hierarchy
     exact = np.asarray(model.reconstruct(X))
-    steps = (0.002, 0.004, 2.0, 1e3)
+    steps = (0.01, 0.02, 2.0, 1e3)
     streams = [coding.encode(model, X, loss=Loss(step=step)) for step in steps]
     errors = [np.abs(coding.decode(model, stream) - exact).max() for stream in streams]
-    assert errors[0] < 0.1 < min(errors[2:])
+    assert errors[0] < 0.3 < min(errors[2:])
     bits = [coding.payload_bits(model, stream) for stream in streams]
     assert bits[0] - bits[1] == pytest.approx(6 * 60, rel=0.1)
     assert bits[1] > bits[2] > bits[3] and bits[3] < 6 * 12 + 64  # nothing but widths and scales
+
+
+def test_the_finest_cells_reach_to_where_numbers_are(hierarchy):
+    """However small a step is asked for, cells are 1/256 of a deviation of the prior, and none of the numbers is cut off."""
+    parts = coding.lossy_of(hierarchy, Loss(step=1e-9), 100)
+    codes = parts.codes(X)
+    np.testing.assert_allclose(lossy._width(codes[0]), 1 / 256)
+    assert abs(codes[1:]).max() < lossy.LIMIT
+    assert np.abs(parts.examples(codes) - hierarchy.reconstruct(X)).max() < 0.1
 
 
 def test_layers_that_are_left_out_are_those_of_the_prior(hierarchy):

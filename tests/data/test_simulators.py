@@ -186,7 +186,7 @@ def test_distractors_hide_slcp_and_are_students():
 def test_what_is_not_there_is_said(monkeypatch):
     monkeypatch.delenv("DLVM_DATA", raising=False)
     assert simulators.reference("slcp") is None
-    with pytest.raises(FileNotFoundError, match="published of bernoulli_glm is not here; set DLVM_DATA"):
+    with pytest.raises(FileNotFoundError, match=r"posteriors of bernoulli_glm are not here .* set DLVM_DATA"):
         simulators.simulator("bernoulli_glm")
     with pytest.raises(ValueError, match=r"unknown task 'two_moon'.*did you mean 'two_moons'"):
         simulators.simulator("two_moon")

@@ -15,6 +15,9 @@ def test_c2st_is_the_accuracy_of_the_best_classifier():
         value = posteriors.c2st(100 + 9 * (rng.randn(1000, 1) + shift), 100 + 9 * reference)
         best = scipy.stats.norm.cdf(shift / 2)
         assert abs(value - best) < 5 * np.sqrt(best * (1 - best) / 2000) + 0.01
+    flat = np.column_stack([reference, np.ones(1000)])  # one number of the reference never changes
+    for shift in np.diag([5, 5]):
+        assert posteriors.c2st(flat + shift, flat) > 0.95
     with pytest.raises(ValueError, match=r"of one shape, N at least 5, got \(4, 1\) and \(1000, 1\)"):
         posteriors.c2st(reference[:4], reference)
     with pytest.raises(ValueError, match="got NaN or infinite ones"):
@@ -55,6 +58,8 @@ def test_the_local_test_finds_where_a_posterior_is_wrong():
     assert test(exact, local).p_value > 0.2
     with pytest.raises(ValueError, match=r"theta and draws are \[N, D\].*got \(1000, 1\), \(3, 1\)"):
         posteriors.lc2st(theta, exact[:3], x, local, np.zeros(1))
+    with pytest.raises(ValueError, match=r"and observation \[C\], got .*, \(2,\)"):
+        posteriors.lc2st(theta, exact, x, local, np.zeros(2))
 
 
 def test_the_nearest_simulation_is_found_in_standard_deviations():

@@ -99,6 +99,8 @@ def test_one_layer_is_counted_as_the_posterior_of_a_vae():
     assert blind.shifts is None
     with pytest.raises(ValueError, match="the mean of this posterior is not known"):
         units.active_units(blind, params, x)
+    with pytest.raises(ValueError, match="counted over examples, got none"):
+        units.active_units(posterior, {}, x[:0])
 
 
 def test_variances_by_blocks_are_those_of_the_whole():

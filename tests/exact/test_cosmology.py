@@ -110,7 +110,8 @@ def test_the_posterior_integrates_to_one_and_its_draws_are_calibrated():
     assert np.exp(log_prob(points, x[0])).mean() * np.prod(SMALL.high - SMALL.low) == pytest.approx(
         1, abs=5e-3
     )
-    assert (log_prob(points + 0.5, x[0]) == -np.inf).all()
+    for outside in (points + 0.5, points * [-1, 1, 1], points * [1, 0, 1]):
+        assert (log_prob(outside, x[0]) == -np.inf).all()
 
     @jax.jit
     def draw(x):

@@ -147,6 +147,7 @@ def test_several_observations_multiply_likelihoods_and_narrow_the_posterior():
         theta = simulator.prior_sample(KEY, (50,))
         x = simulator.simulate(KEY, theta)
         assert x.shape == (50, 6) and np.unique(x[0]).size == 6
+        assert simulators.repeated(simulator, 2).simulate(KEY, theta).shape == (50, 12)
         one = SMALL[name].log_likelihood(theta[:, None], x.reshape(50, 3, 2)).sum(-1)
         np.testing.assert_allclose(simulator.log_likelihood(theta, x), one, rtol=1e-4, atol=1e-4)
         joint = simulator.prior_log_prob(theta) + simulator.log_likelihood(theta, x[0])

@@ -12,7 +12,9 @@ from experiments.benchmark import sbi, timing
 def test_chains_in_either_moon_count_alike():
     """Independent draws of which each chain keeps to its moon are all effective, to 5 %; of correlated ones a third.
 
-    Chains of 2,000 draws: z rho + sqrt(1 - rho^2) noise is worth (1 - rho) / (1 + rho) of them, a third for rho = 1/2.
+    Chains of 2,000 draws; the bounds are some five deviations.
+
+    z rho + sqrt(1 - rho^2) noise is worth (1 - rho) / (1 + rho) of them, a third for rho = 1/2.
     """
     random = np.random.RandomState(0)
     reach, across = 1 + 0.1 * random.randn(20, 2000), random.randn(20, 2000)

@@ -126,3 +126,4 @@ def test_predictive_p_values_are_exact_for_replicates_of_one_law():
     p = np.sort(calibration.predictive_p_value(numbers, replicated))
     np.testing.assert_allclose(p, np.repeat([0.2, 0.4, 0.6, 0.8, 1.0], 2) + 0.0, rtol=1e-6)
     assert float(calibration.predictive_p_value(0.0, np.zeros(9))) == 1  # ties say nothing
+    assert np.isnan(calibration.predictive_p_value(np.nan, np.zeros(9)))

@@ -79,6 +79,8 @@ def test_resampling_gives_the_target_and_its_effective_sample_size():
     assert float(effective) == pytest.approx(20_000 * np.sqrt(3) / 2, rel=0.02)
     assert abs(draws.mean()) < 5 * np.sqrt(0.5 * (1 / 10_000 + 1 / 17_000))
     assert float(draws.var()) == pytest.approx(0.5, abs=5 * 0.5 * np.sqrt(2 / 6000))
+    for bad in (log_weights.at[7].set(jnp.nan), jnp.full(20_000, -jnp.inf)):
+        assert np.isnan(posterior.resampled(KEY, theta, bad, 10).draws).all()
     shifted = posterior.resampled(KEY, theta, log_weights + 500, 10_000)
     assert float(shifted.effective) == pytest.approx(float(effective), rel=1e-3)
 
@@ -156,6 +158,7 @@ def test_an_ensemble_is_the_mixture_of_its_members():
     x = np.linspace(-4, 5, 7, dtype=np.float32)
     expected = np.log(0.5 * law.pdf(x, -2) + 0.5 * law.pdf(x, 3))
     np.testing.assert_allclose(whole.log_prob(params, None, x[:, None], context), expected, rtol=1e-5)
+    assert not whole.reparameterised  # whose draw it is has no gradient
     draws = np.asarray(whole.sample(params, KEY, context, (2000,))[0]).ravel()
     assert scipy.stats.kstest(draws, lambda x: 0.5 * law.cdf(x, -2) + 0.5 * law.cdf(x, 3)).pvalue > 1e-4
 

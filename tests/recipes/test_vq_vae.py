@@ -123,6 +123,11 @@ def test_what_does_not_fit_is_refused():
         ({"gradient": "gumbel"}, BITS, "unknown gradient 'gumbel'"),
         ({"condition": "quadrants-1"}, BITS, "unknown condition 'quadrants-1'"),
         ({"condition": "label"}, BITS, "condition='label' needs labels"),
+        (
+            {"standardise": True},
+            data.from_arrays(np.eye(20)[:, :6]),
+            "standardise is of images and sequences",
+        ),
         ({"likelihood": "normal"}, BITS, "a normal likelihood needs real data"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -147,7 +147,10 @@ def mixture_cells(mean: Any, log_std: Any, log_weights: Any) -> tuple[tuple[np.n
     def log_masses(i):
         """log P_c(k) of element i, [K, cells]."""
         places = (middle[i] + spread[i] * edges - mean[:, i, None]) / std[:, i, None]
-        return np.log(np.maximum(np.diff(ndtr(places)), 1e-300))
+        low, high = places[:, :-1], places[:, 1:]
+        tail = low > 0  # the upper one: mirrored, it keeps its digits
+        mass = np.where(tail, ndtr(-low) - ndtr(-high), ndtr(high) - ndtr(low))
+        return np.log(np.maximum(mass, 1e-300))
 
     each = [log_masses(i) for i in range(mean.shape[1])]
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from dlvm_jax.coding.bits_back import CELL, LIMIT, mixture_cells
+from dlvm_jax.coding.latents import CELL, LIMIT, mixture_cells
 from dlvm_jax.coding.stack import Stack
 
 pytest.importorskip("constriction")
@@ -40,3 +40,20 @@ def test_cells_of_a_mixture_cost_what_it_says_and_are_drawn_from_it():
     assert abs(correlation - exact) < 6 / np.sqrt(3000) and len(np.unique(near)) == 3
     codec.push(stack, index)
     assert stack.bits == before
+
+
+def test_both_tails_of_a_mixture_cost_the_same():
+    """A number 12 deviations from one component and 24 from the other says whose the next is, on either side of them."""
+    mean, log_std, log_weights = (
+        np.array([[0.3, 0], [-0.3, 0.5]]),
+        np.log(np.full((2, 2), 0.05)),
+        np.log([0.1, 0.9]),
+    )
+    bits = []
+    for side in (1, -1):
+        (middle, log_spread), codec = mixture_cells(side * mean, log_std, log_weights)
+        cells = np.round((side * np.array([0.9, 0.0]) - middle) / (np.exp(log_spread) * CELL)) + LIMIT
+        stack = Stack()
+        codec.push(stack, np.tile(cells.astype(int), (100, 1)))
+        bits.append(stack.bits)
+    assert abs(bits[0] - bits[1]) <= 32  # a stack grows by words
