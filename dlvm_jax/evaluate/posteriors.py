@@ -46,8 +46,8 @@ def c2st(draws: np.ndarray, reference: np.ndarray, seed: int = 1, folds: int = 5
 
     The recipe of the published benchmark: both in units of the reference's mean and standard deviation; a perceptron of two ReLU
     layers of 10 D, Adam, at most 10,000 epochs; the mean accuracy of 5 shuffled folds.  There scikit-learn trains it, here
-    `perceptron.fit`: the same steps with other random numbers.  The best classifier of N(0, 1) and N(d, 1) has $\Phi(d/2)$.
-    Raises ValueError for other shapes, and for NaN.
+    `perceptron.fit`: the same steps with other random numbers, so that values agree in law, not bit for bit.  The best classifier
+    of N(0, 1) and N(d, 1) has $\Phi(d/2)$.  Raises ValueError for other shapes, for NaN, and for numbers too large for float32.
     Source: Lueckmann et al. 2021; Lopez-Paz & Oquab 2017.
     """
     from sklearn.model_selection import KFold
