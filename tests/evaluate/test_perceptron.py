@@ -33,7 +33,9 @@ def assert_same(layers, net, error):
         np.testing.assert_allclose(layer.biases, biases, rtol=0, atol=error)
 
 
-SIZES = pytest.mark.parametrize("count", [225, 200, 50])  # ends on a small batch; on a whole one; has one batch
+SIZES = pytest.mark.parametrize(
+    "count", [225, 200, 50]
+)  # ends on a small batch; on a whole one; has one batch
 
 
 @SIZES
