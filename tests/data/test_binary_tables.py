@@ -44,11 +44,11 @@ def test_parts_are_those_of_the_files_of_either_kind(tmp_path, monkeypatch):
     assert found.levels == 2 and found.discrete and found.spec.event_shape == (11,)
     assert found.protocol.name == "bits" and found.protocol.sizes == (20, 5, 9)
     np.savez(
-        tmp_path / "binary_tabular" / "nips.npz",
+        tmp_path / "binary_tabular" / "bbc.npz",
         **{part: np.packbits(rows, axis=1) for part, rows in BITS.items()},
         dim=11,
     )
-    packed = data.load("nips")
+    packed = data.load("bbc")
     for part, rows in BITS.items():
         np.testing.assert_array_equal(getattr(packed, part), rows)
     assert packed.protocol == found.protocol  # of the same bits and source
