@@ -103,20 +103,20 @@ def test_it_starts_as_scikit_learn_does():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dim, shift", [(2, 0.0), (2, 1.0), (5, 1.0)])
-def test_c2st_is_that_of_scikit_learn(dim, shift):
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_c2st_is_that_of_scikit_learn(shift):
     """Means over five seeds, which share their folds, and the best classifier's accuracy.
 
-    A paired t-test: one of 1,000 sets of seeds raises a false alarm in each of the three.  The best accuracy: 5 standard errors
+    A paired t-test: one of 1,000 sets of seeds raises a false alarm in either.  The best accuracy: 5 standard errors
     of 2,000 examples, and .03 that the network loses on so few.
     """
-    rng = np.random.RandomState(dim)
-    reference, draws = rng.randn(1000, dim), rng.randn(1000, dim) + shift / np.sqrt(dim)
+    rng = np.random.RandomState(2)
+    reference, draws = rng.randn(1000, 2), rng.randn(1000, 2) + shift / np.sqrt(2)
     mean, std = reference.mean(0), reference.std(0, ddof=1)
     both = np.concatenate([(draws - mean) / std, (reference - mean) / std])
     theirs = [
         cross_val_score(
-            MLPClassifier((10 * dim, 10 * dim), max_iter=10_000, random_state=seed),
+            MLPClassifier((20, 20), max_iter=10_000, random_state=seed),
             both,
             np.repeat([0, 1], 1000),
             cv=KFold(5, shuffle=True, random_state=seed),
