@@ -208,7 +208,6 @@ class ResidualGroup(_Group):
 
     Here the shift is in units of the prior's standard deviation, and bounded (`law`).
 
-
     latent: channels of z_l;  width: of the state;  hidden: the factor by which a cell widens
     """
 

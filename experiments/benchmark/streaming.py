@@ -104,4 +104,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    common.main(main, parsed(Config, __doc__))
+    common.guarded(lambda: main(parsed(Config, __doc__)))
